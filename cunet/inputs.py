@@ -1,0 +1,46 @@
+"""What every network here checks of its two inputs: the image and the diffusion step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+TIMESTEPS = 1000  # the diffusion steps all networks are made for: t = 0 ... 999
+
+
+def check(sample: Tensor, timestep: int | Tensor, channels: int, factor: int) -> Tensor:
+    """The diffusion step of every image, after checking that the network can take both inputs.
+
+    sample: images, float, (B, channels, H, W), H and W divisible by `factor`.
+    timestep: t in 0 ... TIMESTEPS - 1: a number for all images, or an integer tensor, 0-d or (B,).
+    Returns t, (B,) on the device of `sample`. The values of t are read only in eager mode: reading them in
+    compiled code would break the graph.
+
+    Raises InputError if a shape, the number of channels, the side or the step does not fit.
+    """
+    if sample.ndim != 4 or sample.shape[1] != channels:
+        raise InputError(
+            f"The image batch has shape {tuple(sample.shape)}, but this network takes (B, {channels}, H, W): "
+            f"give it {channels}-channel images, or build the network with channels=<yours>."
+        )
+    if sample.shape[2] % factor or sample.shape[3] % factor:
+        raise InputError(
+            f"The images are {sample.shape[2]} x {sample.shape[3]} pixels, but both sides must be divisible "
+            f"by {factor}: pad or resize them."
+        )
+    t = torch.as_tensor(timestep, device=sample.device)
+    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, sample.shape[0])):
+        raise InputError(
+            f"The timestep has shape {tuple(t.shape)} for {sample.shape[0]} images: give one whole number, "
+            "or one for each image."
+        )
+    if t.is_floating_point() or t.dtype == torch.bool:
+        raise InputError(f"The timestep has dtype {t.dtype}: diffusion steps are integers (torch.int64).")
+    if not torch.compiler.is_compiling() and t.numel() and not 0 <= int(t.min()) <= int(t.max()) < TIMESTEPS:
+        raise InputError(
+            f"The timestep reaches from {int(t.min())} to {int(t.max())}, outside 0 ... {TIMESTEPS - 1}: the "
+            f"diffusion has {TIMESTEPS} steps, counted from 0."
+        )
+    return t.expand(sample.shape[0])
