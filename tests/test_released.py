@@ -1,0 +1,100 @@
+"""The released network has its authors' counts to the last digit, and its authors' faults."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cunet.errors import InputError
+from cunet.released import EVALUATIONS_A_BLOCK, ReleasedCUNet
+
+VARIANTS = {
+    (2, True): 8_811_875,
+    (5, True): 9_140_835,
+    (0, True): 8_548_707,
+    (2, False): 6_138_083,
+    (0, False): 5_874_915,
+}
+
+
+def small(seed: int = 0, **settings) -> ReleasedCUNet:
+    torch.manual_seed(seed)
+    return ReleasedCUNet(nf=4, **settings).eval()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_are_counted_to_the_last_digit(variant):
+    attention, residual = variant
+    with torch.device("meta"):
+        model = ReleasedCUNet(attention=attention, residual=residual)
+    assert sum(p.numel() for p in model.parameters()) == VARIANTS[variant]
+    assert sum(p.numel() for p in model.parameters() if not p.requires_grad) == 256_000
+
+
+@pytest.mark.parametrize(
+    "attention, convolutions, printed", [(2, 2_822_832_128, 2_830_983_168), (5, 2_894_135_296, 2_900_000_000)]
+)
+def test_multiply_accumulates_are_those_the_authors_printed(attention, convolutions, printed):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        ReleasedCUNet(attention=attention)(torch.randn(1, 3, 64, 64), 0)
+    counts = counter.get_flop_counts()["Global"]
+    assert counts[torch.ops.aten.convolution] == 2 * convolutions
+    assert convolutions == pytest.approx(printed, rel=0.01)
+
+
+@pytest.mark.parametrize("attention", [0, 2, 5])
+def test_output_is_blind_to_the_diffusion_step(attention):
+    model, x = small(attention=attention), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model(x, 3), model(x, 900))
+
+
+def test_variants_without_residual_see_the_diffusion_step():
+    model, x = small(residual=False), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert (model(x, 3) - model(x, 900)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_output_is_blind_to_brightness_and_contrast_of_every_channel(residual):
+    model, x = small(residual=residual), torch.randn(2, 3, 32, 32)
+    gain = torch.tensor([2.0, 0.5, 3.0]).view(1, 3, 1, 1)
+    offset = torch.tensor([0.5, -4.0, 0.0]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        y = model(x, 3)
+        changed = (model(gain * x + offset, 3) - y).abs().max()
+        other_noise = (model(torch.randn_like(x), 3) - y).abs().max()
+    assert changed < 1e-3 * y.abs().max()
+    assert other_noise > 100 * changed
+
+
+def test_evaluations_are_those_one_call_makes():
+    model = small()
+    calls = []
+    for block in (*model.down_blocks, model.bottom, *model.up_blocks):
+        block.derivative.conv1.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 32, 32), 0)
+    assert len(calls) == model.evaluations == 9 * EVALUATIONS_A_BLOCK
+
+
+def test_every_trainable_parameter_learns():
+    for settings in ({"attention": 5}, {"residual": False}):
+        model = small(**settings)
+        model(torch.randn(2, 3, 32, 32), torch.tensor([3, 900])).square().mean().backward()
+        assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+
+
+def test_accepts_one_channel_and_the_smallest_side():
+    model = small(channels=1).train()
+    y = model(torch.randn(3, 1, 16, 16), torch.tensor([0, 5, 999]))
+    assert y.shape == (3, 1, 16, 16) and y.isfinite().all()
+
+
+def test_input_that_does_not_fit_is_refused():
+    model = small(channels=1)
+    with pytest.raises(InputError, match="24 x 24"):
+        model(torch.zeros(1, 1, 24, 24), 0)
+    with pytest.raises(InputError, match="outside 0 ... 999"):
+        model(torch.zeros(1, 1, 16, 16), 1000)
+    with pytest.raises(InputError, match="attention=3"):
+        ReleasedCUNet(attention=3)
