@@ -1,0 +1,269 @@
+"""The scorecard: every claim of the paper, what we measured, and a verdict by a written rule.
+
+A rule is one function a claim. Its docstring is the rule in a sentence, printed on the scorecard page; its
+arguments are the numbers that a notebook hands over as `value` in the result file. To add a claim:
+
+    @rule("C19")
+    def orders_differ_by_one(difference: float) -> str:
+        \"\"\"Reproduced when the measured orders differ by one within 0.1; partly within 0.3.\"\"\"
+        return graded(abs(difference - 1), reproduced=0.1, partly=0.3)
+
+and in the notebook `run.save_result(..., claims=[dict(id="C19", measured="4.98 and 3.99", value=0.99)])`. A
+rule of several numbers takes a dictionary: `value={"attention": 0.1, "residual": 2.0}`. `value=None` says
+that the claim cannot be tested here; `measured` then says why.
+
+A claim measured in several settings has a row for each; `overall` puts them together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import pandas as pd
+
+from .errors import InputError
+from .paper import CLAIMS
+
+REPRODUCED = "reproduced"
+PARTLY = "partly"
+NOT_REPRODUCED = "not reproduced"
+NOT_TESTABLE = "not testable here"
+VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
+
+UNMEASURED = "not measured in this run"
+MEANINGLESS = "meaningless (smoke run)"
+COLUMNS = (
+    "id", "claim", "place", "paper", "measured", "spread", "n", "dataset", "size", "verdict", "notebook"
+)  # fmt: skip
+
+RULES: dict[str, Callable[..., str]] = {}
+
+
+def rule(claim: str) -> Callable:
+    """Register the decorated function as the rule of a claim, "C01" ... "C26".
+
+    Raises InputError for an unknown claim, a second rule for one claim, or a rule without a docstring.
+    """
+    if claim not in CLAIMS:
+        raise InputError(_unknown(claim))
+    if claim in RULES:
+        raise InputError(f"Claim {claim} has a rule already, {RULES[claim].__name__}: change that one.")
+
+    def register(function: Callable[..., str]) -> Callable[..., str]:
+        if not function.__doc__:
+            raise InputError(f"The rule of {claim} has no docstring: write it as a sentence for the page.")
+        RULES[claim] = function
+        return function
+
+    return register
+
+
+def graded(value: float, reproduced: float, partly: float) -> str:
+    """Small is good: a verdict from two thresholds, both inclusive."""
+    return REPRODUCED if value <= reproduced else PARTLY if value <= partly else NOT_REPRODUCED
+
+
+# ---------------------------------------------------------------------------------------------- cost and time
+
+
+@rule("C01")
+def a_quarter_of_the_parameters(ratio: float) -> str:
+    """Reproduced up to 27.5 % of the U-Net's parameters (a quarter, and a tenth of it); partly up to half."""
+    return graded(ratio, reproduced=0.275, partly=0.5)
+
+
+@rule("C02")
+def thirty_percent_of_the_flops(ratio: float) -> str:
+    """Reproduced up to 33 % of the U-Net's multiply-accumulates (30 % and a tenth of it), with every solver
+    evaluation counted; partly up to 44 % (table 5's 40 % and a tenth of it)."""
+    return graded(ratio, reproduced=0.33, partly=0.44)
+
+
+@rule("C03")
+def a_quarter_of_the_memory(checkpoint: float, inference: float, training: float) -> str:
+    """Reproduced when checkpoint, peak memory of a call, and peak memory of a training step each stay within
+    27.5 % of the U-Net's; partly when at least one does."""
+    within = [ratio <= 0.275 for ratio in (checkpoint, inference, training)]
+    return REPRODUCED if all(within) else PARTLY if any(within) else NOT_REPRODUCED
+
+
+@rule("C04")
+def attention_and_residuals_cost_what_table_5_says(attention: float, residual: float) -> str:
+    """Reproduced when the share of multiply-accumulates that goes to attention, and the share that goes to
+    residuals, each lie within 2 percentage points of table 5's; partly when one of them does."""
+    within = [abs(points) <= 2.0 for points in (attention, residual)]
+    return REPRODUCED if all(within) else PARTLY if any(within) else NOT_REPRODUCED
+
+
+@rule("C05")
+def thirty_percent_faster(saved: float, low: float | None = None) -> str:
+    """Reproduced when at least 30 % of the U-Net's time is saved, at the unfavourable end of the spread where
+    there is one; partly when some of it is saved; not reproduced when none is."""
+    least = saved if low is None else low
+    return REPRODUCED if least >= 0.30 else PARTLY if least > 0 else NOT_REPRODUCED
+
+
+# ---------------------------------------------------------------------------------------------------- quality
+
+
+@rule("C06")
+def on_a_par(ratio: float, overlap: bool = False) -> str:
+    """Reproduced when the distance is at most 1.1 times the U-Net's, each network at its best number of steps
+    (the paper's own worst is 1.09), or their intervals overlap; partly up to 1.5 times."""
+    return REPRODUCED if overlap else graded(ratio, reproduced=1.1, partly=1.5)
+
+
+@rule("C07")
+def best_in_fewer_steps(cunet: int, unet: int, cunet_flat: int, unet_flat: int) -> str:
+    """Reproduced when cU-Net needs fewer steps both for the lowest distance (the paper's rule) and for coming
+    within 5 % of it (a rule that noise on a flat curve does not decide); partly when for one of the two."""
+    fewer = [cunet < unet, cunet_flat < unet_flat]
+    return REPRODUCED if all(fewer) else PARTLY if any(fewer) else NOT_REPRODUCED
+
+
+@rule("C08")
+def as_good_at_equal_steps(share: float) -> str:
+    """The paper leaves it open. Reproduced when cU-Net's distance is at most 1.1 times the U-Net's at every
+    number of steps tried; partly at some; not reproduced at none."""
+    return REPRODUCED if share >= 1 else PARTLY if share > 0 else NOT_REPRODUCED
+
+
+# ----------------------------------------------------------------------------------------------- the networks
+
+
+@rule("C16")
+def second_order_with_learned_velocity(gap: float, velocity: float) -> str:
+    """Reproduced when dx/ds equals v (relative gap up to 1e-4) and the learned initial velocity changes the
+    output (by more than 1e-4 of it); partly when the velocity makes no difference; not reproduced when
+    dx/ds is something else than v."""
+    if gap > 1e-4:
+        return NOT_REPRODUCED
+    return REPRODUCED if velocity > 1e-4 else PARTLY
+
+
+@rule("C24")
+def tells_the_noise_level(sensitivity: float, benefit: float | None = None) -> str:
+    """Not reproduced when the output does not react to the timestep (relative change up to 1e-6); reproduced
+    when, in a trained network, a wrong timestep raises the error by 5 % or more; partly in between."""
+    if sensitivity <= 1e-6:
+        return NOT_REPRODUCED
+    return REPRODUCED if benefit is not None and benefit >= 1.05 else PARTLY
+
+
+# ------------------------------------------------------------------------------------------- putting together
+
+
+def verdict(claim: str, value: float | Mapping[str, float] | None, profile: str = "laptop") -> str:
+    """The verdict on one measurement.
+
+    claim: "C01" ... "C26"; value: what the claim's rule takes, a number or a dictionary of its arguments, or
+    None (or not a number) where the claim could not be tested; profile: a smoke run's numbers mean nothing.
+    Returns one of VERDICTS, or MEANINGLESS. Raises InputError for an unknown claim, a claim without a rule,
+    or arguments that the rule does not take.
+    """
+    if claim not in CLAIMS:
+        raise InputError(_unknown(claim))
+    if claim not in RULES:
+        raise InputError(
+            f"Claim {claim} was measured but has no rule: write one, as the head of cunet/scorecard.py shows."
+        )
+    numbers = list(value.values()) if isinstance(value, Mapping) else [value]
+    if value is None or any(isinstance(x, float) and math.isnan(x) for x in numbers):
+        return NOT_TESTABLE
+    try:
+        result = RULES[claim](**value) if isinstance(value, Mapping) else RULES[claim](value)
+    except TypeError as error:
+        raise InputError(
+            f"The rule of {claim} cannot judge value={value!r}: {error}. Hand over the arguments of"
+            f" {RULES[claim].__name__} in cunet/scorecard.py."
+        ) from None
+    return MEANINGLESS if profile == "smoke" else result
+
+
+def scorecard(results: Path | str | Iterable[dict]) -> pd.DataFrame:
+    """All claims in order, one row a measurement, one row saying so for a claim without.
+
+    results: a folder of result files, or their contents. Returns a frame with COLUMNS, all text. Raises
+    InputError where the folder does not exist, a file is not a result file, or a claim has no rule.
+    """
+    measured: dict[str, list[dict]] = {claim: [] for claim in CLAIMS}
+    for result in read_results(results) if isinstance(results, str | Path) else results:
+        for row in result.get("claims", ()):
+            measured.setdefault(row["id"], []).append(_row(row, result))
+    if unknown := measured.keys() - CLAIMS.keys():
+        raise InputError(_unknown(sorted(unknown)[0]))
+    blank = {"measured": "-", "verdict": UNMEASURED}
+    rows = [
+        {"id": c.id, "claim": c.text, "place": c.place, "paper": c.paper} | row
+        for c in CLAIMS.values()
+        for row in measured[c.id] or [blank]
+    ]
+    return pd.DataFrame([{c: str(row.get(c, "-")) for c in COLUMNS} for row in rows], columns=COLUMNS)
+
+
+def overall(frame: pd.DataFrame) -> pd.Series:
+    """One verdict a claim: what its rows agree on; "partly" where they differ.
+
+    Rows that could not be tested count only when there are no others. Indexed by claim.
+    """
+
+    def merge(verdicts: pd.Series) -> str:
+        tested = set(verdicts) - {NOT_TESTABLE, UNMEASURED}
+        if MEANINGLESS in tested:
+            return MEANINGLESS
+        return tested.pop() if len(tested) == 1 else PARTLY if tested else verdicts.iloc[0]
+
+    return frame.groupby("id")["verdict"].agg(merge)
+
+
+def counts(frame: pd.DataFrame) -> pd.Series:
+    """How many of the claims end with each verdict; every verdict is listed, also with 0."""
+    found = overall(frame).value_counts()
+    listed = [*VERDICTS, UNMEASURED, *([MEANINGLESS] if MEANINGLESS in found else [])]
+    return found.reindex(listed, fill_value=0).rename("claims")
+
+
+def rules() -> pd.DataFrame:
+    """The rules as the page prints them: id, claim, rule."""
+    return pd.DataFrame(
+        [(c, CLAIMS[c].text, " ".join(RULES[c].__doc__.split())) for c in sorted(RULES)],
+        columns=["id", "claim", "rule"],
+    )
+
+
+def read_results(folder: Path | str) -> list[dict]:
+    """The result files of a run, by name. Raises InputError for a missing folder or another kind of file."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(
+            f"There are no results in {folder}: run the notebooks first, `cunet reproduce --profile laptop`."
+        )
+    results = []
+    for path in sorted(folder.glob("[!.]*.json")):
+        try:
+            result = json.loads(path.read_text())
+            result["claims"], result["profile"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is not a result file ({error!r}): remove it and run its job again."
+            ) from None
+        results.append(result)
+    return results
+
+
+def _row(row: dict, result: dict) -> dict:
+    kept = {
+        key: row[key] for key in ("measured", "spread", "n", "dataset", "size") if row.get(key) is not None
+    }
+    notebook = Path(str(result.get("notebook") or result.get("job", "-"))).stem
+    return kept | {"verdict": verdict(row["id"], row.get("value"), result["profile"]), "notebook": notebook}
+
+
+def _unknown(claim: str) -> str:
+    near = get_close_matches(str(claim), CLAIMS, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"Unknown claim {claim!r}: expected C01 to C26, as listed in cunet/paper.py.{hint}"

@@ -1,0 +1,186 @@
+"""Verdicts: every rule reaches every verdict it can give, its borders lie where its sentence says."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from cunet import paper, scorecard
+from cunet.errors import InputError
+from cunet.scorecard import MEANINGLESS, NOT_REPRODUCED, NOT_TESTABLE, PARTLY, REPRODUCED, UNMEASURED
+
+BORDERS = [  # claim, value, verdict: on the border, just past it, far past it
+    ("C01", 0.275, REPRODUCED),
+    ("C01", 0.276, PARTLY),
+    ("C01", 0.51, NOT_REPRODUCED),
+    ("C02", 0.33, REPRODUCED),
+    ("C02", 0.44, PARTLY),
+    ("C02", 0.45, NOT_REPRODUCED),
+    ("C03", dict(checkpoint=0.25, inference=0.2, training=0.275), REPRODUCED),
+    ("C03", dict(checkpoint=0.25, inference=0.2, training=0.9), PARTLY),
+    ("C03", dict(checkpoint=0.3, inference=0.3, training=0.9), NOT_REPRODUCED),
+    ("C04", dict(attention=-2.0, residual=2.0), REPRODUCED),
+    ("C04", dict(attention=0.1, residual=-2.1), PARTLY),
+    ("C04", dict(attention=2.1, residual=-30.0), NOT_REPRODUCED),
+    ("C05", 0.30, REPRODUCED),
+    ("C05", dict(saved=0.5, low=0.29), PARTLY),
+    ("C05", dict(saved=0.5, low=0.31), REPRODUCED),
+    ("C05", 0.0, NOT_REPRODUCED),
+    ("C05", -0.5, NOT_REPRODUCED),
+    ("C06", 1.1, REPRODUCED),
+    ("C06", 1.11, PARTLY),
+    ("C06", 1.51, NOT_REPRODUCED),
+    ("C06", dict(ratio=1.3, overlap=True), REPRODUCED),
+    ("C07", dict(cunet=5, unet=30, cunet_flat=5, unet_flat=20), REPRODUCED),
+    ("C07", dict(cunet=50, unet=30, cunet_flat=5, unet_flat=20), PARTLY),
+    ("C07", dict(cunet=30, unet=30, cunet_flat=20, unet_flat=20), NOT_REPRODUCED),
+    ("C08", 1.0, REPRODUCED),
+    ("C08", 0.2, PARTLY),
+    ("C08", 0.0, NOT_REPRODUCED),
+    ("C16", dict(gap=0.0, velocity=0.3), REPRODUCED),
+    ("C16", dict(gap=0.0, velocity=0.0), PARTLY),
+    ("C16", dict(gap=0.5, velocity=0.3), NOT_REPRODUCED),
+    ("C24", dict(sensitivity=0.4, benefit=1.05), REPRODUCED),
+    ("C24", dict(sensitivity=0.4, benefit=1.04), PARTLY),
+    ("C24", 0.4, PARTLY),
+    ("C24", 0.0, NOT_REPRODUCED),
+]
+
+
+def result(*claims, profile="laptop", notebook="04_networks.py"):
+    return {"job": "j", "notebook": notebook, "profile": profile, "claims": list(claims)}
+
+
+def the(frame, claim):
+    return frame[frame.id == claim].iloc[0]
+
+
+@pytest.mark.parametrize("claim, value, expected", BORDERS)
+def test_a_rule_changes_its_verdict_at_the_border_it_states(claim, value, expected):
+    assert scorecard.verdict(claim, value) == expected
+
+
+def test_every_rule_is_tried_and_every_verdict_is_reached():
+    tried = {claim for claim, _, _ in BORDERS}
+    assert {"C01", "C02", "C03", "C04", "C05", "C06", "C07", "C08", "C16", "C24"} <= set(scorecard.RULES)
+    for claim in tried:
+        assert {v for c, _, v in BORDERS if c == claim} == {REPRODUCED, PARTLY, NOT_REPRODUCED}
+
+
+def test_the_papers_own_numbers_pass_the_rules_except_where_the_paper_contradicts_itself():
+    cost = {r.model: r for r in paper.TABLE_5}
+    unet, ours = cost["unet"], cost["cunet-released-5attn"]
+    assert scorecard.verdict("C02", ours.gflops / unet.gflops) == PARTLY  # the abstract says 30 %
+    assert scorecard.verdict("C01", paper.QUOTES["parameters"].value / 35_710_339) == REPRODUCED
+    for dataset in ("mnist", "celeba", "lsun_church"):
+        a, b = (r for r in paper.TABLE_1 if r.dataset == dataset)
+        assert scorecard.verdict("C05", 1 - b.seconds / a.seconds) == REPRODUCED
+        assert scorecard.verdict("C06", b.fid / a.fid) == REPRODUCED
+        steps = dict(cunet=b.steps, unet=a.steps, cunet_flat=b.steps, unet_flat=a.steps)
+        assert scorecard.verdict("C07", steps) == REPRODUCED
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), dict(saved=float("nan"))])
+def test_a_value_that_could_not_be_measured_is_not_testable(value):
+    assert scorecard.verdict("C05", value) == NOT_TESTABLE
+
+
+def test_a_smoke_run_has_no_verdict():
+    frame = scorecard.scorecard([result(dict(id="C01", measured="1 of 9", value=0.1), profile="smoke")])
+    assert the(frame, "C01").verdict == MEANINGLESS
+    assert scorecard.overall(frame)["C01"] == MEANINGLESS
+    assert scorecard.counts(frame)[MEANINGLESS] == 1
+
+
+def test_the_scorecard_has_every_claim_and_the_promised_columns():
+    frame = scorecard.scorecard([])
+    assert list(frame.columns) == (
+        "id claim place paper measured spread n dataset size verdict notebook".split()
+    )
+    assert list(frame.id) == list(paper.CLAIMS)
+    assert set(frame.verdict) == {UNMEASURED}
+
+
+def test_a_measurement_stands_beside_the_papers_words_with_its_setting():
+    row = dict(id="C06", measured="4.1", spread="0.2", n=500, dataset="mnist", size="laptop", value=1.0)
+    found = the(scorecard.scorecard([result(row)]), "C06")
+    assert found.paper == paper.CLAIMS["C06"].paper
+    assert list(found[["measured", "spread", "n", "dataset", "size", "notebook"]]) == (
+        ["4.1", "0.2", "500", "mnist", "laptop", "04_networks"]
+    )
+
+
+def test_results_are_read_from_files_in_the_order_of_their_names(tmp_path):
+    for name, value in (("b", 0.9), ("a", 0.1)):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(result(dict(id="C01", measured=name, value=value))))
+    frame = scorecard.scorecard(tmp_path)
+    assert list(frame[frame.id == "C01"].measured) == ["a", "b"]
+    assert len(frame) == 27
+
+
+@pytest.mark.parametrize(
+    "verdicts, expected",
+    [
+        ([REPRODUCED, REPRODUCED], REPRODUCED),
+        ([REPRODUCED, NOT_REPRODUCED], PARTLY),
+        ([NOT_REPRODUCED, PARTLY], PARTLY),
+        ([NOT_TESTABLE, NOT_REPRODUCED], NOT_REPRODUCED),
+        ([NOT_TESTABLE, NOT_TESTABLE], NOT_TESTABLE),
+        ([REPRODUCED, MEANINGLESS], MEANINGLESS),
+        ([UNMEASURED], UNMEASURED),
+    ],
+)
+def test_rows_that_disagree_make_a_claim_partly_reproduced(verdicts, expected):
+    frame = pd.DataFrame({"id": "C05", "verdict": verdicts})
+    assert scorecard.overall(frame)["C05"] == expected
+
+
+def test_counts_list_every_verdict_and_add_up_to_all_claims():
+    frame = scorecard.scorecard([result(dict(id="C01", measured="", value=0.2))])
+    counts = scorecard.counts(frame)
+    assert counts[REPRODUCED] == 1 and counts[NOT_REPRODUCED] == 0 and counts.sum() == len(paper.CLAIMS)
+
+
+def test_one_function_adds_a_claim(monkeypatch):
+    monkeypatch.setattr(scorecard, "RULES", {})
+
+    @scorecard.rule("C19")
+    def orders_differ_by_one(difference: float) -> str:
+        """Reproduced when the orders differ by one."""
+        return scorecard.graded(abs(difference - 1), reproduced=0.1, partly=0.3)
+
+    frame = scorecard.scorecard([result(dict(id="C19", measured="5 and 4", value=1.05))])
+    assert the(frame, "C19").verdict == REPRODUCED
+    assert list(scorecard.rules().rule) == ["Reproduced when the orders differ by one."]
+
+
+def test_every_rule_prints_a_sentence():
+    table = scorecard.rules()
+    assert list(table.id) == sorted(scorecard.RULES)
+    assert table.rule.str.endswith(".").all() and not table.rule.str.contains("\n").any()
+
+
+@pytest.mark.parametrize(
+    "mistake, message",
+    [
+        (lambda: scorecard.verdict("C1", 0.1), "Unknown claim 'C1'"),
+        (lambda: scorecard.scorecard([result(dict(id="C99", value=None))]), "Unknown claim 'C99'"),
+        (lambda: scorecard.rule("C27"), "Unknown claim"),
+        (lambda: scorecard.rule("C01"), "has a rule already"),
+        (lambda: scorecard.verdict("C03", {"checkpoint": 0.2}), "a_quarter_of_the_memory"),
+        (lambda: scorecard.scorecard("/nowhere"), "run the notebooks first"),
+    ],
+)
+def test_mistakes_are_named(mistake, message):
+    with pytest.raises(InputError, match=message):
+        mistake()
+
+
+def test_a_claim_without_a_rule_and_a_file_of_another_kind_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(scorecard, "RULES", {})
+    with pytest.raises(InputError, match="has no rule"):
+        scorecard.verdict("C01", 0.1)
+    (tmp_path / "x.json").write_text("[1, 2")
+    with pytest.raises(InputError, match="x.json is not a result file"):
+        scorecard.scorecard(tmp_path)
