@@ -10,14 +10,14 @@ arguments are the numbers that a notebook hands over as `value` in the result fi
 
 and in the notebook `run.save_result(..., claims=[dict(id="C19", measured="4.98 and 3.99", value=0.99)])`. A
 rule of several numbers takes a dictionary: `value={"attention": 0.1, "residual": 2.0}`. `value=None` says
-that the claim cannot be tested here; `measured` then says why.
+that the claim cannot be tested here; `measured` then says why. A row that rests on a time goes where all
+times go: `timings={"claims": [...]}`.
 
 A claim measured in several settings has a row for each; `overall` puts them together.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from . import runs
 from .errors import InputError
 from .paper import CLAIMS
 
@@ -187,12 +188,14 @@ def verdict(claim: str, value: float | Mapping[str, float] | None, profile: str 
 def scorecard(results: Path | str | Iterable[dict]) -> pd.DataFrame:
     """All claims in order, one row a measurement, one row saying so for a claim without.
 
-    results: a folder of result files, or their contents. Returns a frame with COLUMNS, all text. Raises
-    InputError where the folder does not exist, a file is not a result file, or a claim has no rule.
+    results: the folder of a run, or what its result files hold. Returns a frame with COLUMNS, all text.
+    Raises InputError for a file that is no result, an unknown claim, or a measured claim without a rule.
     """
+    if isinstance(results, str | Path):
+        results = runs.results(results).values()
     measured: dict[str, list[dict]] = {claim: [] for claim in CLAIMS}
-    for result in read_results(results) if isinstance(results, str | Path) else results:
-        for row in result.get("claims", ()):
+    for result in results:
+        for row in (*result["claims"], *result["timings"].get("claims", ())):
             measured.setdefault(row["id"], []).append(_row(row, result))
     if unknown := measured.keys() - CLAIMS.keys():
         raise InputError(_unknown(sorted(unknown)[0]))
@@ -235,32 +238,12 @@ def rules() -> pd.DataFrame:
     )
 
 
-def read_results(folder: Path | str) -> list[dict]:
-    """The result files of a run, by name. Raises InputError for a missing folder or another kind of file."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(
-            f"There are no results in {folder}: run the notebooks first, `cunet reproduce --profile laptop`."
-        )
-    results = []
-    for path in sorted(folder.glob("[!.]*.json")):
-        try:
-            result = json.loads(path.read_text())
-            result["claims"], result["profile"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is not a result file ({error!r}): remove it and run its job again."
-            ) from None
-        results.append(result)
-    return results
-
-
 def _row(row: dict, result: dict) -> dict:
     kept = {
         key: row[key] for key in ("measured", "spread", "n", "dataset", "size") if row.get(key) is not None
     }
-    notebook = Path(str(result.get("notebook") or result.get("job", "-"))).stem
-    return kept | {"verdict": verdict(row["id"], row.get("value"), result["profile"]), "notebook": notebook}
+    judged = verdict(row["id"], row.get("value"), result["profile"])
+    return kept | {"verdict": judged, "notebook": result["notebook"]}
 
 
 def _unknown(claim: str) -> str:

@@ -1,11 +1,9 @@
 """Verdicts: every rule reaches every verdict it can give, its borders lie where its sentence says."""
 
-import json
-
 import pandas as pd
 import pytest
 
-from cunet import paper, scorecard
+from cunet import paper, runs, scorecard
 from cunet.errors import InputError
 from cunet.scorecard import MEANINGLESS, NOT_REPRODUCED, NOT_TESTABLE, PARTLY, REPRODUCED, UNMEASURED
 
@@ -47,8 +45,14 @@ BORDERS = [  # claim, value, verdict: on the border, just past it, far past it
 ]
 
 
-def result(*claims, profile="laptop", notebook="04_networks.py"):
-    return {"job": "j", "notebook": notebook, "profile": profile, "claims": list(claims)}
+def result(*claims, profile="laptop", timed=()):
+    return {
+        "job": "04_networks",
+        "notebook": "04_networks",
+        "profile": profile,
+        "claims": list(claims),
+        "timings": {"claims": list(timed)},
+    }
 
 
 def the(frame, claim):
@@ -110,13 +114,21 @@ def test_a_measurement_stands_beside_the_papers_words_with_its_setting():
     )
 
 
-def test_results_are_read_from_files_in_the_order_of_their_names(tmp_path):
-    for name, value in (("b", 0.9), ("a", 0.1)):
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps(result(dict(id="C01", measured=name, value=value))))
+def test_claims_are_gathered_from_the_result_files_of_a_run(tmp_path):
+    for job, value in (("05_training-b", 0.9), ("04_networks", 0.1)):
+        run = runs.Run(tmp_path, job)
+        run.save_result({}, claims=[dict(id="C01", measured=job, value=value)])
     frame = scorecard.scorecard(tmp_path)
-    assert list(frame[frame.id == "C01"].measured) == ["a", "b"]
+    found = frame[frame.id == "C01"]
+    assert list(found.measured) == ["04_networks", "05_training-b"]
+    assert list(found.notebook) == ["04_networks", "05_training"]
+    assert list(found.verdict) == [REPRODUCED, NOT_REPRODUCED]
     assert len(frame) == 27
+
+
+def test_a_claim_about_time_is_read_from_the_timings():
+    frame = scorecard.scorecard([result(timed=[dict(id="C05", measured="54 %", value=0.54)])])
+    assert the(frame, "C05").verdict == REPRODUCED
 
 
 @pytest.mark.parametrize(
@@ -169,7 +181,6 @@ def test_every_rule_prints_a_sentence():
         (lambda: scorecard.rule("C27"), "Unknown claim"),
         (lambda: scorecard.rule("C01"), "has a rule already"),
         (lambda: scorecard.verdict("C03", {"checkpoint": 0.2}), "a_quarter_of_the_memory"),
-        (lambda: scorecard.scorecard("/nowhere"), "run the notebooks first"),
     ],
 )
 def test_mistakes_are_named(mistake, message):
@@ -177,10 +188,7 @@ def test_mistakes_are_named(mistake, message):
         mistake()
 
 
-def test_a_claim_without_a_rule_and_a_file_of_another_kind_are_refused(tmp_path, monkeypatch):
+def test_a_measured_claim_without_a_rule_is_refused(monkeypatch):
     monkeypatch.setattr(scorecard, "RULES", {})
     with pytest.raises(InputError, match="has no rule"):
         scorecard.verdict("C01", 0.1)
-    (tmp_path / "x.json").write_text("[1, 2")
-    with pytest.raises(InputError, match="x.json is not a result file"):
-        scorecard.scorecard(tmp_path)
