@@ -151,11 +151,12 @@ class Diffusion:
         x0, x_t: (B, ...) of the same shape. Returns like x_t. Turns a denoiser into a network, and an answer
         back after its clean image was clipped.
         """
+        return self.target(x0, self.noise_between(x0, x_t, t), t)
+
+    def noise_between(self, x0: Tensor, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """The noise by which `add_noise` makes x_t of x0, whatever the network predicts. Returns like x_t."""
         signal, std = self._coefficients(t, x_t, x0)
-        if self.prediction_type == "sample":
-            return x0
-        epsilon = (x_t - signal * x0) / std
-        return epsilon if self.prediction_type == "epsilon" else signal * epsilon - std * x0
+        return (x_t - signal * x0) / std
 
     def snr(self, t: int | Tensor) -> Tensor:
         """Signal-to-noise ratio abar_t / (1 - abar_t) in power. Returns float64 of the shape of t."""
@@ -178,8 +179,8 @@ class Diffusion:
         """sqrt(abar_t) and sqrt(1 - abar_t) in the dtype and on the device of x, shaped to multiply it."""
         if x.shape != other.shape:
             raise InputError(
-                f"Two image batches of shapes {tuple(x.shape)} and {tuple(other.shape)} were given where equal"
-                " shapes are needed (image, noise and the network's answer): broadcasting would mix images."
+                f"Two image batches of shapes {tuple(x.shape)} and {tuple(other.shape)} were given where"
+                " equal shapes are needed: broadcasting would mix images."
             )
         t = self._check(t)
         if t.ndim == 1 and t.shape[0] not in (1, x.shape[0]):
@@ -195,7 +196,7 @@ class Diffusion:
         return signal[t].view(shape), std[t].view(shape)
 
     def _check(self, t: int | Tensor) -> Tensor:
-        """t as an integer tensor, 0-d or (B,). The range is checked in eager mode only, where values can be read."""
+        """t as an integer tensor, 0-d or (B,). Its range is checked only in eager mode, not in a graph."""
         t = torch.as_tensor(t)
         if t.is_floating_point() or t.dtype == torch.bool or t.ndim > 1:
             raise InputError(
@@ -209,8 +210,8 @@ class Diffusion:
         ):
             return t
         raise InputError(
-            f"The timestep reaches from {int(t.min())} to {int(t.max())}, outside 0 ... {self.timesteps - 1}: "
-            f"this diffusion has {self.timesteps} steps, counted from 0."
+            f"The timestep reaches from {int(t.min())} to {int(t.max())}, outside 0 ... {self.timesteps - 1}:"
+            f" this diffusion has {self.timesteps} steps, counted from 0."
         )
 
 
