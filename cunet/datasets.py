@@ -1,12 +1,14 @@
 """Image data sets as one uint8 tensor in memory.
 
-Small images (32 to 64 pixels a side) fit into memory whole: 60,000 digits at 32 x 32 are 61 MB. So a data set here
-is a tensor with an index, not a pipeline of files, transforms and worker processes, and a training loop draws
-integers.
+Small images (32 to 64 pixels a side) fit into memory whole: 60,000 digits at 32 x 32 are 61 MB. So a data
+set here is a tensor with an index, not a pipeline of files, transforms and worker processes, and a training
+loop draws integers. `mnist` ships with the library, `avatars` and `landscapes` are drawn on first use
+(`cunet.drawn`), and `celeba`, `lsun_church` and `folder` read what the user has fetched (`cunet.photos`).
 """
 
 import gzip
 import hashlib
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cunet import assets
+from cunet import assets, drawn, photos
 from cunet.errors import InputError
 
-DATASETS = ("mnist",)
+DATASETS = ("mnist", "avatars", "landscapes", "celeba", "lsun_church", "folder")
+STAND_INS = {"avatars": "CelebA", "landscapes": "LSUN Church"}
 SPLITS = ("train", "test")
 
 
@@ -33,13 +36,16 @@ class ImageDataset:
         name: name of the data set, as given to `load`.
         split: "train" or "test".
         images: uint8 (N, C, H, W), 0 is black.
-        labels: int64 (N,), or None where the data set has none.
+        labels: int64 (N,), the digit of mnist and the head style of avatars; int64 (N, 40), the attributes of
+            celeba; None where the data set has none.
+        credit: whom to credit, and the licence.
     """
 
     name: str
     split: str
     images: Tensor
     labels: Tensor | None = None
+    credit: str = ""
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -75,7 +81,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, image_size: int, chunk: int = 2048) -> Tensor:
-    """uint8 (N, C, H, W) -> uint8 (N, C, image_size, image_size): means of areas going down, bilinear going up."""
+    """uint8 (N, C, H, W) to a side of `image_size`: means of areas going down, bilinear going up."""
     side = images.shape[-1]
     if side == image_size:
         return images
@@ -87,37 +93,44 @@ def resize(images: Tensor, image_size: int, chunk: int = 2048) -> Tensor:
     return torch.cat(parts)
 
 
+def data_root(root: str | Path | None = None) -> Path:
+    """`root`, else the environment variable CUNET_DATA, else .cache/datasets beside the package."""
+    default = Path(__file__).parent.parent / ".cache" / "datasets"
+    return Path(root or os.environ.get("CUNET_DATA") or default).expanduser()
+
+
 def load(
     name: str, split: str = "train", image_size: int = 32, root: str | Path | None = None
 ) -> ImageDataset:
     """Load one split of a data set.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`; "folder:PATH" is short for name "folder" and root PATH.
         split: "train" or "test".
         image_size: side of the images in pixels, a multiple of 8 from 8 to 256.
-        root: folder of the data sets that do not ship with the library.
+        root: folder of the data sets that do not ship with the library (`data_root` has the default); for
+            "folder", the folder of images.
 
     Raises:
         InputError: unknown name or split, unusable size, or files that are missing or damaged.
     """
-    if name not in DATASETS:
-        raise InputError(f"Unknown data set {name!r}; expected one of {', '.join(DATASETS)}.")
-    if split not in SPLITS:
+    kind, colon, path = name.partition(":")
+    if kind not in DATASETS or (colon and kind != "folder") or (kind == "folder" and not (path or root)):
         raise InputError(
-            f"Unknown split {split!r} of data set {name!r}; expected one of {', '.join(SPLITS)}."
+            f"Unknown data set {name!r}; expected one of {', '.join(DATASETS)}, the last as `folder:PATH`."
         )
-    if (
-        isinstance(image_size, bool)
-        or not isinstance(image_size, int)
-        or image_size % 8
-        or not 8 <= image_size <= 256
-    ):
+    if split not in SPLITS:
+        raise InputError(f"Unknown split {split!r} of data set {name!r}; expected {' or '.join(SPLITS)}.")
+    if type(image_size) is not int or image_size % 8 or not 8 <= image_size <= 256:
         raise InputError(
             f"The image size {image_size!r} cannot be used; expected a multiple of 8 from 8 to 256 pixels, "
             "for example 32."
         )
-    return _mnist(split, image_size)
+    if kind == "mnist":
+        return _mnist(split, image_size)
+    if kind in drawn.RECIPES:
+        return _drawn(kind, split, image_size, data_root(root))
+    return _photos(kind, split, image_size, data_root(path or root))
 
 
 def read_idx(content: bytes) -> np.ndarray:
@@ -131,8 +144,8 @@ def read_idx(content: bytes) -> np.ndarray:
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
     if zero != 0 or kind != 8 or data.size != np.prod(shape):
         raise InputError(
-            f"This is no IDX file of bytes: magic ({zero}, {kind}, {rank}), {data.size} bytes of data for the "
-            f"shape {shape}; expected magic (0, 8, rank) and a byte for each element. Fetch the file again."
+            f"This is no IDX file of bytes: magic ({zero}, {kind}, {rank}), {data.size} bytes of data for "
+            f"the shape {shape}; expected magic (0, 8, rank) and a byte an element. Fetch the file again."
         )
     return data.reshape(shape)
 
@@ -145,4 +158,31 @@ def _mnist(split: str, image_size: int) -> ImageDataset:
         for file in ("images-idx3-ubyte", "labels-idx1-ubyte")
     )
     images = F.pad(digits, (2, 2, 2, 2)).unsqueeze(1)
-    return ImageDataset("mnist", split, resize(images, image_size), labels.long())
+    credit = "MNIST, Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0"
+    return ImageDataset("mnist", split, resize(images, image_size), labels.long(), credit)
+
+
+def _drawn(name: str, split: str, image_size: int, root: Path) -> ImageDataset:
+    """Images drawn from seeds, at 64 or 32 as rendered, at other sides resized from 64."""
+    file = drawn.build(name, root / "drawn")
+    images = torch.from_numpy(
+        drawn.load(file, split, image_size if image_size in drawn.SIDES else drawn.SIDE)
+    )
+    styles = len(drawn.RECIPES[name]["styles"])
+    labels = torch.arange(len(images)) % styles if styles > 1 else None
+    credit = "; ".join(entry["text"] for entry in drawn.credits(name)) + "; drawn with DiceBear"
+    return ImageDataset(name, split, resize(images, image_size), labels, credit)
+
+
+def _photos(name: str, split: str, image_size: int, root: Path) -> ImageDataset:
+    """Photographs, cropped to their centred square and decoded once."""
+    found = {"celeba": photos.celeba, "lsun_church": photos.lsun_church, "folder": photos.folder}[name](
+        root, split
+    )
+    images = photos.decode(found, image_size, data_root() / "decoded", f"{name}-{split}")
+    credit = {
+        "celeba": "CelebA, Liu, Luo, Wang and Tang (2015), for non-commercial research",
+        "lsun_church": "LSUN, Yu et al. (2015)",
+        "folder": f"images in {root}",
+    }[name]
+    return ImageDataset(name, split, images, found.labels, credit)

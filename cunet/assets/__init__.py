@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent
 def read(name: str) -> bytes:
     """Content of the vendored file `name` (`"mnist/train-images-idx3-ubyte.gz"`).
 
-    The file's folder holds a `SHA256SUMS` in the format of `sha256sum`; the content is compared with it before it
-    is handed on, so that a truncated clone is found here and not as a strange result later.
+    The file's folder holds a `SHA256SUMS` in the format of `sha256sum`; the content is compared with it
+    before it is handed on, so that a truncated clone is found here and not as a strange result later.
 
     Raises:
         InputError: the file is missing, not listed, or its content differs from the listed hash.
