@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .inputs import check
 
-HEADS, HEAD_WIDTH = 4, 32  # of every attention
+HEADS = 4  # of every attention
 GROUPS = 8  # of every group norm
 
 
@@ -82,19 +82,19 @@ class LinearAttention(nn.Module):
     (B, C, H, W) -> (B, C, H, W). The residual sum is the caller's.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, head_width: int):
         super().__init__()
-        inner = HEADS * HEAD_WIDTH
+        inner = HEADS * head_width
         self.norm = RMSNorm(width)
         self.qkv = nn.Conv2d(width, 3 * inner, 1, bias=False)
         self.out = nn.Sequential(nn.Conv2d(inner, width, 1), RMSNorm(width))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = _split_heads(self.qkv(self.norm(x)))
-        q = q.softmax(dim=2) * HEAD_WIDTH**-0.5  # over the features of a pixel
+        q = q.softmax(dim=2) * q.shape[2] ** -0.5  # over the features of a pixel
         k = k.softmax(dim=3)  # over the pixels
         attended = (v @ k.mT) @ q
-        return self.out(attended.reshape(x.shape[0], HEADS * HEAD_WIDTH, *x.shape[2:]))
+        return self.out(attended.reshape(x.shape[0], -1, *x.shape[2:]))
 
 
 class Attention(nn.Module):
@@ -103,9 +103,9 @@ class Attention(nn.Module):
     (B, C, H, W) -> (B, C, H, W); cost grows with (H W)^2.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, head_width: int):
         super().__init__()
-        inner = HEADS * HEAD_WIDTH
+        inner = HEADS * head_width
         self.norm = RMSNorm(width)
         self.qkv = nn.Conv2d(width, 3 * inner, 1, bias=False)
         self.out = nn.Conv2d(inner, width, 1)
@@ -113,22 +113,23 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = _split_heads(self.qkv(self.norm(x)))
         attended = F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
-        return self.out(attended.reshape(x.shape[0], HEADS * HEAD_WIDTH, *x.shape[2:]))
+        return self.out(attended.reshape(x.shape[0], -1, *x.shape[2:]))
 
 
 def _split_heads(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B, 3 heads d, H, W) -> three of (B, heads, d, H W), views in either memory format."""
-    return qkv.reshape(qkv.shape[0], 3, HEADS, HEAD_WIDTH, -1).unbind(1)
+    b, c, height, width = qkv.shape
+    return qkv.reshape(b, 3, HEADS, c // (3 * HEADS), height * width).unbind(1)
 
 
 class Level(nn.Module):
     """What stands at one resolution: two residual blocks, attention, and the way to the next resolution."""
 
-    def __init__(self, in_width: int, width: int, time_width: int, full_attention: bool, onward: nn.Module):
+    def __init__(self, in_width: int, width: int, time_width: int, attention: nn.Module, onward: nn.Module):
         super().__init__()
         self.block1 = ResidualBlock(in_width, width, time_width)
         self.block2 = ResidualBlock(in_width, width, time_width)
-        self.attention = (Attention if full_attention else LinearAttention)(width)
+        self.attention = attention
         self.onward = onward
 
 
@@ -136,7 +137,8 @@ class UNet(nn.Module):
     """The U-Net of Ho et al. (2020) as the paper's baseline has it.
 
     dim: width at full resolution, a multiple of 8. dim_mults: width of each level as a multiple of dim; full
-    attention at the last. channels: of the image, in and out.
+    attention at the last. channels: of the image, in and out. head_width: of each of the four attention
+    heads; 32 in the paper's network, which is half of dim, and half of dim keeps its shape at other widths.
 
     May stand as the model of `denoising_diffusion_pytorch.GaussianDiffusion` (1.8.8).
     Raises InputError for a width that group norm cannot divide.
@@ -146,7 +148,13 @@ class UNet(nn.Module):
     self_condition = False  # the next two are read by GaussianDiffusion
     random_or_learned_sinusoidal_cond = False
 
-    def __init__(self, dim: int = 64, dim_mults: Sequence[int] = (1, 2, 4, 8), channels: int = 3):
+    def __init__(
+        self,
+        dim: int = 64,
+        dim_mults: Sequence[int] = (1, 2, 4, 8),
+        channels: int = 3,
+        head_width: int = 32,
+    ):
         super().__init__()
         if dim < GROUPS or dim % GROUPS:
             raise InputError(f"UNet(dim={dim}): the width must be a multiple of {GROUPS}; the paper's is 64.")
@@ -160,16 +168,24 @@ class UNet(nn.Module):
         self.time = nn.Sequential(
             Sinusoids(dim), nn.Linear(dim, time_width), nn.GELU(), nn.Linear(time_width, time_width)
         )
+
+        def attention(i: int, width: int) -> nn.Module:
+            return (Attention if i == last else LinearAttention)(width, head_width)
+
         self.downs = nn.ModuleList(
-            Level(a, a, time_width, i == last, _down(a, b) if i < last else nn.Conv2d(a, b, 3, padding=1))
+            Level(
+                a, a, time_width, attention(i, a), _down(a, b) if i < last else nn.Conv2d(a, b, 3, padding=1)
+            )
             for i, (a, b) in enumerate(steps)
         )
         self.ups = nn.ModuleList(
-            Level(a + b, b, time_width, i == last, _up(b, a) if i > 0 else nn.Conv2d(b, a, 3, padding=1))
+            Level(
+                a + b, b, time_width, attention(i, b), _up(b, a) if i > 0 else nn.Conv2d(b, a, 3, padding=1)
+            )
             for i, (a, b) in reversed(list(enumerate(steps)))
         )
         self.middle1 = ResidualBlock(widths[-1], widths[-1], time_width)
-        self.middle_attention = Attention(widths[-1])
+        self.middle_attention = Attention(widths[-1], head_width)
         self.middle2 = ResidualBlock(widths[-1], widths[-1], time_width)
         self.last_block = ResidualBlock(2 * dim, dim, time_width)
         self.last = nn.Conv2d(dim, channels, 1)
