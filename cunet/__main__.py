@@ -1,0 +1,5 @@
+"""`python -m cunet` is the command `cunet`."""
+
+from cunet.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""Where a number comes from: versions of the code and the packages, the machine, the files that were read."""
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def environment() -> dict:
+    """What produced a result: code version, the project's dependencies, Python, processor, threads."""
+    torch = sys.modules.get("torch")  # asked when the notebook used it, not imported only for being asked
+    threads = torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1
+    return {
+        "code_version": code_version(),
+        "packages": _packages(),
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "threads": int(threads),
+    }
+
+
+@functools.cache
+def code_version() -> str:
+    """The commit, with `+changes` if the library or the notebooks differ from it; outside git a hash of the
+    library's files."""
+    package = Path(__file__).resolve().parent
+    top = _git("rev-parse", "--show-toplevel")
+    if top and Path(top).resolve() == package.parent:
+        changed = _git("status", "--porcelain", "--", "cunet", "notebooks")
+        return (_git("rev-parse", "--short=12", "HEAD") or "uncommitted") + ("+changes" if changed else "")
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"files-{digest.hexdigest()[:12]}"
+
+
+def _git(*arguments: str) -> str:
+    """Output of a git command in the repository, empty if there is no git or no repository."""
+    command = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _packages() -> dict[str, str]:
+    """Versions of the packages that the project itself depends on."""
+    try:
+        required = importlib.metadata.requires("cunet") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    versions = {}
+    for requirement in required:
+        name = re.match(r"[A-Za-z0-9._-]+", requirement).group()
+        if "extra ==" in requirement:
+            continue
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
