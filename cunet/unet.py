@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .inputs import check
 
-HEADS = 4  # of every attention
+HEADS, HEAD_WIDTH = 4, 32  # of every attention in the paper's network
 GROUPS = 8  # of every group norm
 
 
@@ -82,7 +82,7 @@ class LinearAttention(nn.Module):
     (B, C, H, W) -> (B, C, H, W). The residual sum is the caller's.
     """
 
-    def __init__(self, width: int, head_width: int):
+    def __init__(self, width: int, head_width: int = HEAD_WIDTH):
         super().__init__()
         inner = HEADS * head_width
         self.norm = RMSNorm(width)
@@ -103,7 +103,7 @@ class Attention(nn.Module):
     (B, C, H, W) -> (B, C, H, W); cost grows with (H W)^2.
     """
 
-    def __init__(self, width: int, head_width: int):
+    def __init__(self, width: int, head_width: int = HEAD_WIDTH):
         super().__init__()
         inner = HEADS * head_width
         self.norm = RMSNorm(width)
@@ -153,7 +153,7 @@ class UNet(nn.Module):
         dim: int = 64,
         dim_mults: Sequence[int] = (1, 2, 4, 8),
         channels: int = 3,
-        head_width: int = 32,
+        head_width: int = HEAD_WIDTH,
     ):
         super().__init__()
         if dim < GROUPS or dim % GROUPS:

@@ -1,0 +1,86 @@
+"""Names to networks: every denoiser of the project, at three sizes.
+
+    paper    64 x 64, the sizes of table 5
+    laptop   32 x 32, the same shapes at about a quarter of the width; two CPU cores train one in minutes
+    smoke    16 x 16, as small as the shapes allow: it shows that everything runs, and nothing else
+
+Every network is called as `network(sample, timestep)` and returns a tensor like sample.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from torch import nn
+
+from .continuous import ContinuousUNet
+from .errors import InputError
+from .released import ReleasedCUNet
+from .unet import UNet
+
+IMAGE_SIZE = {"paper": 64, "laptop": 32, "smoke": 16}  # pixels a side
+SIZES = tuple(IMAGE_SIZE)
+
+_UNET = {
+    "paper": dict(dim=64, head_width=32),
+    "laptop": dict(dim=16, head_width=8),
+    "smoke": dict(dim=8, head_width=4),
+}
+_CONTINUOUS = {
+    "paper": dict(widths=(24, 48, 88, 152), time_width=256),
+    "laptop": dict(widths=(12, 24, 40, 56), time_width=64),
+    "smoke": dict(widths=(4, 4, 8, 8), time_width=16),
+}
+_RELEASED = {"paper": dict(nf=16), "laptop": dict(nf=4), "smoke": dict(nf=2)}
+
+_FAMILIES = {
+    "unet": (UNet, _UNET, {}),
+    "cunet": (ContinuousUNet, _CONTINUOUS, {}),
+    "cunet-noattn": (ContinuousUNet, _CONTINUOUS, dict(attention=False)),
+    "cunet-nores": (ContinuousUNet, _CONTINUOUS, dict(residual=False)),
+    "cunet-plain": (ContinuousUNet, _CONTINUOUS, dict(attention=False, residual=False)),
+    "cunet-firstorder": (ContinuousUNet, _CONTINUOUS, dict(order=1, solver="midpoint", steps=1)),
+    "cunet-zerovelocity": (ContinuousUNet, _CONTINUOUS, dict(zero_velocity=True)),
+    "cunet-released": (ReleasedCUNet, _RELEASED, dict(attention=2)),
+    "cunet-released-5attn": (ReleasedCUNet, _RELEASED, dict(attention=5)),
+    "cunet-released-noattn": (ReleasedCUNet, _RELEASED, dict(attention=0)),
+    "cunet-released-nores": (ReleasedCUNet, _RELEASED, dict(attention=2, residual=False)),
+    "cunet-released-plain": (ReleasedCUNet, _RELEASED, dict(attention=0, residual=False)),
+}
+MODELS = tuple(_FAMILIES)
+
+
+def image_size(size: str) -> int:
+    """The side in pixels of the images that a size is made for."""
+    _known("size", size, SIZES)
+    return IMAGE_SIZE[size]
+
+
+def build(name: str, size: str = "paper", channels: int = 3, **changes) -> nn.Module:
+    """An untrained network by its name.
+
+    name: one of MODELS. size: one of SIZES. channels: 1 (grey) or 3 (RGB), of input and output. changes:
+    keywords of the network's class that replace those of the size, such as solver="rk4" or steps=4.
+
+    Returns a module with forward(sample, timestep): sample (B, channels, H, W) float32 in [-1, 1], sides
+    divisible by 8; timestep an int, or integers 0-d or (B,), in 0 ... 999; the result is a tensor like
+    sample. It has the attributes name, size, channels, image_size and evaluations (function evaluations a
+    call makes; 0 for the U-Net).
+
+    Raises InputError for an unknown name or size, or a number of channels below 1.
+    """
+    _known("model", name, MODELS)
+    _known("size", size, SIZES)
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise InputError(f"channels={channels!r}: expected 1 for grey images or 3 for RGB.")
+    kind, sizes, settings = _FAMILIES[name]
+    network = kind(channels=channels, **{**sizes[size], **settings, **changes})
+    network.name, network.size, network.image_size = name, size, IMAGE_SIZE[size]
+    return network
+
+
+def _known(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = get_close_matches(str(value), known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"Unknown {what} {value!r}: expected one of {', '.join(known)}.{hint}")
