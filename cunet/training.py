@@ -1,13 +1,12 @@
-"""Training a noise predictor on Lightning Fabric, so that it can be stopped anywhere and goes on exactly.
+"""Training a network on Lightning Fabric, so that it can be stopped anywhere and goes on exactly.
 
-One step draws images x_0 from the data, diffusion steps t and noise, and descends on the mean over the batch of
-`Diffusion.loss` (Ho et al. 2020, algorithm 1; the prediction target is a setting). Weights are averaged over the
-steps with an exponential moving average (EMA), and the average is what is kept and validated.
+One step draws images x_0 from the data, diffusion steps t and noise, and descends on the mean over the batch
+of `Diffusion.loss` (Ho et al. 2020, algorithm 1; the prediction target is a setting). The weights are
+averaged over the steps with an exponential moving average (EMA); the average is what is validated and kept.
 
-Nothing random has a memory: the images, diffusion steps, noise and flips of step k are functions of (seed, k) only.
-A training that was killed and started again therefore repeats no number and skips none, and ends with the
-same bits on the same machine and number of threads. Every device draws the whole batch's numbers and
-takes its share, so that the sequence of batches does not depend on the number of devices either.
+Everything random about step k is a function of (seed, k): see `cunet.recipe`. A training that was killed and
+started again therefore ends with the same bits, on the same machine and number of threads. Every device draws
+the whole batch's numbers and takes its share, so the batches do not depend on the number of devices either.
 
     python -m cunet.training --config recipe.json --out folder
 """
@@ -15,234 +14,50 @@ takes its share, so that the sequence of batches does not depend on the number o
 import argparse
 import contextlib
 import copy
-import fcntl
-import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cunet import checkpoints
+from cunet import checkpoints, storage
 from cunet.errors import InputError
+from cunet.provenance import environment
+from cunet.recipe import BatchOrder, TrainConfig, configure, generator, stream
+
+__all__ = ["TrainConfig", "TrainingDiverged", "TrainingInterrupted", "configure", "main", "train"]
 
 VALIDATION_IMAGES = 2000
 """How many test images (the first ones) a validation uses."""
 
 VALIDATION_BATCH = 100
-"""Images a forward pass in validation; fixed, so that the value does not depend on the training's batch size."""
-
-OPERATIONAL = {"compile", "channels_last", "checkpoint_every", "checkpoint_seconds", "devices", "num_nodes"}
-OPERATIONAL |= {"accumulate", "data_root"}
-"""Settings that may change when a training is resumed: they change where and how fast it runs, not what it is."""
+"""Images a forward pass in validation; fixed, so that the value does not depend on the training's batches."""
 
 
 class TrainingDiverged(InputError):
-    """The loss or a gradient became NaN or infinite; the text gives the step, the last good state, what to try."""
+    """The loss or gradient became NaN or infinite. The text has the step, the last good state, what to try."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived; the step was finished and the state saved. The text says how to resume."""
-
-
-class TrainConfig(BaseModel):
-    """What to train and how. Every field is part of the checkpoint's card (`recipe`)."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    dataset: str = Field("mnist", description="name in cunet.datasets.DATASETS; default mnist")
-    model: str = Field("cunet", description="name in cunet.models.MODELS; default cunet")
-    size: str = Field(
-        "laptop", description="name in cunet.models.SIZES, gives the image's side; default laptop"
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, batches and noise; default 0")
-    variant: str = Field(
-        "", pattern=r"^[a-z0-9_]*$", description="last part of the file's name; default none"
-    )
-    images: int = Field(200_000, ge=0, description="images to see in all, repeats counted; default 200000")
-    max_seconds: float = Field(
-        0.0,
-        ge=0,
-        description="s of training; above 0 it replaces `images` as the budget; default 0 (by images)",
-    )
-    batch_size: int = Field(64, ge=1, description="images an optimiser step, over all devices; default 64")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of Adam; default 0.001")
-    warmup: int = Field(200, ge=0, description="steps of linear rise to the peak; default 200")
-    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the first moment; default 0.9")
-    beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the second moment; default 0.99")
-    clip: float = Field(1.0, ge=0, description="largest 2-norm of the gradient, 0 for none; default 1")
-    ema_decay: float = Field(
-        0.999, ge=0, lt=1, description="decay a step of the weights' average; default 0.999"
-    )
-    schedule: str = Field("cosine", description="noise schedule: linear, cosine, sigmoid; default cosine")
-    timesteps: int = Field(1000, ge=1, description="diffusion steps T; default 1000")
-    prediction_type: str = Field(
-        "v_prediction", description="epsilon, sample or v_prediction; default v_prediction"
-    )
-    flip: bool = Field(False, description="mirror images left-right with probability 1/2; default no")
-    validate_every: int = Field(20_000, ge=0, description="images between validations, 0 for the end only")
-    log_every: int = Field(2_000, ge=1, description="images a point of the loss curve averages; default 2000")
-    checkpoint_every: int = Field(
-        0, ge=0, description="steps between saved states, 0 for by time only; default 0"
-    )
-    checkpoint_seconds: float = Field(60.0, gt=0, description="s between saved states; default 60")
-    compile: bool = Field(False, description="torch.compile the network; default no")
-    channels_last: bool = Field(False, description="NHWC memory format; default no")
-    devices: int = Field(1, ge=1, description="processes a node; more than 1 needs torchrun; default 1")
-    num_nodes: int = Field(1, ge=1, description="machines; default 1")
-    accumulate: int = Field(1, ge=1, description="parts a device splits its share of a batch into; default 1")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="default 32-true")
-    data_root: str = Field(
-        "", description="folder of the data set, where it needs one; default the standard one"
-    )
-
-    @property
-    def name(self) -> str:
-        """Stem of the files that this training writes."""
-        return checkpoints.stem(self.dataset, self.model, self.size, self.seed, self.variant)
-
-    def rate(self, step: int, progress: float) -> float:
-        """The learning rate of step number `step` (from 0) when a share `progress` (0..1) of the budget is used.
-
-        Linear warm-up times cosine decay to 0 (Loshchilov and Hutter 2017, without restarts).
-        """
-        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return self.learning_rate * rise * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def configure(values: dict[str, Any]) -> TrainConfig:
-    """A :class:`TrainConfig` from plain values (a JSON file, a notebook's parameters).
-
-    Raises:
-        InputError: a name is unknown, a type is wrong or a value is out of range; the text names each.
-    """
-    try:
-        return TrainConfig(**values)
-    except (ValidationError, TypeError) as error:
-        if not isinstance(error, ValidationError):
-            raise InputError(f"The training's settings must be names and values; got {values!r}.") from error
-        faults = [
-            f"{'.'.join(map(str, fault['loc']))}={fault['input']!r}: {fault['msg']}"
-            for fault in error.errors()
-        ]
-        known = ", ".join(TrainConfig.model_fields)
-        raise InputError(
-            f"The training's settings are wrong: {'; '.join(faults)}. Known are: {known}."
-        ) from error
-
-
-# --- randomness without memory ------------------------------------------------------------------------------------
-
-
-def generator(seed: int, *stream: str | int) -> torch.Generator:
-    """A CPU generator whose state is a function of the seed and the stream's name, such as ("step", 17)."""
-    text = "/".join(map(str, (seed, *stream))).encode()
-    number = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-    return torch.Generator().manual_seed(number)
-
-
-class BatchOrder:
-    """Which images step k sees: consecutive stretches of an endless list of permutations, one an epoch.
-
-    Every image comes once an epoch, whether or not the batch size divides the number of images.
-    """
-
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self._epochs: dict[int, Tensor] = {}
-
-    def _epoch(self, epoch: int) -> Tensor:
-        if epoch not in self._epochs:
-            self._epochs = {e: p for e, p in self._epochs.items() if e == epoch - 1}
-            draw = generator(self.seed, "epoch", epoch)
-            self._epochs[epoch] = torch.randperm(self.images, generator=draw)
-        return self._epochs[epoch]
-
-    def __call__(self, step: int) -> Tensor:
-        """Indices of step `step` (from 0), int64 of shape (batch_size,)."""
-        parts, start, end = [], step * self.batch_size, (step + 1) * self.batch_size
-        while start < end:
-            epoch, offset = divmod(start, self.images)
-            part = self._epoch(epoch)[offset : offset + end - start]
-            parts.append(part)
-            start += len(part)
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-# --- EMA, validation ------------------------------------------------------------------------------------------------
-
-
-def ema_weight(decay: float, step: int) -> float:
-    """The decay used after step number `step` (from 0): min(decay, (1 + n) / (10 + n)) with n = step."""
-    return min(decay, (1 + step) / (10 + step))
-
-
-@torch.no_grad()
-def ema_update(average: list[Tensor], current: list[Tensor], decay: float) -> None:
-    """average <- decay * average + (1 - decay) * current, in place, for all tensors in one call."""
-    torch._foreach_lerp_(average, current, 1.0 - decay)
-
-
-@torch.inference_mode()
-def validation_losses(model, dataset, diffusion, rank: int = 0, world: int = 1, stop=None) -> Tensor:
-    """Loss of each of the first 2,000 images of `dataset` at a fixed diffusion step and fixed noise.
-
-    The diffusion steps cover 0..T-1 evenly, in an order that does not depend on the image; steps and noise
-    are the same for every network, seed and moment, so that values can be compared.
-
-    Args:
-        model: a network in evaluation mode.
-        rank, world: this process computes every `world`-th batch and leaves 0 for the others.
-        stop: called between batches; training asks it whether to give up.
-
-    Returns:
-        (N, 2) float64 on the CPU: loss and diffusion step.
-    """
-    n = min(VALIDATION_IMAGES, len(dataset))
-    draw = generator(0, "validation")
-    t = ((torch.arange(n) + 0.5) * len(diffusion.alphas_cumprod) / n).long()
-    t = t[torch.randperm(n, generator=draw)]
-    device = next(model.parameters()).device
-    out = torch.stack([torch.zeros(n, dtype=torch.float64), t.double()], dim=1)
-    for number, start in enumerate(range(0, n, VALIDATION_BATCH)):
-        part = slice(start, min(start + VALIDATION_BATCH, n))
-        if number % world != rank:
-            continue
-        if stop is not None and stop():
-            break
-        images = dataset.batch(torch.arange(part.start, part.stop))
-        noise = torch.randn(images.shape, generator=generator(0, "validation", number))
-        loss = diffusion.loss(model, images.to(device), t[part].to(device), noise.to(device))
-        out[part, 0] = loss.double().cpu()
-    return out
-
-
-def validation_summary(losses: Tensor, timesteps: int) -> dict[str, Any]:
-    """Mean loss, and the mean in each quarter of the diffusion steps 0..T-1 (first: least noise)."""
-    quarter = (losses[:, 1] * 4 / timesteps).long()
-    means = [losses[quarter == q, 0].mean().item() if bool((quarter == q).any()) else None for q in range(4)]
-    return {"loss": losses[:, 0].mean().item(), "quartiles": means}
-
-
-# --- the loop -------------------------------------------------------------------------------------------------------
+    """SIGINT or SIGTERM came, the step was finished and the state saved. The text says how to go on."""
 
 
 def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Path:
-    """Train as `config` says, or go on where an earlier call stopped; does nothing if it is already done.
+    """Train as `config` says, or go on where an earlier call stopped; does nothing if that was at the end.
 
-    In `out` it writes `<name>.state.safetensors` and `.json` while it runs, and at the end
-    `<name>.safetensors` and `.json` (the EMA weights and their card), when the state is deleted.
+    While it runs, `out` has `<name>.state.safetensors` and `.json`; at the end `<name>.safetensors` and
+    `.json` (the EMA weights and their card) instead. Validation and saving are not part of the training time.
 
     Args:
         config: the settings.
@@ -253,87 +68,145 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Path:
         The path of the checkpoint.
 
     Raises:
-        InputError: unknown names, a state or checkpoint of other settings, damaged files, a second process
+        InputError: unknown names, a state or checkpoint of other settings, damaged files, another process
             training the same output, a disk that is full or cannot be written.
-        TrainingDiverged: the loss or gradient is not finite.
+        TrainingDiverged: the loss or the gradient is not finite.
         TrainingInterrupted: SIGINT or SIGTERM; the state was saved.
     """
     path = Path(out) / f"{config.name}.safetensors"
-    fabric = _fabric(config)
+    fabric = start_fabric(config)
     with contextlib.ExitStack() as stack:
         if fabric.is_global_zero:
-            stack.enter_context(_lock(path))
-        if checkpoints.exists(path):
+            stack.enter_context(storage.lock(path, "training"))
+            storage.clean(path)
+            storage.clean(_state_path(path))
+        fabric.barrier()
+        if storage.exists(path):
             _refuse_other(config, checkpoints.verify(path).get("recipe", {}), path)
-            checkpoints.remove(_state_path(path))
+            fabric.barrier()
+            if fabric.is_global_zero:
+                storage.remove(_state_path(path))
             return path
+        stop = stack.enter_context(Signals())
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        stop = stack.enter_context(_Signals())
-        run = _Training(config, path, fabric, stop)
-        run.resume()
-        with run.bar(progress):
-            run.loop()
-        run.finish()
+        training = Training(config, path, fabric, stop)
+        training.resume()
+        with training.bar(progress):
+            training.loop()
+        training.finish()
     return path
 
 
-class _Training:
-    """The state of one training: network, average, optimiser, counters, curves."""
+@torch.no_grad()
+def ema_update(average: list[Tensor], current: list[Tensor], decay: float, step: int) -> None:
+    """average <- d average + (1 - d) current, in place, with d = min(decay, (1 + step) / (10 + step)).
 
-    def __init__(self, config: TrainConfig, path: Path, fabric: Fabric, stop: "_Signals") -> None:
-        from cunet import datasets, diffusion, models
+    `step` counts from 0. The warm-up of d keeps the first, random weights out of the average.
+    """
+    torch._foreach_lerp_(average, current, 1.0 - min(decay, (1 + step) / (10 + step)))
+
+
+@torch.no_grad()
+def validation_losses(model, dataset, diffusion, rank: int = 0, world: int = 1, stop=None) -> Tensor:
+    """The loss of each of the first 2,000 images at one fixed diffusion step and fixed noise.
+
+    The steps cover 0..T-1 evenly, in an order independent of the images. Steps and noise are the same for
+    every network, seed and moment, so that values can be compared.
+
+    Args:
+        model: a network in evaluation mode.
+        dataset: a `cunet.datasets.ImageDataset`, usually of the split `test`.
+        diffusion: a `cunet.diffusion.Diffusion` with T diffusion steps.
+        rank, world: this process computes every `world`-th batch, and leaves 0 for the others.
+        stop: called before each batch; True gives up.
+
+    Returns:
+        (N, 2) float64 on the CPU: loss and diffusion step.
+    """
+    n, device = min(VALIDATION_IMAGES, len(dataset)), next(model.parameters()).device
+    t = ((torch.arange(n) + 0.5) * len(diffusion.alphas_cumprod) / n).long()
+    t = t[torch.randperm(n, generator=generator(0, "validation"))]
+    losses = torch.zeros(n, dtype=torch.float64)
+    for number, start in enumerate(range(0, n, VALIDATION_BATCH)):
+        if number % world != rank:
+            continue
+        if stop is not None and stop():
+            break
+        index = torch.arange(start, min(start + VALIDATION_BATCH, n))
+        images = dataset.batch(index)
+        noise = torch.randn(images.shape, generator=generator(0, "validation", number))
+        losses[index] = (
+            diffusion.loss(model, *(x.to(device) for x in (images, t[index], noise))).double().cpu()
+        )
+    return torch.stack([losses, t.double()], dim=1)
+
+
+def validation_summary(losses: Tensor, timesteps: int) -> tuple[float, list[float | None]]:
+    """The mean loss, and the mean in each quarter of the steps 0..T-1 (first: least noise; None: no image)."""
+    quarter = (losses[:, 1] * 4 / timesteps).long()
+    parts = [losses[quarter == q, 0] for q in range(4)]
+    return losses[:, 0].mean().item(), [p.mean().item() if len(p) else None for p in parts]
+
+
+class Training:
+    """One training: network, average, optimiser, counters and curves, and what moves them on."""
+
+    def __init__(self, config: TrainConfig, path: Path, fabric: Fabric, stop: "Signals") -> None:
+        from cunet import datasets, models  # here, so that reading settings does not import every network
+        from cunet.diffusion import Diffusion
 
         self.config, self.path, self.fabric, self.stop = config, path, fabric, stop
-        self.diffusion = diffusion.Diffusion(config.schedule, config.timesteps, config.prediction_type)
+        self.diffusion = Diffusion(config.schedule, config.timesteps, config.prediction_type)
         side, root = models.image_size(config.size), config.data_root or None
         self.data = datasets.load(config.dataset, "train", image_size=side, root=root)
         self.test = datasets.load(config.dataset, "test", image_size=side, root=root)
+        self.order = BatchOrder(len(self.data), config.batch_size, config.seed)
         torch.manual_seed(config.seed)
-        self.network = models.build(config.model, size=config.size, channels=self.data.channels)
-        self.network = self.network.to(fabric.device).train()
-        if config.channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)
+        network = models.build(config.model, size=config.size, channels=self.data.channels)
+        layout = torch.channels_last if config.channels_last else torch.preserve_format
+        self.network = network.to(fabric.device, memory_format=layout).train()
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.average, self.current = list(self.ema.parameters()), list(self.network.parameters())
-        self.order = BatchOrder(len(self.data), config.batch_size, config.seed)
-        self.step, self.elapsed, self.saved = 0, 0.0, 0.0
-        self.loss_curve: list[list[float]] = []
-        self.validation: list[list[Any]] = []
-        self.window = [0.0, 0]  # sum of losses, images, since the last point of the curve
+        self.step, self.elapsed = 0, 0.0  # optimiser steps done; seconds spent in them
+        self.loss_curve: list[list[float]] = []  # images, mean loss since the last point
+        self.validation: list[list[Any]] = []  # images, loss, loss by quarter of t
+        self.window = [0.0, 0]  # sum of the losses and number of images since the last point of the curve
         self.last_save, self.tqdm = (0, time.monotonic()), None
-        self._set_up()
+        self.ahead: tuple[int, tuple[Tensor, ...]] = (-1, ())  # a batch drawn while a device computes
+        self.set_up()
 
-    def _set_up(self) -> None:
+    def set_up(self) -> None:
+        """Make the optimiser, compile if asked to, and hand both to Fabric."""
         config = self.config
+        self.names = [name for name, p in self.network.named_parameters() if p.requires_grad]
         trained = [p for p in self.current if p.requires_grad]
-        fused = config.precision != "16-mixed"  # Fabric cannot unscale for clipping with a fused optimiser
-        self.adam = torch.optim.Adam(
-            trained, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=fused or None
+        fused = (
+            config.precision != "16-mixed"
+        )  # Fabric cannot unscale a fused optimiser's gradients to clip them
+        betas = (config.beta1, config.beta2)
+        self.adam = torch.optim.Adam(trained, lr=config.learning_rate, betas=betas, fused=fused)
+        module = (
+            compiled_or_eager(self.network, self.share(self.batch(0), 0)) if config.compile else self.network
         )
-        module = self.network
-        if config.compile:
-            module = compiled_or_eager(module, self.share(self.batch(0), 0))
         self.module, self.optimizer = self.fabric.setup(module, self.adam)
 
-    # one step
+    # --- one step
 
     @property
     def images_seen(self) -> int:
         return self.step * self.config.batch_size
 
     @property
-    def done(self) -> bool:
-        return self.progress >= 1.0
-
-    @property
     def progress(self) -> float:
-        """The share of the budget that is used, 0..1: of the time if there is a time budget, or of the images."""
+        """The share of the budget that is used, 0..1: of the time, or of the images if time has no limit."""
         if self.config.max_seconds > 0:
             return min(1.0, self.elapsed / self.config.max_seconds)
-        return min(1.0, self.images_seen / self.config.images) if self.config.images else 1.0
+        return min(1.0, self.images_seen / self.config.images)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, step: int) -> tuple[Tensor, ...]:
         """Images, diffusion steps and noise of a step, for all devices together, on the CPU."""
+        if self.ahead[0] == step:
+            return self.ahead[1]
         draw = generator(self.config.seed, "step", step)
         images = self.data.batch(self.order(step))
         t = torch.randint(0, self.config.timesteps, (len(images),), generator=draw)
@@ -355,204 +228,214 @@ class _Training:
     def train_step(self) -> float:
         """One optimiser step; returns the mean loss over the whole batch."""
         config, parts = self.config, self.config.accumulate
-        for group in self.adam.param_groups:
-            group["lr"] = config.rate(self.step, self.progress)
-        torch.manual_seed(
-            generator(config.seed, "network", self.step, self.fabric.global_rank).initial_seed()
-        )
-        batch, total = self.batch(self.step), 0.0
+        self.seed_network()
+        batch = self.batch(self.step)
+        total = torch.zeros((), device=self.fabric.device)
         for part in range(parts):
             with self.fabric.no_backward_sync(self.module, enabled=part < parts - 1):
                 loss = self.diffusion.loss(self.module, *self.share(batch, part)).mean() / parts
                 self.fabric.backward(loss)
             total += loss.detach()
-        if self.fabric.world_size > 1:
-            total = self.fabric.all_reduce(total, reduce_op="mean")
-        loss = float(total)
+        # `inf` as limit changes no gradient, but tells whether one is not finite
+        norm = self.fabric.clip_gradients(
+            self.module, self.optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
+        )
+        self.ahead = (self.step + 1, self.batch(self.step + 1))  # a GPU is still busy here
+        loss = float(self.fabric.all_reduce(total, reduce_op="mean"))
         if not math.isfinite(loss):
             self.diverged(f"the loss is {loss}")
-        if config.clip:
-            norm = self.fabric.clip_gradients(
-                self.module, self.optimizer, max_norm=config.clip, error_if_nonfinite=False
-            )
-            if config.precision != "16-mixed" and not math.isfinite(norm):
-                self.diverged(f"the gradient's norm is {float(norm)} (the loss is {loss:.4g})")
+        if config.precision != "16-mixed" and not math.isfinite(norm):  # there the scaler skips such steps
+            self.diverged(f"the gradient's norm is {float(norm)} (the loss is {loss:.4g})")
+        for group in self.adam.param_groups:
+            group["lr"] = config.rate(self.step, self.progress)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        ema_update(self.average, self.current, ema_weight(config.ema_decay, self.step))
-        for mean, now in zip(self.ema.buffers(), self.network.buffers(), strict=True):
-            mean.copy_(now)
+        ema_update(self.average, self.current, config.ema_decay, self.step)
+        for kept, now in zip(self.ema.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(now)
         self.step += 1
         return loss
 
+    def seed_network(self) -> None:
+        """Make what the network itself draws (dropout) a function of seed, step and device."""
+        number = stream(self.config.seed, "network", self.step, self.fabric.global_rank)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed costs 2 ms where there is no GPU
+        if self.fabric.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+
     def diverged(self, why: str) -> None:
-        state = _state_path(self.path)
-        good = (
-            f"the last good state is {state} (step {self.last_save[0]})"
-            if state.exists()
-            else "no state was saved"
-        )
+        state, config = _state_path(self.path), self.config
+        good = f"the last good state is {state} (step {self.last_save[0]})"
+        good = good if state.exists() else "no state was saved yet"
         raise TrainingDiverged(
-            f"Training {self.config.name} stopped at step {self.step} ({self.images_seen} images): {why}; {good}. "
-            f"Try a lower learning_rate (now {self.config.learning_rate:g}), a longer warmup (now {self.config.warmup} "
-            f"steps), a smaller clip (now {self.config.clip:g}) or precision 32-true, in an empty folder."
+            f"Training {config.name} stopped at step {self.step} ({self.images_seen} images): {why}; {good}. "
+            f"Try a lower learning_rate (now {config.learning_rate:g}), a longer warmup (now {config.warmup} "
+            f"steps), a smaller clip (now {config.clip:g}) or precision 32-true, in another folder or as another `variant`."
         )
 
-    # the loop
+    # --- the loop
 
     def loop(self) -> None:
+        """Step until the budget is used; validate, save and stop between steps."""
         while True:
-            self.validate_if_due()
-            if self.agree(self.stop.requested):
+            self.elapsed, stop, save = self.agree((self.elapsed, self.stop.requested, self.save_is_due()))
+            if stop or not self.validate_if_due():
                 self.interrupted()
-            if self.done:
-                break
-            self.save_if_due()
+            if self.progress >= 1.0:
+                return
+            if save:
+                self.save()
             start = time.perf_counter()
             loss = self.train_step()
-            self.elapsed = self.agree(self.elapsed + time.perf_counter() - start)
+            self.elapsed += time.perf_counter() - start
             self.log(loss)
 
-    def agree(self, value):
-        """Rank 0's value on every device."""
+    def agree(self, value: Any) -> Any:
+        """The first device's value, on every device."""
         return value if self.fabric.world_size == 1 else self.fabric.broadcast(value)
 
     def log(self, loss: float) -> None:
-        before = self.images_seen - self.config.batch_size
-        self.window[0] += loss * self.config.batch_size
-        self.window[1] += self.config.batch_size
-        if self.images_seen // self.config.log_every > before // self.config.log_every or self.done:
+        """Add a step's loss to the curve and the bar."""
+        size, every = self.config.batch_size, self.config.log_every
+        self.window[0] += loss * size
+        self.window[1] += size
+        if self.images_seen // every > (self.images_seen - size) // every or self.progress >= 1.0:
             self.loss_curve.append([self.images_seen, self.window[0] / self.window[1]])
             self.window = [0.0, 0]
         if self.tqdm is not None:
             timed = self.config.max_seconds > 0
-            self.tqdm.update((self.elapsed if timed else self.images_seen) - self.tqdm.n)
             if self.step % 10 == 0:
                 rate = {"images/s": f"{self.images_seen / self.elapsed:.1f}"} if timed else {}
                 self.tqdm.set_postfix(loss=f"{loss:.4f}", **rate, refresh=False)
+            self.tqdm.update((self.elapsed if timed else self.images_seen) - self.tqdm.n)
 
-    def bar(self, show: bool):
-        """The progress bar: by images, or by seconds where time is the budget."""
+    def bar(self, show: bool) -> contextlib.AbstractContextManager:
+        """The progress bar: over images, or over seconds where time is the budget."""
         if not (show and self.fabric.is_global_zero):
             return contextlib.nullcontext()
-        timed = self.config.max_seconds > 0
+        config, timed = self.config, self.config.max_seconds > 0
         self.tqdm = tqdm(
-            desc=self.config.name,
-            total=self.config.max_seconds
-            if timed
-            else math.ceil(self.config.images / self.config.batch_size) * self.config.batch_size,
+            desc=config.name,
+            total=config.max_seconds if timed else -(-config.images // config.batch_size) * config.batch_size,
             initial=self.elapsed if timed else self.images_seen,
-            unit="s" if timed else "images",
+            unit="s" if timed else " images",
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
-            bar_format="{desc}: {percentage:3.0f}% [{elapsed}<{remaining}, {postfix}]" if timed else None,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}" if timed else None,
         )
         return self.tqdm
 
-    def validate_if_due(self) -> None:
-        """Validate when a multiple of `validate_every` images was passed since the last time, and at the end."""
-        last = self.validation[-1][0] if self.validation else 0
-        every = self.config.validate_every
+    def validate_if_due(self) -> bool:
+        """Validate after each `validate_every` images and at the end; False if a signal came in between."""
+        last, every = self.validation[-1][0] if self.validation else 0, self.config.validate_every
         passed = every > 0 and self.images_seen // every > last // every
-        if not (self.step and (passed or self.done and last != self.images_seen)):
-            return
+        if not passed and not (self.progress >= 1.0 and last != self.images_seen):
+            return True
         rank, world = self.fabric.global_rank, self.fabric.world_size
         losses = validation_losses(
             self.ema, self.test, self.diffusion, rank, world, lambda: self.stop.requested
         )
-        if world > 1:
-            losses[:, 0] = self.fabric.all_reduce(losses[:, 0], reduce_op="sum").cpu()
+        losses[:, 0] = self.fabric.all_reduce(losses[:, 0].contiguous(), reduce_op="sum")
         if self.agree(self.stop.requested):
-            return  # incomplete: it is due again on resume
-        summary = validation_summary(losses, self.config.timesteps)
-        self.validation.append([self.images_seen, summary["loss"], summary["quartiles"]])
+            return False
+        loss, quartiles = validation_summary(losses, self.config.timesteps)
+        self.validation.append([self.images_seen, loss, quartiles])
         if self.tqdm is not None:
-            self.tqdm.write(
-                f"{self.config.name}: {self.images_seen} images, validation {summary['loss']:.5f}"
-            )
+            self.tqdm.write(f"{self.config.name}: {self.images_seen} images, validation loss {loss:.5f}")
+        return True
 
-    # saving and resuming
+    # --- saving and going on
 
-    def save_if_due(self) -> None:
+    def save_is_due(self) -> bool:
         steps, seconds = self.step - self.last_save[0], time.monotonic() - self.last_save[1]
         every = self.config.checkpoint_every
-        if self.agree(
-            every > 0 and steps >= every or steps > 0 and seconds >= self.config.checkpoint_seconds
-        ):
-            self.save()
+        return steps > 0 and (0 < every <= steps or seconds >= self.config.checkpoint_seconds)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a step changes, by name: weights, average, Adam's moments."""
+        out = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        out |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        for index, moments in self.adam.state_dict()["state"].items():
+            out |= {f"adam.{self.names[index]}.{key}": value for key, value in moments.items()}
+        return out
 
     def save(self) -> None:
-        """Write the training state: weights, average, Adam's moments, counters and curves."""
+        """Write the training state."""
         self.last_save = (self.step, time.monotonic())
         if not self.fabric.is_global_zero:
             return
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        for index, moments in self.adam.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        state = {
-            "name": self.config.name,
-            "config": self.config.model_dump(),
-            "data": [self.data.sha256, self.test.sha256],
-            "threads": torch.get_num_threads(),
-            "step": self.step,
-            "elapsed": self.elapsed,
-            "loss_curve": self.loss_curve,
-            "validation": self.validation,
-            "window": self.window,
-        }
-        checkpoints.write(_state_path(self.path), tensors, state)
+        state = {key: getattr(self, key) for key in ("step", "elapsed", "loss_curve", "validation", "window")}
+        state |= {"config": self.config.model_dump(), "data": [self.data.sha256, self.test.sha256]}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors().items()}
+        storage.write(_state_path(self.path), tensors, {**environment(), **state})
 
     def resume(self) -> None:
         """Go back to the saved state, if there is one."""
         path = _state_path(self.path)
-        if not checkpoints.exists(path):
+        if not storage.exists(path):
+            if self.fabric.is_global_zero:
+                self.check_disk()
             return
-        tensors, state = checkpoints.read(path)
+        tensors, state = storage.read(path)
         _refuse_other(self.config, state.get("config", {}), path)
         if state["data"] != [self.data.sha256, self.test.sha256]:
             raise InputError(
-                f"The images of {self.config.dataset} are not those that {path} was trained on (their SHA-256 "
-                "differs). Restore the data set, or delete the state to start again."
+                f"The images of {self.config.dataset} are not those that {path} was trained on (their "
+                "SHA-256 differs). Restore the data set, or delete the state (and its .json) to start again."
             )
         if state["threads"] != torch.get_num_threads():
             warnings.warn(
-                f"{path} was trained on {state['threads']} threads and goes on with {torch.get_num_threads()}: "
-                "the result can differ in the last bits from an undisturbed training.",
+                f"{path} was trained on {state['threads']} threads and goes on with "
+                f"{torch.get_num_threads()}: the last bits can differ from those of an undisturbed training.",
                 stacklevel=3,
             )
-        groups = {"network": {}, "ema": {}, "adam": {}}
-        for key, value in tensors.items():
-            group, _, name = key.partition(".")
-            groups[group][name] = value
-        checkpoints.fill(self.network, groups["network"], path)
-        checkpoints.fill(self.ema, groups["ema"], path)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in groups["adam"].items():
-            index, _, name = key.partition(".")
-            moments.setdefault(int(index), {})[name] = value
-        self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
+        self.restore(tensors, path)
         for key in ("step", "elapsed", "loss_curve", "validation", "window"):
             setattr(self, key, state[key])
         self.last_save = (self.step, time.monotonic())
 
+    def restore(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """The inverse of :meth:`tensors`."""
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "adam": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = value
+        checkpoints.fill(self.network, parts["network"], path)
+        checkpoints.fill(self.ema, parts["ema"], path)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["adam"].items():
+            parameter, _, key = name.rpartition(".")
+            moments.setdefault(self.names.index(parameter), {})[key] = value
+        groups = self.adam.state_dict()["param_groups"]
+        self.adam.load_state_dict({"state": moments, "param_groups": groups})
+
+    def check_disk(self) -> None:
+        """Refuse a disk that has no room for two states (the old is kept until the new is written) and the weights."""
+        weights = sum(p.nbytes for p in self.current)
+        free, needed = shutil.disk_usage(self.path.parent).free, 9 * weights
+        if free < needed:
+            raise InputError(
+                f"The disk of {self.path.parent} has {free / 2**20:.0f} MiB free, but training "
+                f"{self.config.name} needs {needed / 2**20:.0f} MiB for its state and checkpoint. Make room, or choose another folder."
+            )
+
     def interrupted(self) -> None:
         self.save()
         raise TrainingInterrupted(
-            f"Training {self.config.name} was stopped at step {self.step} ({self.images_seen} images) and its state "
-            f"saved in {_state_path(self.path)}. Start it again with the same settings and folder to go on from there."
+            f"Training {self.config.name} was stopped at step {self.step} ({self.images_seen} images), and "
+            f"its state is saved in {_state_path(self.path)}. Start it again with the same settings and "
+            "folder: it goes on from there."
         )
 
     def finish(self) -> None:
-        """Write the checkpoint and delete the state."""
+        """Write the checkpoint, then delete the state."""
         if self.fabric.is_global_zero:
             checkpoints.save(self.path, self.ema, self.card())
-            checkpoints.remove(_state_path(self.path))
+            storage.remove(_state_path(self.path))
         self.fabric.barrier()
 
     def card(self) -> dict[str, Any]:
-        """What the checkpoint says about itself (cunet.checkpoints fills in the network and the environment)."""
-        config, last = self.config, self.validation[-1] if self.validation else [0, None, None]
+        """What the checkpoint says of its training (cunet.checkpoints adds the network and the environment)."""
+        config = self.config
         return {
             "dataset": config.dataset,
             "dataset_sha256": self.data.sha256,
@@ -564,53 +447,54 @@ class _Training:
             "steps": self.step,
             "batch_size": config.batch_size,
             "loss_curve": self.loss_curve,
-            "validation": [row[:2] for row in self.validation],
-            "validation_quartiles": [[row[0], *row[2]] for row in self.validation],
-            "validation_loss": last[1],
+            "validation": [[images, loss] for images, loss, _ in self.validation],
+            "validation_quartiles": [[images, *quarters] for images, _, quarters in self.validation],
+            "validation_loss": self.validation[-1][1],
             "wall_time_s": self.elapsed,
-            "images_per_second": self.images_seen / self.elapsed if self.elapsed else 0.0,
-            "threads": torch.get_num_threads(),
+            "images_per_second": self.images_seen / self.elapsed,
             "devices": self.fabric.world_size,
         }
 
 
-# --- around the loop ------------------------------------------------------------------------------------------------
+# --- around the loop
 
 
-def compiled_or_eager(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> nn.Module:
-    """torch.compile(model), tried forward and backward on one batch; the model itself, with a warning, if it fails."""
+def compiled_or_eager(model: nn.Module, batch: tuple[Tensor, ...]) -> nn.Module:
+    """torch.compile(model), tried there and back on one batch; if that fails, a warning and the model itself."""
     kept = copy.deepcopy(model.state_dict())
     try:
         compiled = torch.compile(model)
-        out = compiled(batch[0], batch[1])
-        torch.autograd.grad(out.sum(), [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        torch.autograd.grad(compiled(batch[0], batch[1]).sum(), trained, allow_unused=True)
         return compiled
     except (
         Exception
-    ) as error:  # whatever a missing compiler, an old driver or an unsupported operation raises
+    ) as error:  # what a missing compiler or an operation without support raises has no common type
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        warnings.warn(f"torch.compile does not work here, training goes on without: {reason}", stacklevel=2)
+        warnings.warn(
+            f"torch.compile does not work here, training goes on without it: {reason}", stacklevel=2
+        )
         return model
     finally:
         model.load_state_dict(kept)
 
 
-def _fabric(config: TrainConfig) -> Fabric:
-    world = config.devices * config.num_nodes
+def start_fabric(config: TrainConfig) -> Fabric:
+    """Fabric with as many processes as `config` asks for; more than one must have been started by torchrun."""
+    world, running = config.devices * config.num_nodes, int(os.environ.get("WORLD_SIZE", 1))
     if config.batch_size % (world * config.accumulate):
         raise InputError(
-            f"batch_size={config.batch_size} cannot be shared by {world} devices in {config.accumulate} parts each: "
-            f"choose a multiple of {world * config.accumulate}."
+            f"batch_size={config.batch_size} cannot be shared by {world} devices in {config.accumulate} "
+            f"parts each: choose a multiple of {world * config.accumulate}."
         )
-    if world > 1 and int(os.environ.get("WORLD_SIZE", 1)) != world:
+    if world > 1 and running != world:
         raise InputError(
             f"devices={config.devices} and num_nodes={config.num_nodes} need {world} processes, but "
-            f"{os.environ.get('WORLD_SIZE', 1)} run. Start the training with `torchrun --nproc-per-node "
-            f"{config.devices} -m cunet.training --config FILE --out FOLDER`, or set devices=1."
+            f"{running} run. Start them with `torchrun --nproc-per-node {config.devices} -m cunet.training "
+            "--config FILE --out FOLDER`, or set both to 1."
         )
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     fabric = Fabric(
-        accelerator=accelerator,
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=config.devices,
         num_nodes=config.num_nodes,
         precision=config.precision,
@@ -620,55 +504,14 @@ def _fabric(config: TrainConfig) -> Fabric:
     return fabric
 
 
-def _state_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.state.safetensors")
-
-
-def _refuse_other(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
-    """Refuse to go on from files that were trained with other settings."""
-    now = config.model_dump()
-    fields = [key for key in now if key not in OPERATIONAL and now[key] != saved.get(key)]
-    if fields:
-        changes = "; ".join(f"{key} was {saved.get(key)!r} and is now {now[key]!r}" for key in fields)
-        raise InputError(
-            f"{path} was trained with other settings: {changes}. Go on with the old settings, train into another "
-            "folder or under another `variant`, or delete the file (and its .json) to start again."
-        )
-
-
-@contextlib.contextmanager
-def _lock(path: Path):
-    """Hold the one lock of this output; the system releases it when the process dies, however it dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path.with_name(f".{path.stem}.lock"), "a+")
-    except OSError as error:
-        raise InputError(
-            f"The folder {path.parent} cannot be used: {error.strerror}. Choose one that can be written."
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise InputError(
-                f"Another process (number {file.read().strip() or 'unknown'}) is training {path.stem} in {path.parent}. "
-                "Wait for it, stop it, or train into another folder."
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
-class _Signals:
-    """While it is entered, SIGINT and SIGTERM only set `requested`; a second SIGINT raises KeyboardInterrupt."""
+class Signals:
+    """While entered, SIGINT and SIGTERM only set `requested` (a second SIGINT raises KeyboardInterrupt)."""
 
     def __init__(self) -> None:
-        self.requested, self._old = False, {}
+        self.requested, self.number, self._old = False, 0, {}
 
-    def __enter__(self) -> "_Signals":
-        if threading.current_thread() is threading.main_thread():
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._old[number] = signal.signal(number, self._note)
         return self
@@ -683,14 +526,28 @@ class _Signals:
             signal.signal(number, handler)
 
 
+def _state_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.state.safetensors")
+
+
+def _refuse_other(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
+    """Refuse to go on from files that were trained with other settings."""
+    changes = config.changes(saved)
+    if changes:
+        raise InputError(
+            f"{path} was trained with other settings: {changes}. Go on with the old settings, train into "
+            "another folder or as another `variant`, or delete the file and its .json to start again."
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m cunet.training --config recipe.json --out folder`: the training as a process of its own.
+    """`python -m cunet.training --config recipe.json --out folder`: a training as a process of its own.
 
     Returns:
-        Exit status: 0 done, 2 bad input or divergence, 130 interrupted (resumable).
+        Exit status: 0 done, 2 bad input or divergence, 130 interrupted (can go on).
     """
     parser = argparse.ArgumentParser(
-        prog="python -m cunet.training", description="Train one network, or go on."
+        prog="python -m cunet.training", description="Train a network, or go on."
     )
     parser.add_argument(
         "--config", type=Path, required=True, help="JSON file with the settings (TrainConfig)"
