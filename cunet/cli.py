@@ -37,11 +37,35 @@ def notebook(
     from cunet import notebook as runner
     from cunet import parameters, runs
 
-    declared = parameters.declaration(runner.read(runner.find(path)), path)
+    declared = parameters.declaration(runner.find(path))
     given = parameters.parameters_file(file) if file else {}
     given |= parameters.assignments(parameter or [], declared)
     result = runner.execute(path, out.absolute(), given, progress=sys.stderr.isatty())
     print(f"Result: {runs.shown(result)}; figures, tables and the executed notebook are beside its folder.")
+
+
+@app.command()
+def reproduce(
+    profile: Annotated[
+        str, typer.Option(help="smoke, laptop, reference, paper, or a .yaml file.")
+    ] = "laptop",
+    run: Annotated[str | None, typer.Option(help="Name of the run; the profile's by default.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Notebooks at once.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="key=value over the profile's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    extra: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- SNAKEMAKE...]", help="For Snakemake.")
+    ] = None,
+) -> None:
+    """Run the chain of notebooks: what is missing or out of date, and nothing else."""
+    from cunet import reproduce as chain
+    from cunet import runs
+
+    report = chain.reproduce(profile, run, jobs, setting, dry_run, extra)
+    if dry_run:
+        print(f"Nothing was run. Results of this run are in {runs.shown(report.parent.parent)}.")
+    else:
+        print(f"Results: {runs.shown(report.parent.parent)}; open {runs.shown(report)}")
 
 
 def main() -> None:
@@ -55,7 +79,7 @@ def main() -> None:
     except Interrupted as error:
         sys.exit(_say(f"Stopped by {error}. The same command resumes.", 128 + error.signum))
     except RuntimeError as error:
-        if type(error).__name__ != "NotebookError":
+        if type(error).__name__ not in ("NotebookError", "ChainError"):
             raise
         sys.exit(_say(str(error), 1))
 

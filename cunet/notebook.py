@@ -60,13 +60,13 @@ def execute(
             before.
     """
     path = find(notebook)
-    content = read(path)
     out = runs.resolve(out)
-    declared = declaration(content, path)
+    declared = declaration(path)
     given = validate(declared, {**(parameters or {}), "run_dir": runs.shown(out)}, path)
     job = runs.check_name(given.get("job", declared["job"]), "job")
     with processes.locked(out / ".locks" / f"{job}.lock", f"Job {job!r}", wait=5.0):
         sweep(out, job)
+        content = read(path)
         with staged(out, job) as stage:
             if given.get("profile", declared["profile"]) == "smoke":
                 content.cells.insert(0, _markdown(SMOKE))

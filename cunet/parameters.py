@@ -15,22 +15,32 @@ import yaml
 
 from cunet.errors import InputError
 
+TAG = r"tags=\[[^\]]*[\"']parameters[\"']"  # in the header of the parameters cell
 
-def declaration(content, path: Path) -> dict[str, Any]:
-    """The names and values of the parameters cell.
+
+def declaration(path: Path) -> dict[str, Any]:
+    """The names and values of a notebook's parameters cell.
+
+    The cell is found by its header line, without jupytext: a chain of a dozen notebooks is checked at once.
 
     Raises:
-        InputError: there is no such cell, or more than one; it holds something other than `name = literal`;
-            or the parameters that every notebook has (run_dir, job, profile, seed) are not all there.
+        InputError: the file cannot be read; there is no such cell, or more than one; it holds something other
+            than `name = literal`; or the parameters that every notebook has (run_dir, job, profile, seed) are
+            not all there.
     """
-    cells = [cell.source for cell in content.cells if "parameters" in cell.metadata.get("tags", [])]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The notebook {path} cannot be read: {error}") from None
+    parts = re.split(r"^# %%(.*)$", text, flags=re.MULTILINE)
+    cells = [body for head, body in zip(parts[1::2], parts[2::2], strict=True) if re.search(TAG, head)]
     if len(cells) != 1:
         raise InputError(
             f"The notebook {path} has {len(cells)} cells tagged 'parameters'; it needs exactly one, headed "
             '`# %% tags=["parameters"]`.'
         )
     declared = {}
-    for statement in ast.parse(cells[0]).body:
+    for statement in _statements(cells[0], path):
         target = (
             statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
         )
@@ -47,6 +57,14 @@ def declaration(content, path: Path) -> dict[str, Any]:
             f"The parameters cell of {path} lacks {', '.join(sorted(missing))}, which every notebook has."
         )
     return declared
+
+
+def _statements(source: str, path: Path) -> list[ast.stmt]:
+    """The statements of the parameters cell."""
+    try:
+        return ast.parse(source).body
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"The parameters cell of {path} is not Python: {error}") from None
 
 
 def validate(declared: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""The chain: one rule a notebook, and the report.
+
+`cunet reproduce` (or `make reproduce`) checks the profile, writes the run's parameters files and calls
+Snakemake on this file with the run's folder as its directory. What depends on what is said in cunet/chain.py.
+"""
+import os
+import sys
+from pathlib import Path
+
+import cunet.chain as cunet_chain  # not `chain`: Snakemake shares its own global names with this file
+
+PLAN = cunet_chain.load(Path.cwd())
+JOBS = {job.name: job for job in PLAN.jobs}
+CUNET = [sys.executable, "-m", "cunet"]
+THREADS = int(config.get("threads", 1))
+
+
+wildcard_constraints:
+    job="|".join(JOBS),
+
+
+rule all:
+    input:
+        "report/index.html",
+
+
+for STEM in PLAN.profile.notebooks:
+
+    rule:
+        name:
+            f"notebook_{STEM}"
+        input:
+            lambda wildcards: cunet_chain.inputs(PLAN, JOBS[wildcards.job]),
+        output:
+            "results/{job}.json",
+            "executed/{job}.ipynb",
+        log:
+            "logs/{job}.log",
+            notebook="logs/{job}.ipynb",  # kept, with its traceback, when the notebook fails
+        wildcard_constraints:
+            job="|".join(job.name for job in PLAN.of(STEM)),
+        params:
+            notebook=os.path.relpath(cunet_chain.source(STEM), PLAN.run_dir),
+        threads: THREADS
+        shell:
+            "{CUNET:q} notebook {params.notebook:q} --out . -f params/{wildcards.job}.yaml > {log[0]} 2>&1"
+
+
+rule report:
+    input:
+        cunet_chain.report_inputs(PLAN),
+    output:
+        "report/index.html",
+    log:
+        "logs/report.log",
+    shell:
+        "{sys.executable:q} -m cunet.report . > {log} 2>&1"

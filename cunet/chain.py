@@ -1,0 +1,224 @@
+"""The chain: which jobs a profile asks for, what each depends on, and Snakemake to run them.
+
+`plan` turns a profile into jobs and checks every parameter of every notebook, so that a mistake shows
+before the first job starts. `prepare` writes one parameters file a job (only when its content changes:
+the files are inputs, and Snakemake goes by them). The Snakefile reads the plan back with `load`.
+"""
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cunet import profiles, runs
+from cunet.errors import InputError
+from cunet.parameters import declaration, nearest, parameters_file, validate
+from cunet.profiles import Profile
+
+# What a notebook needs besides its own file and the library, by numbers: the one place where this is said.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "06": ("05",),
+    "07": ("05",),
+    "08": ("05",),
+    "10": ("05",),
+    "11": ("05",),
+    "12": ("*",),  # every other
+}
+TRAINING = "05"  # the notebook that runs once a dataset, model and seed
+PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution of one notebook: its name, the notebook's, its parameters, and the jobs it waits for."""
+
+    name: str
+    notebook: str
+    parameters: dict[str, Any] = field(hash=False)
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run consists of: its folder, its profile, its jobs in the order of the notebooks."""
+
+    run_dir: Path
+    profile: Profile
+    jobs: tuple[Job, ...]
+
+    def of(self, stem: str) -> list[Job]:
+        """The jobs of one notebook."""
+        return [job for job in self.jobs if job.notebook == stem]
+
+
+def plan(profile: Profile, run_dir: Path) -> Plan:
+    """The jobs that a profile asks for, each parameter checked against its notebook.
+
+    Raises:
+        InputError: the profile names a notebook that does not exist, or a parameter that the notebook does
+            not have.
+    """
+    missing = [stem for stem in profile.notebooks if not source(stem).is_file()]
+    if missing:
+        there = sorted(path.stem for path in source("x").parent.glob("[0-9][0-9]_*.py"))
+        raise InputError(
+            f"Profile {profile.name!r} asks for the notebook {missing[0]!r}{nearest(missing[0], there)}, "
+            f"which is not in {runs.shown(source('x').parent)}. Take the line out of the profile, or correct "
+            "its name."
+        )
+    named = {stem: [name for name, _ in _variants(profile, stem)] for stem in sorted(profile.notebooks)}
+    jobs = []
+    for stem in named:
+        declared = declaration(source(stem))
+        for name, own in _variants(profile, stem):
+            jobs.append(Job(name, stem, _parameters(profile, stem, name, own, declared), _needs(stem, named)))
+    return Plan(run_dir, profile, tuple(jobs))
+
+
+def source(stem: str) -> Path:
+    """The file of a notebook."""
+    return runs.root() / "notebooks" / f"{stem}.py"
+
+
+def _variants(profile: Profile, stem: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names of a notebook's jobs, each with the parameters that tell it from the others."""
+    if not stem.startswith(TRAINING):
+        yield stem, {"seed": profile.seeds[0]}
+        return
+    for dataset in profile.datasets:
+        for model in profile.models:
+            for seed in profile.seeds:
+                own = {"dataset": dataset, "model": model, "seed": seed}
+                yield f"{stem}-{dataset}-{model}-s{seed}", own
+
+
+def _parameters(
+    profile: Profile, stem: str, name: str, own: dict[str, Any], declared: dict[str, Any]
+) -> dict[str, Any]:
+    """A job's parameters: what the chain sets, what profile and notebook share, the notebook's own lines."""
+    shared = {key: getattr(profile, key) for key in profiles.SHARED if key in declared}
+    given = {"job": name, "profile": profile.name, **shared, **profile.notebooks[stem], **own}
+    return validate(declared, given, source(stem))
+
+
+def _needs(stem: str, named: dict[str, list[str]]) -> tuple[str, ...]:
+    """The jobs that a notebook's jobs wait for, of those that the profile has."""
+    needs = NEEDS.get(stem[:2], ())
+    others = [other for other in named if other != stem and ("*" in needs or other[:2] in needs)]
+    return tuple(name for other in others for name in named[other])
+
+
+def prepare(plan: Plan) -> None:
+    """Write a run's profile.yaml and params/<job>.yaml, each only if its content changes.
+
+    Results of jobs that the profile no longer asks for are moved to aside/, out of the scorecard and the
+    report.
+    """
+    run_dir = plan.run_dir
+    _write(run_dir / "profile.yaml", profiles.dump(plan.profile))
+    for job in plan.jobs:
+        text = yaml.safe_dump(runs.plain(job.parameters), sort_keys=False, allow_unicode=True)
+        _write(run_dir / "params" / f"{job.name}.yaml", text)
+    names = {job.name for job in plan.jobs}
+    for path in [*(run_dir / "params").glob("*.yaml"), *(run_dir / "results").glob("*.json")]:
+        if path.stem not in names:
+            (run_dir / "aside").mkdir(exist_ok=True)
+            os.replace(path, run_dir / "aside" / path.name)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a text file unless it has this content already."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        runs.write_atomically(path, text)
+
+
+def load(run_dir: Path) -> Plan:
+    """The plan that `prepare` left in a run's folder."""
+    path = run_dir / "profile.yaml"
+    if not path.is_file():
+        raise InputError(
+            f"{run_dir} is not a prepared run: start it with `cunet reproduce --run {run_dir.name}`."
+        )
+    profile = profiles.check(parameters_file(path), str(path))
+    named = {stem: [name for name, _ in _variants(profile, stem)] for stem in sorted(profile.notebooks)}
+    jobs = [
+        Job(name, stem, parameters_file(run_dir / "params" / f"{name}.yaml"), _needs(stem, named))
+        for stem, names in named.items()
+        for name in names
+    ]
+    return Plan(run_dir, profile, tuple(jobs))
+
+
+def inputs(plan: Plan, job: Job) -> list[str]:
+    """The files that a job's result depends on, relative to the run's folder: the notebook, the modules that
+    it imports, directly or not, the results that it waits for, and the released checkpoints of a training
+    job.
+    """
+    files = [source(job.notebook), *modules(source(job.notebook))]
+    if job.notebook.startswith(TRAINING) and plan.profile.checkpoints == "released":
+        of = job.parameters
+        pattern = f"{of['dataset']}-{of['model']}-{plan.profile.size}-s{of['seed']}*"
+        files += sorted((PACKAGE / "assets" / "checkpoints").glob(pattern))
+    relative = [os.path.relpath(path, plan.run_dir) for path in files]
+    return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs)]
+
+
+def report_inputs(plan: Plan) -> list[str]:
+    """The files that the report depends on, relative to the run's folder."""
+    files = [PACKAGE / "report.py", *modules(PACKAGE / "report.py")]
+    relative = [os.path.relpath(path, plan.run_dir) for path in files]
+    return [*relative, *(f"results/{job.name}.json" for job in plan.jobs)]
+
+
+def modules(path: Path) -> list[Path]:
+    """The files of this package that a Python file imports, directly or through one another."""
+    found: dict[Path, None] = {}
+    queue = [path]
+    while queue:
+        for name in _imported(queue.pop()):
+            file = PACKAGE.joinpath(*name.split(".")[1:])
+            file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+            if file.is_file() and file not in found:
+                found[file] = None
+                queue.append(file)
+    return sorted(found)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Dotted names of this package's modules that a file may import, anywhere in it."""
+    text = "\n".join(
+        "" if line.startswith(("%", "!")) else line for line in path.read_text("utf-8").splitlines()
+    )
+    for node in ast.walk(ast.parse(text, str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "cunet")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cunet":
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def command(plan: Plan, jobs: int, dry_run: bool, extra: list[str]) -> list[str]:
+    """Snakemake's command line for a run."""
+    threads = max(1, cores() // jobs)
+    return [
+        *(sys.executable, "-m", "snakemake"),
+        *("--snakefile", str(runs.root() / "Snakefile")),
+        *("--directory", str(plan.run_dir)),
+        *("--cores", str(jobs * threads)),
+        *("--scheduler", "greedy"),
+        *("--config", f"threads={threads}"),
+        "--rerun-incomplete",
+        "--nolock",  # a run has a lock of ours, which cannot be left behind
+        *(["--dry-run"] if dry_run else []),
+        *extra,
+    ]

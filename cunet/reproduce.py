@@ -1,0 +1,203 @@
+"""One command for a whole run: check, prepare, let Snakemake run what is missing, say where the results are.
+
+Killed at any moment, the same command goes on where it stopped: the run's lock dies with its owner, processes
+that an earlier, killed command left behind are ended first, and Snakemake repeats jobs that were cut off.
+"""
+
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from cunet import chain, notebook, processes, profiles, runs
+from cunet.errors import InputError
+
+RUN = "CUNET_RUN"  # marks every process of a run
+
+
+class ChainError(RuntimeError):
+    """A job of the chain failed."""
+
+
+def reproduce(
+    profile: str = "laptop",
+    run: str | None = None,
+    jobs: int | None = None,
+    settings: list[str] | None = None,
+    dry_run: bool = False,
+    extra: list[str] | None = None,
+) -> Path:
+    """Make a run, or what is missing or out of date in it.
+
+    Arguments:
+        profile: name of a profile of papermill_runs/profiles/, or the path of a .yaml file.
+        run: name of the run's folder in papermill_runs/; the profile's name if None.
+        jobs: notebooks at once, over the profile's number.
+        settings: `key=value` over the profile's lines, see `cunet.profiles.load`.
+        dry_run: only say what would run.
+        extra: further arguments for Snakemake, for example `["--executor", "slurm"]`.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        InputError: bad input, or another process is making the same run.
+        ChainError: a job failed; the message says which, why, and where its notebook is.
+    """
+    chosen = profiles.load(profile, settings)
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs is {jobs}: the number of notebooks at once is 1 or more.")
+    run_dir = folder(run or chosen.name)
+    plan = chain.plan(chosen, run_dir)
+    with processes.locked(run_dir / ".locks" / "run.lock", f"Run {run_dir.name!r}"):
+        processes.end_marked(RUN, str(run_dir))
+        chain.prepare(plan)
+        command = chain.command(plan, jobs or chosen.jobs, dry_run, extra or [])
+        _snakemake(command, plan, dry_run)
+    return run_dir / "report" / "index.html"
+
+
+def folder(name: str) -> Path:
+    """The folder of a run; InputError if the name is no file's name, or that of the profiles' folder."""
+    runs.check_name(name, "run")
+    if name == "profiles":
+        raise InputError(
+            "A run cannot be named 'profiles': the profiles are in that folder. Use another name."
+        )
+    return runs.resolve(Path("papermill_runs") / name)
+
+
+def _snakemake(command: list[str], plan: chain.Plan, dry_run: bool) -> None:
+    """Run Snakemake, showing its jobs; end everything it started when interrupted."""
+    marks = {RUN: str(plan.run_dir), notebook.GUARD: json.dumps(processes.identity())}
+    log = plan.run_dir / "logs" / "snakemake.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        processes.interruptible(),
+        open(log, "a", encoding="utf-8") as stream,
+        _Board(plan, dry_run) as board,
+    ):
+        stream.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')}  {' '.join(command)}\n")
+        with processes.environment(**marks):
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # Ctrl-C is ours to hand on
+            )
+        try:
+            for line in child.stdout:
+                stream.write(line)
+                stream.flush()
+                board.line(line)
+            status = child.wait()
+        finally:
+            processes.end_marked(RUN, str(plan.run_dir), patience=2.0)
+    if status:
+        raise ChainError(_why(plan, board, log))
+
+
+def _why(plan: chain.Plan, board: "_Board", log: Path) -> str:
+    """Why a chain failed, as one paragraph."""
+    if not board.failed:
+        tail = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-12:]
+        return f"Snakemake failed before a job did; {runs.shown(log)} ends with:\n" + "\n".join(tail)
+    reasons = []
+    for name in board.failed:
+        path = plan.run_dir / "logs" / f"{name}.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        said = [line.removeprefix("cunet: ") for line in lines if line.startswith("cunet: ")]
+        reasons.append(f"{name}: {said[-1] if said else f'see {runs.shown(path)}'}")
+    return f"{' '.join(reasons)} What succeeded is kept; the same command goes on from there."
+
+
+class _Board:
+    """Shows the jobs of a chain: a bar with rate and time left on a terminal, else a line a job."""
+
+    def __init__(self, plan: chain.Plan, dry_run: bool):
+        self.names = {job.name for job in plan.jobs} | {"report"}
+        self.dry_run = dry_run
+        self.running: dict[str, tuple[str, float]] = {}  # Snakemake's job id -> name, start
+        self.failed: list[str] = []
+        self._name, self._failing = "", False
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=dry_run or not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("looking for what to do", total=None)
+
+    def __enter__(self) -> "_Board":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.progress.stop()
+
+    def line(self, line: str) -> None:
+        """Take in one line of Snakemake's log."""
+        if match := re.match(r"(?:local)?rule (\w+):|Error in rule (\w+)", line):
+            self._name, self._failing = match[1] or match[2], bool(match[2])
+        elif match := re.match(r"    output: results/(.+?)\.json", line):
+            self._name = match[1]
+            if self._failing and self._name not in self.failed:
+                self._fail()
+        elif match := re.match(r"    jobid: (\d+)", line):
+            self._start(match[1])
+        elif match := re.match(r"    reason: (.*)", line):
+            if self.dry_run and self._name in self.names:
+                self._say(f"would run {self._name}: {match[1]}")
+        elif match := re.match(r"Finished jobid: (\d+)", line):
+            self._finish(match[1])
+        elif match := re.match(r"(\d+) of (\d+) steps", line):
+            self.progress.update(self.task, completed=int(match[1]), total=int(match[2]) - 1)
+        elif match := re.match(r"total\s+(\d+)", line):
+            self.progress.update(self.task, completed=0, total=int(match[1]) - 1)  # `all` is none of ours
+        elif line.startswith("Nothing to be done"):
+            self._say("Nothing to do: everything is there and up to date.")
+
+    def _start(self, jobid: str) -> None:
+        if self._failing or self.dry_run or self._name not in self.names:
+            return
+        self.running[jobid] = (self._name, time.monotonic())
+        self._describe()
+        if self.progress.disable:
+            self._say(f"{self._name} ...")
+
+    def _finish(self, jobid: str) -> None:
+        if jobid in self.running:
+            name, since = self.running.pop(jobid)
+            self._say(f"[green]done[/] {name} in {time.monotonic() - since:.0f} s")
+        self._describe()
+
+    def _fail(self) -> None:
+        self.failed.append(self._name)
+        self._say(f"[red]failed[/] {self._name}")
+
+    def _describe(self) -> None:
+        names = ", ".join(name for name, _ in self.running.values())
+        self.progress.update(self.task, description=names or "waiting")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text)
