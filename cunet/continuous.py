@@ -106,8 +106,7 @@ class ContinuousUNet(nn.Module):
         super().__init__()
         if len(widths) < 2:
             raise InputError(f"widths={tuple(widths)!r}: a U-shape needs at least two resolutions.")
-        self.channels = self.out_dim = channels
-        self.self_condition = self.random_or_learned_sinusoidal_cond = False  # read by GaussianDiffusion
+        self.channels = channels
         self.downsample_factor = 2 ** (len(widths) - 1)
 
         def block(width: int) -> ODEBlock:

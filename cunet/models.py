@@ -76,6 +76,8 @@ def build(name: str, size: str = "paper", channels: int = 3, **changes) -> nn.Mo
     kind, sizes, settings = _FAMILIES[name]
     network = kind(channels=channels, **{**sizes[size], **settings, **changes})
     network.name, network.size, network.image_size = name, size, IMAGE_SIZE[size]
+    network.out_dim = channels  # this and the next two are read by lucidrains' GaussianDiffusion
+    network.self_condition = network.random_or_learned_sinusoidal_cond = False
     return network
 
 

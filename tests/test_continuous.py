@@ -1,0 +1,136 @@
+"""The continuous U-Net: second order, blind neither to the diffusion step nor to brightness and contrast."""
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from cunet import models
+from cunet.blocks import ODEBlock
+from cunet.continuous import ContinuousUNet
+from cunet.cost import macs
+from cunet.errors import InputError
+from cunet.ode import solve
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return models.build("cunet", "smoke", channels=1).eval()
+
+
+@pytest.fixture
+def image():
+    return torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def test_position_moves_with_the_velocity_exactly(network, image):
+    """dx/ds = v: over a short span h, (x(h) - x(0)) / h -> v(0) in every block, in float64."""
+    blocks = [m for m in network.modules() if isinstance(m, ODEBlock)]
+    assert len(blocks) == 9
+    embedding = network.time(torch.tensor([500, 500])).double()
+    for block in blocks:
+        force = block.acceleration.double()
+        width = force.conv2.out_channels
+        x, v = (torch.randn(2, width, 4, 4, dtype=torch.float64) for _ in range(2))
+        m = force.modulation(embedding)
+        h = 1e-5
+        x1 = solve(lambda s, x, v, f=force, m=m: f(s, x, v, m), x, v, (0.0, h), steps=1).x
+        assert torch.allclose((x1 - x) / h, v, atol=1e-3)
+        force.float()
+
+
+def test_sees_the_diffusion_step(network, image):
+    with torch.no_grad():
+        assert (network(image, 3) - network(image, 900)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("change", [lambda x: 2 * x, lambda x: x + 0.5])
+def test_sees_brightness_and_contrast(network, image, change):
+    with torch.no_grad():
+        assert (network(change(image), 500) - network(image, 500)).abs().max() > 1e-2
+
+
+def test_every_parameter_learns(network, image):
+    network.zero_grad()
+    network(image, torch.tensor([3, 900])).square().sum().backward()
+    still = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # the bias of a convolution that a norm follows group by group does nothing where a group is one channel
+    assert not [n for n in still if not n.endswith("conv1.bias")]
+
+
+def test_size_paper_stays_within_its_budget():
+    """At most 21.6 % of the U-Net's parameters, 25 % of its MACs with every evaluation counted."""
+    cunet, unet = models.build("cunet"), models.build("unet")
+    count = [sum(p.numel() for p in m.parameters()) for m in (cunet, unet)]
+    assert count[0] <= 0.216 * count[1]
+    assert macs(cunet, 64) <= 0.25 * macs(unet, 64)
+
+
+def test_each_ablation_lacks_what_its_name_says():
+    def parts(name):
+        names = [n for n, _ in models.build(name, "smoke", 1).named_modules()]
+        return any("residual" in n for n in names), any(n.endswith("qkv") for n in names), "velocity" in names
+
+    assert parts("cunet") == (True, True, True)
+    assert parts("cunet-noattn") == (True, False, True)
+    assert parts("cunet-nores") == (False, True, True)
+    assert parts("cunet-plain") == (False, False, True)
+    assert parts("cunet-zerovelocity") == (True, True, False)
+    first = models.build("cunet-firstorder", "smoke", 1)
+    assert all(b.acceleration.order == 1 for b in first.modules() if isinstance(b, ODEBlock))
+    assert first.evaluations == models.build("cunet", "smoke", 1).evaluations
+
+
+def test_accepts_a_number_a_scalar_and_a_batch_of_steps(network, image):
+    with torch.no_grad():
+        outputs = [network(image, t) for t in (7, torch.tensor(7), torch.tensor([7, 7]))]
+    assert all(torch.equal(o, outputs[0]) and o.shape == image.shape for o in outputs)
+
+
+def test_compiles_to_one_graph(network, image):
+    """No graph break in a whole call: dynamo alone (backend eager), so that no compiler is needed."""
+    torch._dynamo.reset()
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.allclose(
+            compiled(image, torch.tensor([3, 9])), network(image, torch.tensor([3, 9])), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("shape", "t", "match"),
+    [
+        ((2, 3, 16, 16), 5, "3, 16, 16"),
+        ((2, 1, 15, 16), 5, "divisible by 8"),
+        ((2, 1, 16, 16), 1000, "1000"),
+        ((2, 1, 16, 16), -1, "-1"),
+        ((2, 1, 16, 16), torch.tensor([1, 2, 3]), "one for each image"),
+        ((2, 1, 16, 16), 0.5, "integer"),
+    ],
+)
+def test_refuses_what_it_cannot_take(network, shape, t, match):
+    with pytest.raises(InputError, match=match):
+        network(torch.zeros(shape), t)
+
+
+def test_refuses_too_few_resolutions():
+    with pytest.raises(InputError, match="two resolutions"):
+        ContinuousUNet(widths=(8,))
+
+
+def test_linear_path_between_blocks_is_not_normalised(network):
+    """Only f, g and attention normalise: elsewhere no norm is ever called."""
+
+    class Spy(TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            Spy.calls += "norm" in getattr(func, "__name__", "")
+            return func(*args, **(kwargs or {}))
+
+    x = torch.randn(2, 4, 16, 16)
+    with Spy(), torch.no_grad():
+        network.head(x, x, network.time(torch.tensor([3, 3])))
+        network.downs[0](x, x)
+        network.position(torch.randn(2, 1, 16, 16))
+    assert Spy.calls == 0
