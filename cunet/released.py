@@ -79,16 +79,17 @@ class Derivative(nn.Module):
 class Block(nn.Module):
     """z(0) -> z(1) of dz/ds = f(z), one rk4 step; then attention, with nothing around it, where there is one.
 
-    z (B, C, H, W), sinusoids of t (B, 256) -> (B, C, H, W).
+    z (B, C, H, W), sinusoids of t (B, 256) -> (B, C, H, W). head_width: of each of four heads; None is no
+    attention.
     """
 
-    def __init__(self, width: int, residual: bool, attention: bool):
+    def __init__(self, width: int, residual: bool, head_width: int | None):
         super().__init__()
         self.derivative = Derivative(width, residual)
         self.time = None
         if not residual:
             self.time = nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
-        self.attention = Attention(width) if attention else None
+        self.attention = None if head_width is None else Attention(width, head_width)
         self.register_buffer("span", torch.tensor([0.0, 1.0]), persistent=False)
 
     def forward(self, z: Tensor, sinusoids: Tensor) -> Tensor:
@@ -101,7 +102,8 @@ class Block(nn.Module):
 class ReleasedCUNet(nn.Module):
     """The released network (see the module's text for the variants and for where it departs from the paper).
 
-    nf: channels of the first convolution; the state has 2 nf at full resolution and 32 nf at the bottom.
+    nf: channels of the first convolution, 16 in the release; the state has 2 nf at full resolution and 32 nf
+    at the bottom, and attention four heads of 2 nf.
     attention: 2, 5 or 0 attention layers. residual: the identity inside f. channels: of the image.
 
     `evaluations`: how often one call evaluates the functions f, 4 in each of nine blocks.
@@ -115,20 +117,18 @@ class ReleasedCUNet(nn.Module):
         self.channels = channels
         widths = [2 * nf * 2**level for level in range(5)]
         pairs = list(zip(widths, widths[1:], strict=False))
-        attended = ATTENTION_LEVELS[attention]
+
+        def block(level: int) -> Block:
+            return Block(widths[level], residual, 2 * nf if level in ATTENTION_LEVELS[attention] else None)
 
         self.sinusoids = nn.Parameter(_sinusoids(TIMESTEPS, TIME_WIDTH), requires_grad=False)
         self.first = nn.Conv2d(channels, nf, 3, padding=1)
         self.second = nn.Conv2d(nf, widths[0], 1)
-        self.down_blocks = nn.ModuleList(
-            Block(w, residual, level in attended) for level, w in enumerate(widths[:-1])
-        )
+        self.down_blocks = nn.ModuleList(block(level) for level in range(4))
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairs)
-        self.bottom = Block(widths[-1], residual, 4 in attended)
+        self.bottom = block(4)
         self.ups = nn.ModuleList(nn.Conv2d(a + b, a, 1) for a, b in pairs)
-        self.up_blocks = nn.ModuleList(
-            Block(w, residual, level in attended) for level, w in enumerate(widths[:-1])
-        )
+        self.up_blocks = nn.ModuleList(block(level) for level in range(4))
         self.last = nn.Conv2d(widths[0], channels, 1)
         self.evaluations = EVALUATIONS_A_BLOCK * (2 * len(pairs) + 1)
 
