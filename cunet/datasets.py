@@ -8,6 +8,7 @@ loop draws integers. `mnist` ships with the library, `avatars` and `landscapes` 
 
 import gzip
 import hashlib
+import json
 import os
 import struct
 from collections.abc import Sequence
@@ -78,6 +79,27 @@ def from_uint8(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Float in [-1, 1], clamped, -> the nearest uint8: the inverse of `from_uint8`."""
     return images.clamp(-1.0, 1.0).add(1.0).mul_(127.5).round_().to(torch.uint8)
+
+
+def checked(images: Tensor) -> Tensor:
+    """The images as they are, when they are float (B, 1 or 3, H, W), finite and in [-1, 1] up to rounding.
+
+    Raises:
+        InputError: when they are not, or when there are none.
+    """
+    advice = "expected float images (B, C, H, W) with 1 or 3 channels and values in [-1, 1]"
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.numel():
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"{shape} is no batch of images; {advice}.")
+    if not images.is_floating_point() or images.shape[1] not in (1, 3):
+        raise InputError(
+            f"Images of type {images.dtype} and shape {tuple(images.shape)} cannot be used; {advice} "
+            "(uint8 is converted by from_uint8)."
+        )
+    low, high = (float(bound) for bound in images.aminmax())
+    if not (low >= -1.001 and high <= 1.001):  # NaN fails both
+        raise InputError(f"Images with values from {low:.4g} to {high:.4g} cannot be used; {advice}.")
+    return images
 
 
 def resize(images: Tensor, image_size: int, chunk: int = 2048) -> Tensor:
@@ -170,7 +192,8 @@ def _drawn(name: str, split: str, image_size: int, root: Path) -> ImageDataset:
     )
     styles = len(drawn.RECIPES[name]["styles"])
     labels = torch.arange(len(images)) % styles if styles > 1 else None
-    credit = "; ".join(entry["text"] for entry in drawn.credits(name)) + "; drawn with DiceBear"
+    credits = json.loads(file.with_suffix(".json").read_text())["credits"]
+    credit = "; ".join([entry["text"] for entry in credits] + ["drawn with DiceBear"])
     return ImageDataset(name, split, resize(images, image_size), labels, credit)
 
 

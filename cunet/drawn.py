@@ -60,13 +60,17 @@ def seed(name: str, split: str, index: int) -> str:
 @lru_cache
 def definition(style: str) -> dict:
     """DiceBear's definition of a style, with its artist and licence under `meta`."""
+    return json.loads(files("dicebear_styles").joinpath(f"{style}.json").read_text("utf-8"))
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the packages that draw; an InputError when one is missing."""
     try:
-        return json.loads(files("dicebear_styles").joinpath(f"{style}.json").read_text("utf-8"))
-    except ModuleNotFoundError as error:
+        return {package: metadata.version(package) for package in PACKAGES}
+    except metadata.PackageNotFoundError as error:
         raise InputError(
-            "The data sets avatars and landscapes are drawn by the packages dicebear-core, "
-            "dicebear-styles and resvg-py, and dicebear-styles is not installed; run `make setup`, or pip "
-            "install the three."
+            f"The data sets avatars and landscapes are drawn by {', '.join(PACKAGES)}, and {error.name} is "
+            "not installed; run `make setup`, or pip install the three."
         ) from error
 
 
@@ -176,12 +180,12 @@ def build(
     with FileLock(target.with_suffix(".lock")):
         if target.exists() and target.with_suffix(".json").exists():
             return target
-        tensors = {}
+        versions, tensors = _versions(), {}
         for split, images in _render_all(name, counts, workers or cores(), progress).items():
             tensors |= {f"{split}/64": images, f"{split}/32": _halve(images)}
         partial = target.with_suffix(".partial")
         save_file(tensors, partial)
-        card = _card(name, counts, partial, tensors)
+        card = _card(name, counts, partial, tensors) | {"packages": versions, "credits": credits(name)}
         target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
         os.replace(partial, target)
     return target
@@ -197,8 +201,6 @@ def _card(name: str, counts: dict[str, int], file: Path, tensors: dict[str, np.n
         "recipe": RECIPES[name],
         "sha256": digest,
         "tensors": {key: _digest(images) for key, images in sorted(tensors.items())},
-        "packages": {package: metadata.version(package) for package in PACKAGES},
-        "credits": credits(name),
     }
 
 

@@ -1,0 +1,317 @@
+"""How far a set of generated images is from a set of real ones.
+
+The Frechet distance between Gaussians fitted to features of the two sets (Dowson and Landau, 1982),
+
+    d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)),
+
+the kernel distance KID (Binkowski et al., 2018), and precision and recall (Kynkaanniemi et al., 2019). Over
+Inception features the first is FID (Heusel et al., 2017); its weights have to be fetched. Over pooled AlexNet
+features, whose weights ship with the library, the same computation is FD-AlexNet, and its values are not FID
+values. Images are float in [-1, 1], (N, C, H, W), with 1 or 3 channels. Users import all of this from
+`cunet.metrics`.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from cunet.alexnet import SIDE, AlexNetFeatures, colour, features_network
+from cunet.datasets import ImageDataset, checked, data_root, to_uint8
+from cunet.errors import InputError
+
+INCEPTION_SHA256 = "6726825d"
+"""First digits of the SHA-256 of torch-fidelity's Inception weights, as the file's own name gives them."""
+
+
+@torch.no_grad()
+def features(images: Tensor | ImageDataset, batch_size: int = 250) -> Tensor:
+    """AlexNet features of a set of images: float32 (N, 256), on the CPU.
+
+    Raises:
+        InputError: no images, or values that are not finite or not in [-1, 1].
+    """
+    network, parts = features_network(), []
+    for start in range(0, max(len(images), 1), batch_size):
+        chosen = slice(start, start + batch_size)
+        batch = images.batch(chosen) if isinstance(images, ImageDataset) else images[chosen]
+        parts.append(network.to(batch.device)(checked(batch).float()).cpu())
+    return torch.cat(parts)
+
+
+def dataset_features(dataset: ImageDataset, limit: int | None = None, cache: Path | None = None) -> Tensor:
+    """Features of the first `limit` images of a data set (all by default), float32 (n, 256).
+
+    They are computed once and kept in the folder `cache` (`features` under the data root) in a file named
+    after the content of the data set.
+    """
+    count = min(limit or len(dataset), len(dataset))
+    folder = cache or data_root() / "features"
+    file = folder / f"alexnet{SIDE}-{dataset.sha256[:16]}-{count}.safetensors"
+    if file.is_file():
+        return load_file(file)["features"]
+    found = features(ImageDataset(dataset.name, dataset.split, dataset.images[:count]))
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(f".{os.getpid()}.partial")
+    save_file({"features": found}, unfinished)
+    os.replace(unfinished, file)
+    return found
+
+
+class Statistics(NamedTuple):
+    """All that the Frechet distance needs of a set: sum (D,), sum of outer products (D, D), float64, count."""
+
+    total: Tensor
+    outer: Tensor
+    count: int
+
+
+ImageSet = Tensor | ImageDataset | Statistics
+"""A set of images: the images (N, C, H, W), a data set, their features (N, D), or their statistics."""
+
+
+@dataclass(frozen=True)
+class Frechet:
+    """A squared Frechet distance between two sets, or, where `value` is None, why there is none.
+
+    Attributes:
+        value: d^2 as in this module's docstring, which is the convention of FID.
+        n_real, n_generated: sizes of the two sets.
+        dimension: number of features.
+        name: "FD-AlexNet" or "FID".
+        note: empty, or what a reader has to know: the computation was skipped, or a set is too small.
+    """
+
+    value: float | None
+    n_real: int
+    n_generated: int
+    dimension: int
+    name: str = "FD-AlexNet"
+    note: str = ""
+
+    def __float__(self) -> float:
+        if self.value is None:
+            raise InputError(f"{self.name} has no value here: {self.note}")
+        return self.value
+
+
+class _Given(nn.Module):
+    """The feature extractor of features that are there already."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+class FrechetAlexNet:
+    """FD-AlexNet by batches: `update(images, real=...)`, then `compute()`.
+
+    torchmetrics' FrechetInceptionDistance over AlexNet features, its sums and its matrix square root in
+    float64.
+
+    Args:
+        real: the real set, or its statistics, when it is known already.
+        dimension: number of features; other than 256 only for features from elsewhere.
+    """
+
+    def __init__(self, real: ImageSet | None = None, dimension: int = AlexNetFeatures.num_features):
+        self.dimension = dimension
+        self._metric = FrechetInceptionDistance(feature=_Given(dimension))
+        if real is not None:
+            self.update(real, real=True)
+
+    def update(self, images: ImageSet, real: bool) -> "FrechetAlexNet":
+        """Add images to the real or the generated set, and return this object."""
+        if isinstance(images, Statistics):
+            sums = [getattr(self._metric, name) for name in self._names(real)]
+            for name, before, more in zip(self._names(real), sums, images, strict=True):
+                setattr(self._metric, name, before + more)
+        else:
+            self._metric.update(_as_features(images, self.dimension).double(), real=real)
+        return self
+
+    def statistics(self, real: bool = True) -> Statistics:
+        """Sums over one of the sets: small, and all that a later computation needs of it."""
+        total, outer, count = (getattr(self._metric, name).clone() for name in self._names(real))
+        return Statistics(total, outer, int(count))
+
+    def compute(self) -> Frechet:
+        """The distance between the two sets.
+
+        Raises:
+            InputError: fewer than two images in one of the sets.
+        """
+        return _frechet(self._metric, self.dimension, "FD-AlexNet")
+
+    @staticmethod
+    def _names(real: bool) -> list[str]:
+        kind = "real" if real else "fake"
+        return [f"{kind}_features_{what}" for what in ("sum", "cov_sum", "num_samples")]
+
+
+def frechet_distance(real: ImageSet, generated: ImageSet) -> Frechet:
+    """FD-AlexNet between two sets, each given as images, data set, features or statistics.
+
+    Raises:
+        InputError: fewer than two images, or values that are not finite or not in [-1, 1].
+    """
+    dimension = AlexNetFeatures.num_features
+    if isinstance(real, Statistics):
+        dimension = len(real.total)
+    elif isinstance(real, Tensor) and real.ndim == 2:
+        dimension = real.shape[1]
+    return FrechetAlexNet(real, dimension).update(generated, real=False).compute()
+
+
+def _as_features(images: Tensor | ImageDataset, dimension: int) -> Tensor:
+    """Features (N, D): as given, or computed from images."""
+    if not isinstance(images, Tensor) or images.ndim != 2:
+        return features(images)
+    if images.shape[1] != dimension or not len(images) or not images.isfinite().all():
+        raise InputError(
+            f"Features of shape {tuple(images.shape)} cannot be used; expected finite numbers, "
+            f"({dimension}) for each of one or more images."
+        )
+    return images
+
+
+def _frechet(metric: FrechetInceptionDistance, dimension: int, name: str) -> Frechet:
+    """Result of a torchmetrics metric, with its sizes checked."""
+    real, generated = int(metric.real_features_num_samples), int(metric.fake_features_num_samples)
+    if min(real, generated) < 2:
+        raise InputError(
+            f"{name} was asked for {real} real and {generated} generated images; a covariance needs two of "
+            "each."
+        )
+    smaller = min(real, generated)
+    note = (
+        f"{smaller} images for {dimension} features: the covariance is singular and the distance too large"
+        if smaller <= dimension
+        else ""
+    )
+    return Frechet(float(metric.compute()), real, generated, dimension, name, note)
+
+
+def fid(
+    real: Tensor | ImageDataset,
+    generated: Tensor | ImageDataset,
+    weights: str | Path | None = None,
+    sha256: str = INCEPTION_SHA256,
+    batch_size: int = 64,
+) -> Frechet:
+    """FID with Inception v3 (2048 features), through torchmetrics; skipped when no weights are given.
+
+    Args:
+        real, generated: images in [-1, 1] (N, C, H, W), or data sets.
+        weights: torch-fidelity's file weights-inception-2015-12-05-6726825d.pth, or None or "" to skip.
+        sha256: the file's SHA-256, or its first digits.
+        batch_size: images that pass through the network at once.
+
+    Raises:
+        InputError: no such file, another hash (compared before the file is opened), or unusable images.
+    """
+    if not weights:
+        note = "skipped: no Inception weights were given; FD-AlexNet stands in for it"
+        return Frechet(None, len(real), len(generated), 2048, "FID", note)
+    metric = _inception(Path(weights), sha256)
+    for images, is_real in ((real, True), (generated, False)):
+        for start in range(0, max(len(images), 1), batch_size):
+            chosen = slice(start, start + batch_size)
+            batch = images.batch(chosen) if isinstance(images, ImageDataset) else images[chosen]
+            metric.update(colour(to_uint8(checked(batch))), real=is_real)
+    return _frechet(metric, 2048, "FID")
+
+
+def _inception(weights: Path, sha256: str) -> FrechetInceptionDistance:
+    """The metric with the user's weights.
+
+    torch-fidelity unpickles whatever the file holds, so the file is opened here first, in torch's mode that
+    accepts tensors only, and torch-fidelity is given a copy of those tensors.
+    """
+    advice = (
+        "fetch https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+        "weights-inception-2015-12-05-6726825d.pth, or leave the setting empty to skip FID."
+    )
+    if not weights.is_file():
+        raise InputError(f"The Inception weights {weights} do not exist; {advice}")
+    content = weights.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if len(sha256) < 8 or not digest.startswith(sha256.lower()):
+        raise InputError(f"The Inception weights {weights} have the SHA-256 {digest}, not {sha256}; {advice}")
+    try:
+        tensors = torch.load(io.BytesIO(content), weights_only=True)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "inception.pth"
+            torch.save(tensors, copy)
+            return FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(copy))
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(f"{weights} is not a file of tensors for Inception v3; {advice}") from error
+
+
+def kid(
+    real: Tensor | ImageDataset,
+    generated: Tensor | ImageDataset,
+    subsets: int = 50,
+    size: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Kernel distance over AlexNet features: mean and standard deviation over random subsets; unbiased in n.
+
+    Args:
+        real, generated: images, data sets or features (N, D).
+        subsets: number of subsets.
+        size: images a subset; lowered to the smaller set.
+        seed: of the choice of subsets.
+    """
+    sets = _two_sets(real, generated)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # that it keeps the features, which are small here
+        torch.manual_seed(seed)
+        size = min(size, *(len(each) for each in sets))
+        metric = KernelInceptionDistance(feature=_Given(sets[0].shape[1]), subsets=subsets, subset_size=size)
+        metric.update(sets[0], real=True)
+        metric.update(sets[1], real=False)
+        mean, deviation = metric.compute()
+    return float(mean), float(deviation)
+
+
+def precision_recall(
+    real: Tensor | ImageDataset, generated: Tensor | ImageDataset, neighbours: int = 3
+) -> tuple[float, float]:
+    """Improved precision and recall over AlexNet features, each in [0, 1], by torch-fidelity.
+
+    Precision is the share of generated images that lie within the ball to the k-th neighbour of some real
+    image, recall the share of real images within such a ball of some generated one. Compare sets of one size
+    only: both depend on it.
+    """
+    from torch_fidelity.metric_prc import calculate_precision_recall_part
+
+    real, generated = _two_sets(real, generated)
+    if min(len(real), len(generated)) <= neighbours:
+        raise InputError(
+            f"Precision and recall with {neighbours} neighbours were asked for {len(real)} real and "
+            f"{len(generated)} generated images; expected more of each than neighbours."
+        )
+    return calculate_precision_recall_part(generated, real, neighbours, batch_size=2000)
+
+
+def _two_sets(real: Tensor | ImageDataset, generated: Tensor | ImageDataset) -> tuple[Tensor, Tensor]:
+    """Features of both sets in float64."""
+    dimension = AlexNetFeatures.num_features
+    if isinstance(real, Tensor) and real.ndim == 2:
+        dimension = real.shape[1]
+    return _as_features(real, dimension).double(), _as_features(generated, dimension).double()

@@ -1,0 +1,194 @@
+"""How good images are: against a reference one by one, and a set against a set.
+
+Image by image: SSIM and PSNR measure distortion, LPIPS (Zhang et al., 2018) measures perceptual distance. Set
+against set: FD-AlexNet, FID, KID, precision and recall, which live in `cunet.frechet` and are named here too.
+And what their readers ask next: how uncertain is the number, and has the training set been copied. Images are
+float in [-1, 1], (B, C, H, W), with 1 or 3 channels.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from cunet.alexnet import AlexNetFeatures, colour, enlarge, lpips_network
+from cunet.datasets import ImageDataset, checked
+from cunet.errors import InputError
+from cunet.frechet import (
+    Frechet,
+    FrechetAlexNet,
+    Statistics,
+    dataset_features,
+    features,
+    fid,
+    frechet_distance,
+    kid,
+    precision_recall,
+)
+
+__all__ = [
+    "AlexNetFeatures",
+    "Frechet",
+    "FrechetAlexNet",
+    "Interval",
+    "Statistics",
+    "bootstrap_interval",
+    "dataset_features",
+    "features",
+    "fid",
+    "frechet_distance",
+    "kid",
+    "lpips",
+    "near_duplicates",
+    "nearest",
+    "precision_recall",
+    "psnr",
+    "ssim",
+]
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity (Wang et al., 2004) of each pair, 1 for equal images.
+
+    Gaussian window of 11 pixels with sigma 1.5, over images mapped to [0, 1], mean over channels.
+
+    Args:
+        a, b: float in [-1, 1], (B, C, H, W), sides of 11 pixels or more.
+
+    Returns:
+        float32 (B,), at most 1.
+
+    Raises:
+        InputError: shapes that differ or are too small; values that are not finite or not in [-1, 1].
+    """
+    a, b = _pair(a, b, smallest=11)
+    values = structural_similarity_index_measure(
+        a, b, sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
+    )
+    return values.reshape(-1).float()
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each pair in decibel, 10 log10(1 / MSE) over images mapped to [0, 1].
+
+    Arguments and errors are those of `ssim`, with no smallest side; equal images give inf.
+    """
+    a, b = _pair(a, b, smallest=1)
+    values = peak_signal_noise_ratio(a, b, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return values.reshape(-1).float()
+
+
+@torch.no_grad()
+def lpips(a: Tensor, b: Tensor, batch_size: int = 128) -> Tensor:
+    """Learned perceptual distance (Zhang et al., 2018; AlexNet, version 0.1) of each pair, 0 for equal
+    images.
+
+    Images with a side below 64 are first enlarged bilinearly until the short side is 64, so that each of the
+    five convolution stages sees more than one position. From 64 on the value is the `lpips` package's own.
+
+    Args:
+        a, b: float in [-1, 1], (B, C, H, W), sides of 16 pixels or more.
+        batch_size: pairs that pass through the network at once.
+
+    Returns:
+        float32 (B,).
+
+    Raises:
+        InputError: as `ssim`.
+    """
+    _pair(a, b, smallest=16)
+    network = lpips_network().to(a.device)
+    pairs = zip(a.float().split(batch_size), b.float().split(batch_size), strict=True)
+    return torch.cat([network(*(colour(enlarge(x)) for x in pair)).reshape(-1) for pair in pairs])
+
+
+def _pair(a: Tensor, b: Tensor, smallest: int) -> tuple[Tensor, Tensor]:
+    """Both checked and mapped to [0, 1] in float64."""
+    a, b = checked(a), checked(b)
+    if a.shape != b.shape or min(a.shape[-2:]) < smallest:
+        raise InputError(
+            f"Images of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared; expected two "
+            f"batches of one shape with sides of {smallest} pixels or more."
+        )
+    return (a.double() + 1) / 2, (b.double() + 1) / 2
+
+
+def nearest(images: Tensor, reference: Tensor, chunk: int = 500) -> tuple[Tensor, Tensor]:
+    """Nearest neighbour of each image in a reference set, by pixels.
+
+    Args:
+        images, reference: uint8 (N, C, H, W) and (M, C, H, W), as in `ImageDataset.images`.
+        chunk: images compared at once.
+
+    Returns:
+        root mean square difference in grey levels of 0 ... 255, float32 (N,), and index of the neighbour
+        (N,).
+    """
+    if images.shape[1:] != reference.shape[1:] or images.dtype != torch.uint8 or not len(reference):
+        raise InputError(
+            f"Neighbours of {tuple(images.shape)} {images.dtype} in {tuple(reference.shape)} "
+            f"{reference.dtype} cannot be found; expected uint8 images of one shape."
+        )
+    flat = reference.flatten(1).float()
+    squares = flat.square().sum(1)
+    found = [(squares - 2 * part.flatten(1).float() @ flat.T).argmin(1) for part in images.split(chunk)]
+    index = torch.cat(found)
+    difference = images.float() - reference[index].float()
+    return difference.square().flatten(1).mean(1).sqrt(), index
+
+
+def near_duplicates(test: ImageDataset, train: ImageDataset, threshold: float = 8.0) -> tuple[float, float]:
+    """Share of the test images with a training image nearer than `threshold` grey levels (RMS), and the least
+    distance there is."""
+    distances, _ = nearest(test.images, train.images)
+    return float((distances < threshold).float().mean()), float(distances.min())
+
+
+class Interval(NamedTuple):
+    """An estimate with the ends of its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    values: Tensor,
+    statistic: Callable[[Tensor], float | Tensor] | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    centred: bool = False,
+) -> Interval:
+    """Bootstrap confidence interval (Efron, 1979) of a statistic of N independent values or feature vectors.
+
+    Args:
+        values: (N, ...), one row an image.
+        statistic: a number from resampled rows (N, ...); their mean by default.
+        resamples: number of resamples; 100 are enough for a Frechet distance at some 70 ms each.
+        level: coverage.
+        seed: of the resampling.
+        centred: shift the resamples' mean onto the estimate. For Frechet distances: a resample repeats
+            images, so that its covariance is poorer, and its distance larger, than that of N different ones.
+
+    Raises:
+        InputError: fewer than two rows, or rows that are not finite.
+    """
+    values = torch.as_tensor(values)
+    if values.ndim < 1 or len(values) < 2 or not values.isfinite().all():
+        raise InputError(
+            f"No interval can be given for values of shape {tuple(values.shape)}; expected two or more "
+            "rows of finite numbers (leave out infinite ones, such as the PSNR of equal images, and say "
+            "how many)."
+        )
+    statistic = statistic or (lambda rows: rows.double().mean())
+    generator = torch.Generator().manual_seed(seed)
+    chosen = (torch.randint(len(values), (len(values),), generator=generator) for _ in range(resamples))
+    draws = torch.tensor([float(statistic(values[rows])) for rows in chosen], dtype=torch.float64)
+    estimate = float(statistic(values))
+    if centred:
+        draws += estimate - draws.mean()
+    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).double())
+    return Interval(estimate, float(low), float(high))
