@@ -11,11 +11,9 @@ safetensors', whose files hold numbers only.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +47,10 @@ def write(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
             f"The card for {path} is no JSON ({error}). Use numbers, texts, lists and dicts only, and no NaN."
         ) from error
     card["card_sha256"] = _card_hash(card)
-    text = json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _settle(path)
-        _replace(_pending(path), text.encode())
+        _replace(_pending(path), _card_bytes(card))
         _replace(path, data)
         os.replace(_pending(path), path.with_suffix(".json"))
         _sync_folder(path.parent)
@@ -105,39 +102,6 @@ def clean(path: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
-    """Hold the one lock of the output `path` (flock): the system releases it when the process dies, anyhow.
-
-    Args:
-        path: the output; the lock is the file `.<stem>.lock` beside it and stays there.
-        what: for the error, what another process would be doing, such as "training".
-
-    Raises:
-        InputError: another process holds it, or the folder cannot be used.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path.with_name(f".{path.stem}.lock"), "a+")
-    except OSError as error:
-        raise InputError(
-            f"The folder {path.parent} cannot be used: {error.strerror}. Choose one that can be written."
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise InputError(
-                f"Another process (number {file.read().strip() or 'unknown'}) is {what} {path.stem} in "
-                f"{path.parent}. Wait for it, stop it, or use another folder."
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
 def _pending(path: Path) -> Path:
     return path.parent / f".{path.stem}.json.pending"
 
@@ -178,6 +142,10 @@ def _card_hash(card: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def _card_bytes(card: dict[str, Any]) -> bytes:
+    return (json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -194,8 +162,10 @@ def _read_bytes(path: Path) -> bytes:
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json.loads(_read_bytes(path).decode())
+        data = _read_bytes(path)
+        card = json.loads(data.decode())
         intact = isinstance(card, dict) and card.get("card_sha256") == _card_hash(card)
+        intact = intact and data == _card_bytes(card)  # not even 1e-5 written as 1E-5
     except InputError:
         raise
     except (ValueError, RecursionError) as error:

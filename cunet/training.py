@@ -16,37 +16,27 @@ import contextlib
 import copy
 import json
 import math
-import os
-import shutil
-import signal
 import sys
-import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from cunet import checkpoints, storage
+from cunet import checkpoints, resume, storage
 from cunet.errors import InputError
-from cunet.provenance import environment
+from cunet.launch import Signals, compiled_or_eager, start_fabric
 from cunet.recipe import BatchOrder, TrainConfig, configure, generator, stream
+from cunet.validation import validation_losses, validation_summary
 
 __all__ = ["TrainConfig", "TrainingDiverged", "TrainingInterrupted", "configure", "main", "train"]
 
-VALIDATION_IMAGES = 2000
-"""How many test images (the first ones) a validation uses."""
-
-VALIDATION_BATCH = 100
-"""Images a forward pass in validation; fixed, so that the value does not depend on the training's batches."""
-
 
 class TrainingDiverged(InputError):
-    """The loss or gradient became NaN or infinite. The text has the step, the last good state, what to try."""
+    """The loss or gradient is NaN or infinite. The text has the step, the last good state, what to try."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -77,20 +67,23 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Path:
     fabric = start_fabric(config)
     with contextlib.ExitStack() as stack:
         if fabric.is_global_zero:
-            stack.enter_context(storage.lock(path, "training"))
+            stack.enter_context(resume.lock(path))
             storage.clean(path)
-            storage.clean(_state_path(path))
+            storage.clean(resume.state_path(path))
         fabric.barrier()
         if storage.exists(path):
-            _refuse_other(config, checkpoints.verify(path).get("recipe", {}), path)
+            resume.refuse_other(config, checkpoints.verify(path).get("recipe", {}), path)
             fabric.barrier()
             if fabric.is_global_zero:
-                storage.remove(_state_path(path))
+                storage.remove(resume.state_path(path))
             return path
         stop = stack.enter_context(Signals())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         training = Training(config, path, fabric, stop)
-        training.resume()
+        if storage.exists(resume.state_path(path)):
+            resume.restore(training)
+        elif fabric.is_global_zero:
+            resume.check_disk(training)
         with training.bar(progress):
             training.loop()
         training.finish()
@@ -104,48 +97,6 @@ def ema_update(average: list[Tensor], current: list[Tensor], decay: float, step:
     `step` counts from 0. The warm-up of d keeps the first, random weights out of the average.
     """
     torch._foreach_lerp_(average, current, 1.0 - min(decay, (1 + step) / (10 + step)))
-
-
-@torch.no_grad()
-def validation_losses(model, dataset, diffusion, rank: int = 0, world: int = 1, stop=None) -> Tensor:
-    """The loss of each of the first 2,000 images at one fixed diffusion step and fixed noise.
-
-    The steps cover 0..T-1 evenly, in an order independent of the images. Steps and noise are the same for
-    every network, seed and moment, so that values can be compared.
-
-    Args:
-        model: a network in evaluation mode.
-        dataset: a `cunet.datasets.ImageDataset`, usually of the split `test`.
-        diffusion: a `cunet.diffusion.Diffusion` with T diffusion steps.
-        rank, world: this process computes every `world`-th batch, and leaves 0 for the others.
-        stop: called before each batch; True gives up.
-
-    Returns:
-        (N, 2) float64 on the CPU: loss and diffusion step.
-    """
-    n, device = min(VALIDATION_IMAGES, len(dataset)), next(model.parameters()).device
-    t = ((torch.arange(n) + 0.5) * len(diffusion.alphas_cumprod) / n).long()
-    t = t[torch.randperm(n, generator=generator(0, "validation"))]
-    losses = torch.zeros(n, dtype=torch.float64)
-    for number, start in enumerate(range(0, n, VALIDATION_BATCH)):
-        if number % world != rank:
-            continue
-        if stop is not None and stop():
-            break
-        index = torch.arange(start, min(start + VALIDATION_BATCH, n))
-        images = dataset.batch(index)
-        noise = torch.randn(images.shape, generator=generator(0, "validation", number))
-        losses[index] = (
-            diffusion.loss(model, *(x.to(device) for x in (images, t[index], noise))).double().cpu()
-        )
-    return torch.stack([losses, t.double()], dim=1)
-
-
-def validation_summary(losses: Tensor, timesteps: int) -> tuple[float, list[float | None]]:
-    """The mean loss, and the mean in each quarter of the steps 0..T-1 (first: least noise; None: no image)."""
-    quarter = (losses[:, 1] * 4 / timesteps).long()
-    parts = [losses[quarter == q, 0] for q in range(4)]
-    return losses[:, 0].mean().item(), [p.mean().item() if len(p) else None for p in parts]
 
 
 class Training:
@@ -171,7 +122,8 @@ class Training:
         self.loss_curve: list[list[float]] = []  # images, mean loss since the last point
         self.validation: list[list[Any]] = []  # images, loss, loss by quarter of t
         self.window = [0.0, 0]  # sum of the losses and number of images since the last point of the curve
-        self.last_save, self.tqdm = (0, time.monotonic()), None
+        self.last_save = (0, time.monotonic())  # step and moment
+        self.tqdm = None
         self.ahead: tuple[int, tuple[Tensor, ...]] = (-1, ())  # a batch drawn while a device computes
         self.set_up()
 
@@ -264,13 +216,14 @@ class Training:
             torch.cuda.manual_seed(number)
 
     def diverged(self, why: str) -> None:
-        state, config = _state_path(self.path), self.config
+        state, config = resume.state_path(self.path), self.config
         good = f"the last good state is {state} (step {self.last_save[0]})"
         good = good if state.exists() else "no state was saved yet"
         raise TrainingDiverged(
             f"Training {config.name} stopped at step {self.step} ({self.images_seen} images): {why}; {good}. "
             f"Try a lower learning_rate (now {config.learning_rate:g}), a longer warmup (now {config.warmup} "
-            f"steps), a smaller clip (now {config.clip:g}) or precision 32-true, in another folder or as another `variant`."
+            f"steps), a smaller clip (now {config.clip:g}) or precision 32-true, in another "
+            "folder or as another `variant`."
         )
 
     # --- the loop
@@ -350,91 +303,29 @@ class Training:
         every = self.config.checkpoint_every
         return steps > 0 and (0 < every <= steps or seconds >= self.config.checkpoint_seconds)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that a step changes, by name: weights, average, Adam's moments."""
-        out = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        out |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
-        for index, moments in self.adam.state_dict()["state"].items():
-            out |= {f"adam.{self.names[index]}.{key}": value for key, value in moments.items()}
-        return out
-
     def save(self) -> None:
         """Write the training state."""
         self.last_save = (self.step, time.monotonic())
-        if not self.fabric.is_global_zero:
-            return
-        state = {key: getattr(self, key) for key in ("step", "elapsed", "loss_curve", "validation", "window")}
-        state |= {"config": self.config.model_dump(), "data": [self.data.sha256, self.test.sha256]}
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors().items()}
-        storage.write(_state_path(self.path), tensors, {**environment(), **state})
-
-    def resume(self) -> None:
-        """Go back to the saved state, if there is one."""
-        path = _state_path(self.path)
-        if not storage.exists(path):
-            if self.fabric.is_global_zero:
-                self.check_disk()
-            return
-        tensors, state = storage.read(path)
-        _refuse_other(self.config, state.get("config", {}), path)
-        if state["data"] != [self.data.sha256, self.test.sha256]:
-            raise InputError(
-                f"The images of {self.config.dataset} are not those that {path} was trained on (their "
-                "SHA-256 differs). Restore the data set, or delete the state (and its .json) to start again."
-            )
-        if state["threads"] != torch.get_num_threads():
-            warnings.warn(
-                f"{path} was trained on {state['threads']} threads and goes on with "
-                f"{torch.get_num_threads()}: the last bits can differ from those of an undisturbed training.",
-                stacklevel=3,
-            )
-        self.restore(tensors, path)
-        for key in ("step", "elapsed", "loss_curve", "validation", "window"):
-            setattr(self, key, state[key])
-        self.last_save = (self.step, time.monotonic())
-
-    def restore(self, tensors: dict[str, Tensor], path: Path) -> None:
-        """The inverse of :meth:`tensors`."""
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "adam": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = value
-        checkpoints.fill(self.network, parts["network"], path)
-        checkpoints.fill(self.ema, parts["ema"], path)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["adam"].items():
-            parameter, _, key = name.rpartition(".")
-            moments.setdefault(self.names.index(parameter), {})[key] = value
-        groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": moments, "param_groups": groups})
-
-    def check_disk(self) -> None:
-        """Refuse a disk that has no room for two states (the old is kept until the new is written) and the weights."""
-        weights = sum(p.nbytes for p in self.current)
-        free, needed = shutil.disk_usage(self.path.parent).free, 9 * weights
-        if free < needed:
-            raise InputError(
-                f"The disk of {self.path.parent} has {free / 2**20:.0f} MiB free, but training "
-                f"{self.config.name} needs {needed / 2**20:.0f} MiB for its state and checkpoint. Make room, or choose another folder."
-            )
+        if self.fabric.is_global_zero:
+            resume.save(self)
 
     def interrupted(self) -> None:
         self.save()
         raise TrainingInterrupted(
             f"Training {self.config.name} was stopped at step {self.step} ({self.images_seen} images), and "
-            f"its state is saved in {_state_path(self.path)}. Start it again with the same settings and "
-            "folder: it goes on from there."
+            f"its state is saved in {resume.state_path(self.path)}. Start it again with the same "
+            "settings and folder: it goes on from there."
         )
 
     def finish(self) -> None:
         """Write the checkpoint, then delete the state."""
         if self.fabric.is_global_zero:
             checkpoints.save(self.path, self.ema, self.card())
-            storage.remove(_state_path(self.path))
+            storage.remove(resume.state_path(self.path))
         self.fabric.barrier()
 
     def card(self) -> dict[str, Any]:
-        """What the checkpoint says of its training (cunet.checkpoints adds the network and the environment)."""
+        """What the checkpoint says of its training (cunet.checkpoints adds network and environment)."""
         config = self.config
         return {
             "dataset": config.dataset,
@@ -454,90 +345,6 @@ class Training:
             "images_per_second": self.images_seen / self.elapsed,
             "devices": self.fabric.world_size,
         }
-
-
-# --- around the loop
-
-
-def compiled_or_eager(model: nn.Module, batch: tuple[Tensor, ...]) -> nn.Module:
-    """torch.compile(model), tried there and back on one batch; if that fails, a warning and the model itself."""
-    kept = copy.deepcopy(model.state_dict())
-    try:
-        compiled = torch.compile(model)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        torch.autograd.grad(compiled(batch[0], batch[1]).sum(), trained, allow_unused=True)
-        return compiled
-    except (
-        Exception
-    ) as error:  # what a missing compiler or an operation without support raises has no common type
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        warnings.warn(
-            f"torch.compile does not work here, training goes on without it: {reason}", stacklevel=2
-        )
-        return model
-    finally:
-        model.load_state_dict(kept)
-
-
-def start_fabric(config: TrainConfig) -> Fabric:
-    """Fabric with as many processes as `config` asks for; more than one must have been started by torchrun."""
-    world, running = config.devices * config.num_nodes, int(os.environ.get("WORLD_SIZE", 1))
-    if config.batch_size % (world * config.accumulate):
-        raise InputError(
-            f"batch_size={config.batch_size} cannot be shared by {world} devices in {config.accumulate} "
-            f"parts each: choose a multiple of {world * config.accumulate}."
-        )
-    if world > 1 and running != world:
-        raise InputError(
-            f"devices={config.devices} and num_nodes={config.num_nodes} need {world} processes, but "
-            f"{running} run. Start them with `torchrun --nproc-per-node {config.devices} -m cunet.training "
-            "--config FILE --out FOLDER`, or set both to 1."
-        )
-    fabric = Fabric(
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        precision=config.precision,
-        strategy="ddp" if world > 1 else "auto",
-    )
-    fabric.launch()
-    return fabric
-
-
-class Signals:
-    """While entered, SIGINT and SIGTERM only set `requested` (a second SIGINT raises KeyboardInterrupt)."""
-
-    def __init__(self) -> None:
-        self.requested, self.number, self._old = False, 0, {}
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
-def _state_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.state.safetensors")
-
-
-def _refuse_other(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
-    """Refuse to go on from files that were trained with other settings."""
-    changes = config.changes(saved)
-    if changes:
-        raise InputError(
-            f"{path} was trained with other settings: {changes}. Go on with the old settings, train into "
-            "another folder or as another `variant`, or delete the file and its .json to start again."
-        )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,82 @@
+"""Around a training: the processes it runs on, the signals that stop it, the compiler if there is one."""
+
+import copy
+import os
+import signal
+import threading
+import warnings
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from cunet.errors import InputError
+from cunet.recipe import TrainConfig
+
+
+def compiled_or_eager(model: nn.Module, batch: tuple[Tensor, ...]) -> nn.Module:
+    """torch.compile(model), tried there and back on one batch; if it fails, a warning and the model."""
+    kept = copy.deepcopy(model.state_dict())
+    try:
+        compiled = torch.compile(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        torch.autograd.grad(compiled(batch[0], batch[1]).sum(), trained, allow_unused=True)
+        return compiled
+    except (
+        Exception
+    ) as error:  # what a missing compiler or an operation without support raises has no common type
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        warnings.warn(
+            f"torch.compile does not work here, training goes on without it: {reason}", stacklevel=2
+        )
+        return model
+    finally:
+        model.load_state_dict(kept)
+
+
+def start_fabric(config: TrainConfig) -> Fabric:
+    """Fabric with the processes that `config` asks for; more than one must have been started by torchrun."""
+    world, running = config.devices * config.num_nodes, int(os.environ.get("WORLD_SIZE", 1))
+    if config.batch_size % (world * config.accumulate):
+        raise InputError(
+            f"batch_size={config.batch_size} cannot be shared by {world} devices in {config.accumulate} "
+            f"parts each: choose a multiple of {world * config.accumulate}."
+        )
+    if world > 1 and running != world:
+        raise InputError(
+            f"devices={config.devices} and num_nodes={config.num_nodes} need {world} processes, but "
+            f"{running} run. Start them with `torchrun --nproc-per-node {config.devices} -m cunet.training "
+            "--config FILE --out FOLDER`, or set both to 1."
+        )
+    fabric = Fabric(
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        precision=config.precision,
+        strategy="ddp" if world > 1 else "auto",
+    )
+    fabric.launch()
+    return fabric
+
+
+class Signals:
+    """While entered, SIGINT and SIGTERM only set `requested` (a second SIGINT raises KeyboardInterrupt)."""
+
+    def __init__(self) -> None:
+        self.requested, self.number, self._old = False, 0, {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,129 @@
+"""The state of an unfinished training on disk: what is in it, and when it may be gone on from.
+
+The state is a pair of files (`cunet.storage`), `<name>.state.safetensors` with everything that a step changes
+(weights, their average, Adam's moments) and `<name>.state.json` with the counters, curves and settings.
+Random states are not in it: they follow from the step (`cunet.recipe`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cunet import checkpoints, processes, storage
+from cunet.errors import InputError
+from cunet.provenance import environment
+from cunet.recipe import TrainConfig
+
+if TYPE_CHECKING:
+    from cunet.training import Training
+
+COUNTERS = ("step", "elapsed", "loss_curve", "validation", "window")
+"""Attributes of a training that are numbers and go into the JSON."""
+
+
+def state_path(path: Path) -> Path:
+    """Where the state of the training that will write the checkpoint `path` is."""
+    return path.with_name(f"{path.stem}.state.safetensors")
+
+
+def lock(path: Path) -> contextlib.AbstractContextManager:
+    """The one lock of the checkpoint `path`, `.<name>.lock` beside it; the system drops it when we die.
+
+    Raises:
+        InputError: another process holds it, or the folder cannot be made or written to.
+    """
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be made: {error.strerror}. Choose another.") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(
+            f"The folder {folder} cannot be written to. Change its permissions, or choose another."
+        )
+    return processes.locked(folder / f".{path.stem}.lock", f"The checkpoint {path}")
+
+
+def save(training: Training) -> None:
+    """Write the state of `training`, atomically."""
+    state = {key: getattr(training, key) for key in COUNTERS}
+    state |= {"config": training.config.model_dump(), "data": [training.data.sha256, training.test.sha256]}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in _tensors(training).items()}
+    storage.write(state_path(training.path), tensors, {**environment(), **state})
+
+
+def restore(training: Training) -> None:
+    """Put `training` where the saved state was.
+
+    Raises:
+        InputError: the files are damaged, or of other settings, images or code.
+    """
+    path = state_path(training.path)
+    tensors, state = storage.read(path)
+    refuse_other(training.config, state.get("config", {}), path)
+    if state["data"] != [training.data.sha256, training.test.sha256]:
+        raise InputError(
+            f"The images of {training.config.dataset} are not those that {path} was trained on (their "
+            "SHA-256 differs). Restore the data set, or delete the state (and its .json) to start again."
+        )
+    if state["threads"] != torch.get_num_threads():
+        warnings.warn(
+            f"{path} was trained on {state['threads']} threads and goes on with {torch.get_num_threads()}: "
+            "the last bits can differ from those of an undisturbed training.",
+            stacklevel=3,
+        )
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "adam": {}}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    checkpoints.fill(training.network, parts["network"], path)
+    checkpoints.fill(training.ema, parts["ema"], path)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in parts["adam"].items():
+        parameter, _, key = name.rpartition(".")
+        moments.setdefault(training.names.index(parameter), {})[key] = value
+    groups = training.adam.state_dict()["param_groups"]
+    training.adam.load_state_dict({"state": moments, "param_groups": groups})
+    for key in COUNTERS:
+        setattr(training, key, state[key])
+    training.last_save = (training.step, time.monotonic())
+
+
+def refuse_other(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
+    """Raise InputError, naming the settings, if the file `path` was trained with others than `config`'s."""
+    changes = config.changes(saved)
+    if changes:
+        raise InputError(
+            f"{path} was trained with other settings: {changes}. Go on with the old settings, train into "
+            "another folder or as another `variant`, or delete the file and its .json to start again."
+        )
+
+
+def check_disk(training: Training) -> None:
+    """Raise InputError if the disk has no room for two states (the old stays until the new is there)."""
+    folder, weights = training.path.parent, sum(p.nbytes for p in training.current)
+    free, needed = shutil.disk_usage(folder).free, 9 * weights  # two states of 4, and the checkpoint
+    if free < needed:
+        raise InputError(
+            f"The disk of {folder} has {free / 2**20:.1f} MiB free, but training {training.config.name} "
+            f"needs {needed / 2**20:.1f} MiB for its state and checkpoint. Make room, or choose "
+            "another folder."
+        )
+
+
+def _tensors(training: Training) -> dict[str, Tensor]:
+    """Everything that a step changes, by name."""
+    out = {f"network.{name}": value for name, value in training.network.state_dict().items()}
+    out |= {f"ema.{name}": value for name, value in training.ema.state_dict().items()}
+    for index, moments in training.adam.state_dict()["state"].items():
+        out |= {f"adam.{training.names[index]}.{key}": value for key, value in moments.items()}
+    return out

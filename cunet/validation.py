@@ -1,0 +1,68 @@
+"""Validation: the loss on fixed images, at fixed diffusion steps, with fixed noise."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cunet.recipe import generator
+
+if TYPE_CHECKING:
+    from cunet.datasets import ImageDataset
+    from cunet.diffusion import Diffusion
+
+VALIDATION_IMAGES = 2000
+"""How many test images (the first ones) a validation uses."""
+
+VALIDATION_BATCH = 100
+"""Images a forward pass in validation; fixed, so that the value does not depend on the training's batches."""
+
+
+@torch.no_grad()
+def validation_losses(
+    model: nn.Module,
+    dataset: "ImageDataset",
+    diffusion: "Diffusion",
+    rank: int = 0,
+    world: int = 1,
+    stop: Callable[[], bool] | None = None,
+) -> Tensor:
+    """The loss of each of the first 2,000 images at one fixed diffusion step and fixed noise.
+
+    The steps cover 0..T-1 evenly, in an order independent of the images. Steps and noise are the same for
+    every network, seed and moment, so that values can be compared.
+
+    Args:
+        model: a network in evaluation mode.
+        dataset: a `cunet.datasets.ImageDataset`, usually of the split `test`.
+        diffusion: a `cunet.diffusion.Diffusion` with T diffusion steps.
+        rank, world: this process computes every `world`-th batch, and leaves 0 for the others.
+        stop: called before each batch; True gives up.
+
+    Returns:
+        (N, 2) float64 on the CPU: loss and diffusion step.
+    """
+    n, device = min(VALIDATION_IMAGES, len(dataset)), next(model.parameters()).device
+    t = ((torch.arange(n) + 0.5) * len(diffusion.alphas_cumprod) / n).long()
+    t = t[torch.randperm(n, generator=generator(0, "validation"))]
+    losses = torch.zeros(n, dtype=torch.float64)
+    for number, start in enumerate(range(0, n, VALIDATION_BATCH)):
+        if number % world != rank:
+            continue
+        if stop is not None and stop():
+            break
+        index = torch.arange(start, min(start + VALIDATION_BATCH, n))
+        images = dataset.batch(index)
+        noise = torch.randn(images.shape, generator=generator(0, "validation", number))
+        losses[index] = (
+            diffusion.loss(model, *(x.to(device) for x in (images, t[index], noise))).double().cpu()
+        )
+    return torch.stack([losses, t.double()], dim=1)
+
+
+def validation_summary(losses: Tensor, timesteps: int) -> tuple[float, list[float | None]]:
+    """The mean loss, and the mean in each quarter of 0..T-1 (the first has least noise; None: no image)."""
+    quarter = (losses[:, 1] * 4 / timesteps).long()
+    parts = [losses[quarter == q, 0] for q in range(4)]
+    return losses[:, 0].mean().item(), [p.mean().item() if len(p) else None for p in parts]
