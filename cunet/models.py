@@ -28,7 +28,7 @@ _UNET = {
 }
 _CONTINUOUS = {
     "paper": dict(widths=(24, 48, 88, 152), time_width=256),
-    "laptop": dict(widths=(12, 24, 40, 56), time_width=64),
+    "laptop": dict(widths=(8, 20, 40, 56), time_width=64),
     "smoke": dict(widths=(4, 4, 8, 8), time_width=16),
 }
 _RELEASED = {"paper": dict(nf=16), "laptop": dict(nf=4), "smoke": dict(nf=2)}
