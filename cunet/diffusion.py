@@ -84,8 +84,8 @@ class Diffusion:
     def __init__(
         self, schedule: str = "cosine", timesteps: int = 1000, prediction_type: str = "v_prediction"
     ):
-        _one_of("noise schedule", schedule, SCHEDULES)
-        _one_of("prediction type", prediction_type, PREDICTION_TYPES)
+        one_of("noise schedule", schedule, SCHEDULES)
+        one_of("prediction type", prediction_type, PREDICTION_TYPES)
         if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
             raise InputError(
                 f"timesteps={timesteps!r}: a diffusion has a whole number of steps, 1 or more (usually 1000)."
@@ -160,7 +160,7 @@ class Diffusion:
 
     def snr(self, t: int | Tensor) -> Tensor:
         """Signal-to-noise ratio abar_t / (1 - abar_t) in power. Returns float64 of the shape of t."""
-        t = self._check(t)
+        t = self.as_timestep(t)
         abar = self.alphas_cumprod[t.to(self.alphas_cumprod.device)]
         return (abar / (1 - abar)).to(t.device)
 
@@ -182,7 +182,7 @@ class Diffusion:
                 f"Two image batches of shapes {tuple(x.shape)} and {tuple(other.shape)} were given where"
                 " equal shapes are needed: broadcasting would mix images."
             )
-        t = self._check(t)
+        t = self.as_timestep(t)
         if t.ndim == 1 and t.shape[0] not in (1, x.shape[0]):
             raise InputError(
                 f"{t.shape[0]} timesteps for {x.shape[0]} images: give one, or one for each image."
@@ -195,8 +195,8 @@ class Diffusion:
         t = t.to(x.device)
         return signal[t].view(shape), std[t].view(shape)
 
-    def _check(self, t: int | Tensor) -> Tensor:
-        """t as an integer tensor, 0-d or (B,). Its range is checked only in eager mode, not in a graph."""
+    def as_timestep(self, t: int | Tensor) -> Tensor:
+        """t as an integer tensor, 0-d or (B,), in range. Compiled code skips the check."""
         t = torch.as_tensor(t)
         if t.is_floating_point() or t.dtype == torch.bool or t.ndim > 1:
             raise InputError(
@@ -215,7 +215,8 @@ class Diffusion:
         )
 
 
-def _one_of(what: str, value: str, known) -> None:
+def one_of(what: str, value: str, known) -> None:
+    """Raise InputError unless `value` is one of the names in `known`, with the nearest as a hint."""
     if value not in known:
         near = get_close_matches(str(value), known, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
