@@ -1,0 +1,326 @@
+"""Figures: each function returns a matplotlib Figure, in one style, one colour for one network everywhere.
+
+Colours are Okabe and Ito's, which people with colour-blindness can tell apart; networks differ in marker too.
+No function touches pyplot's state, shows a window or saves a file: `runs.Run.save_figure` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from torch import Tensor, nn
+
+from . import diagram
+
+PAGE = 7.2  # inches: the width of a page, and of every full figure
+COLOURS = {
+    "unet": "#0072B2",
+    "cunet": "#D55E00",
+    "cunet-walltime": "#E69F00",
+    "cunet-released": "#009E73",
+    "cunet-released-5attn": "#009E73",
+    "cunet-noattn": "#CC79A7",
+    "cunet-released-noattn": "#CC79A7",
+    "cunet-nores": "#56B4E9",
+    "cunet-released-nores": "#56B4E9",
+    "cunet-plain": "#8A8A8A",
+    "cunet-released-plain": "#8A8A8A",
+    "cunet-firstorder": "#7A5195",
+    "cunet-zerovelocity": "#B8860B",
+}
+NAMES = {
+    "unet": "U-Net",
+    "cunet": "cU-Net as described",
+    "cunet-walltime": "cU-Net, the U-Net's training time",
+    "cunet-released": "cU-Net as released",
+}
+MARKERS = {"unet": "o", "cunet": "s", "cunet-walltime": "D", "cunet-released": "^"}
+OTHERS = ("#000000", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#D55E00")
+STYLE = {
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.prop_cycle": mpl.cycler(color=OTHERS),
+    "axes.axisbelow": True,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "cunet",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """`with style():` gives matplotlib the settings of every figure here."""
+    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+        yield
+
+
+def colour(model: str) -> str:
+    """The colour of a network; a network without one of its own gets a neutral grey."""
+    return COLOURS.get(model, "#555555")
+
+
+def label(model: str) -> str:
+    """The network's name as figures print it."""
+    return NAMES.get(model, model)
+
+
+# ----------------------------------------------------------------------------------------------------- images
+
+
+def to_display(image: Tensor) -> np.ndarray:
+    """(C, H, W) in [-1, 1] -> (H, W) or (H, W, 3) in [0, 1], clipped."""
+    shown = ((image.detach().float().cpu() + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
+    return shown[:, :, 0] if shown.shape[2] == 1 else shown
+
+
+def image_rows(
+    rows: Mapping[str, Tensor | Sequence[Tensor]], columns: Sequence[str] = (), title: str = ""
+) -> Figure:
+    """Rows of images with a label each, and a heading a column.
+
+    rows: label -> (N, C, H, W) or N of (C, H, W), in [-1, 1]. columns: N headings, or none.
+    """
+    wide = max(len(images) for images in rows.values())
+    with style():
+        cell = min(0.8, (PAGE - 1.1) / wide)
+        figure = Figure(figsize=(cell * wide + 1.1, cell * len(rows) + (0.5 if title or columns else 0.1)))
+        grid = figure.subplots(len(rows), wide, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for line, (name, images) in zip(grid, rows.items(), strict=True):
+            line[0].text(-0.12, 0.5, name, ha="right", va="center", transform=line[0].transAxes)
+            for axes, image in zip(line, images, strict=False):
+                axes.imshow(to_display(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        for axes, text in zip(grid[0], columns, strict=False):
+            axes.set_title(text, loc="center", weight="normal", fontsize=7)
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=9)
+        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    return figure
+
+
+def image_grid(images: Tensor, columns: int = 8, title: str = "") -> Figure:
+    """(N, C, H, W) in [-1, 1] as one sheet, `columns` wide, rows filled from the left."""
+    return sample_sheets({title: images}, columns)
+
+
+def sample_sheets(sheets: Mapping[str, Tensor], columns: int = 8) -> Figure:
+    """Sheets of samples side by side, one a network (figure 3 of the paper). Label -> (N, C, H, W)."""
+    with style():
+        rows = -(-max(len(s) for s in sheets.values()) // columns)
+        width = PAGE / max(2, len(sheets))
+        figure = Figure(figsize=(width * len(sheets), width * rows / columns + 0.3))
+        for axes, (title, images) in zip(
+            figure.subplots(1, len(sheets), squeeze=False)[0], sheets.items(), strict=True
+        ):
+            axes.imshow(_tiled(images, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_title(title)
+            axes.set_axis_off()
+    return figure
+
+
+def _tiled(images: Tensor, columns: int, gap: int = 1) -> np.ndarray:
+    tiles = [to_display(image) for image in images]
+    height, width = tiles[0].shape[:2]
+    rows = -(-len(tiles) // columns)
+    sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles[0].shape[2:]))
+    for i, tile in enumerate(tiles):
+        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[y : y + height, x : x + width] = tile
+    return sheet
+
+
+# ----------------------------------------------------------------------------------------------------- curves
+
+
+def fd_against_steps(frame: pd.DataFrame, floor: float | None = None, metric: str = "FD-AlexNet") -> Figure:
+    """Distance against the number of sampling steps, a panel a sampler, a line a network, with bands.
+
+    frame: columns model, sampler, steps, fd, fd_low, fd_high. floor: the distance between training and test
+    images, drawn dashed. A ring marks each network's lowest distance.
+    """
+    samplers = list(dict.fromkeys(frame["sampler"]))
+    with style():
+        figure = Figure(figsize=(PAGE, 3.0))
+        panels = figure.subplots(1, len(samplers), sharey=True, squeeze=False)[0]
+        for axes, sampler in zip(panels, samplers, strict=True):
+            for model, line in frame[frame["sampler"] == sampler].groupby("model", sort=False):
+                line = line.sort_values("steps")
+                axes.plot(
+                    line.steps,
+                    line.fd,
+                    color=colour(model),
+                    marker=MARKERS.get(model, "o"),
+                    label=label(model),
+                )
+                axes.fill_between(
+                    line.steps, line.fd_low, line.fd_high, color=colour(model), alpha=0.18, lw=0
+                )
+                best = line.loc[line.fd.idxmin()]
+                axes.plot(best.steps, best.fd, "o", ms=10, mfc="none", mec=colour(model))
+            if floor is not None:
+                axes.axhline(floor, color="0.4", ls="--", lw=0.9)
+                axes.annotate("train against test", (1, floor), (0, 3), xycoords=("axes fraction", "data"),
+                              textcoords="offset points", ha="right", fontsize=7, color="0.4")  # fmt: skip
+            steps = sorted(frame["steps"].unique())
+            axes.set(xscale="log", yscale="log", xlabel="sampling steps", title=sampler)
+            axes.set_xticks(steps, [str(s) for s in steps])
+            axes.minorticks_off()
+        _readable(panels[0].yaxis)
+        panels[0].set_ylabel(f"{metric} (lower is better)")
+        panels[-1].legend(fontsize=7)
+    return figure
+
+
+def _readable(axis) -> None:
+    """Ticks at 1, 2 and 5 of every decade of a logarithmic axis, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def loss_curves(cards: Mapping[str, Mapping]) -> Figure:
+    """Training (thin) and validation loss (thick) against images seen, and against wall time.
+
+    cards: model -> checkpoint card; its loss_curve and validation hold [images, loss] pairs; time is taken as
+    proportional to images.
+    """
+    with style():
+        figure = Figure(figsize=(PAGE, 2.9))
+        panels = figure.subplots(1, 2, sharey=True)
+        for model, card in cards.items():
+            minutes_an_image = card["wall_time_s"] / 60 / max(card["images_seen"], 1)
+            for axes, factor in zip(panels, (1e-3, minutes_an_image), strict=True):
+                for curve, wide in (("loss_curve", 0.7), ("validation", 2.0)):
+                    points = np.array(card[curve], dtype=float).reshape(-1, 2)
+                    axes.plot(
+                        points[:, 0] * factor, points[:, 1], color=colour(model), lw=wide,
+                        alpha=0.5 if wide < 1 else 1, label=label(model) if wide > 1 else None,
+                        marker=MARKERS.get(model, "o") if wide > 1 else None,
+                    )  # fmt: skip
+        panels[0].set(yscale="log", xlabel="thousands of images seen", ylabel="loss", title="at equal images")
+        _readable(panels[0].yaxis)
+        panels[1].set(xlabel="minutes of training", title="at equal time")
+        panels[1].legend(title="validation (training: thin)", fontsize=7, title_fontsize=7)
+    return figure
+
+
+def curves(
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    logx: bool = False,
+    logy: bool = False,
+    marker: str = "",
+) -> Figure:
+    """Several lines over one x. A line named as a network has its colour; the others follow the palette."""
+    with style():
+        figure = Figure(figsize=(PAGE * 0.62, 2.9))
+        axes = figure.subplots()
+        for name, y in lines.items():
+            own = {"color": colour(name)} if name in COLOURS else {}
+            axes.plot(x, y, label=label(name), marker=marker or None, **own)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        axes.set_xscale("log" if logx else "linear")
+        axes.set_yscale("log" if logy else "linear")
+        axes.legend(fontsize=7)
+    return figure
+
+
+def orders(
+    errors: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    expected: Mapping[str, float] | None = None,
+    xlabel: str = "step size h",
+    ylabel: str = "error",
+) -> Figure:
+    """Error against step size on two logarithms: a method of order p is a line of slope p.
+
+    errors: name -> (h, error). expected: name -> p, drawn dashed through the point of largest h.
+    """
+    with style():
+        figure = Figure(figsize=(PAGE * 0.62, 3.3))
+        axes = figure.subplots()
+        for name, (h, error) in errors.items():
+            h, error = np.asarray(h, dtype=float), np.asarray(error, dtype=float)
+            slope = np.polyfit(np.log(h), np.log(error), 1)[0]
+            (line,) = axes.loglog(h, error, marker="o", label=f"{name}: slope {slope:.2f}")
+            if expected and name in expected:
+                start = h.argmax()
+                guide = error[start] * (h / h[start]) ** expected[name]
+                axes.loglog(h, guide, ls="--", lw=0.9, color=line.get_color())
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        _readable(axes.xaxis)
+        axes.legend(fontsize=7)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------- beside the paper
+
+
+def bars_beside_paper(frame: pd.DataFrame, panels: Sequence[tuple[str, str | None, str]]) -> Figure:
+    """Horizontal bars of what we measured, a black diamond for what the paper prints (figure 6, table 5).
+
+    frame: a row a network, with columns model (colour) and label. panels: (column of ours, column of the
+    paper's or None, axis label); a missing number leaves its mark out.
+    """
+    with style():
+        figure = Figure(figsize=(PAGE, 0.34 * len(frame) + 0.9))
+        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        rows = np.arange(len(frame))
+        for axes, (ours, theirs, title) in zip(grid, panels, strict=True):
+            values = frame[ours].astype(float)
+            axes.barh(rows, values, color=[colour(m) for m in frame["model"]], height=0.62)
+            printed = frame[theirs].astype(float) if theirs else pd.Series(np.nan, index=frame.index)
+            axes.plot(printed, rows, "D", color="black", ms=5, label="printed", ls="")
+            reach = np.fmax(values, printed.fillna(0))
+            for y, (value, x) in enumerate(zip(values, reach, strict=True)):
+                axes.annotate(
+                    f"{value:.3g}", (x, y), (6, 0), textcoords="offset points", va="center", fontsize=7
+                )
+            axes.set(xlabel=title, xlim=(0, 1.2 * reach.max()))
+            axes.grid(axis="y", visible=False)
+            if theirs and printed.notna().any():
+                axes.legend(fontsize=7, loc="lower right")
+        grid[0].set_yticks(rows, frame["label"])
+        grid[0].invert_yaxis()
+    return figure
+
+
+def architecture(model: nn.Module, image_size: int, channels: int = 3, title: str = "") -> Figure:
+    """The network as a U, found by running it once (see `cunet.diagram`) (figures 1 and 2 of the paper).
+
+    In the boxes: channels of the output ("2×" is position and velocity); below: parameters. A skip is drawn
+    where one stage reads another's output over the heads of those between.
+    """
+    found = diagram.trace(model, image_size, channels)
+    with style():
+        figure = Figure(figsize=(PAGE, 3.6))
+        axes = figure.subplots()
+        diagram.draw(axes, found)
+        text = f"{title or type(model).__name__}: {diagram.short(found.parameters)} parameters"
+        if found.uncalled:
+            text += f", {diagram.short(found.uncalled)} of them in no layer"
+        axes.set_title(text)
+    return figure
