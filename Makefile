@@ -1,0 +1,56 @@
+# The two commands: `make reproduce` and `make test`. Each sets up what it needs; nothing has to be activated.
+# Needed: git, make, Python 3.11 or later. Variables: PROFILE, RUN, JOBS, SET, PYTHON, VENV.
+
+PROFILE ?= laptop
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+BIN := $(VENV)/bin
+# what `make setup` has installed is current if this number is what it left in the environment
+KEY := $(shell cat pyproject.toml constraints.txt | cksum)
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test test-long lint lab bench site clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+	  printf '  %-16s %s\n' "$$name" "$$text"; done
+
+setup: ## make .venv with the tested versions; does nothing when it is current
+	@if [ "$$(cat $(VENV)/.setup 2>/dev/null)" = "$(KEY)" ] && $(BIN)/python -c 'import cunet' 2>/dev/null; then \
+	  echo "$(VENV) is up to date."; \
+	elif [ -z "$(PYTHON)" ]; then \
+	  echo "No Python 3.11 or later was found. Install one, or name it: make setup PYTHON=/path/to/python3" >&2; exit 1; \
+	else \
+	  { $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); } && \
+	  $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]' && \
+	  echo "$(KEY)" > $(VENV)/.setup && echo "$(VENV) is ready: $$($(BIN)/python --version), $$($(BIN)/python -m pip list 2>/dev/null | tail -n +3 | wc -l) packages."; \
+	fi
+
+reproduce: setup ## run the chain: make reproduce [PROFILE=laptop] [RUN=name] [JOBS=n] [SET="key=value ..."]
+	@$(BIN)/python -m cunet reproduce --profile '$(PROFILE)' $(if $(RUN),--run '$(RUN)') $(if $(JOBS),--jobs '$(JOBS)') \
+	  $(foreach setting,$(SET),--set '$(setting)')
+
+test: setup lint ## ruff, then all tests, the smoke chain included
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not long'
+
+test-long: setup ## the long forms of the tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long
+
+lint: setup
+	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+
+lab: setup ## JupyterLab on this machine only, with a token, open at the first notebook
+	@$(BIN)/python -m cunet.lab
+
+bench: setup ## parameters, MACs, memory and time of the networks
+	@$(BIN)/python -m cunet bench
+
+site: setup ## a run's report and executed notebooks as pages that need no network, in site/
+	@$(BIN)/python -m cunet.report '$(or $(RUN),$(PROFILE))' --site site
+
+clean: ## remove caches and what was built; runs and .venv stay
+	rm -rf site .cache .pytest_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints
+	find cunet tests notebooks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,146 @@
+"""The set-up files agree with one another, and with what the tests run on."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line.strip() and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def closure(*extras: str) -> set[str]:
+    """Names of all installed packages that the project needs, directly or not."""
+    queue = [("cunet", extra) for extra in ("", *extras)]
+    seen = set(queue)
+    while queue:
+        name, extra = queue.pop()
+        for text in importlib.metadata.requires(name) or []:
+            requirement = Requirement(text)
+            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            needed = {(canonicalize_name(requirement.name), e) for e in ("", *requirement.extras)}
+            queue += needed - seen
+            seen |= needed
+    return {canonicalize_name(name) for name, _ in seen} - {"cunet"}
+
+
+def imported(folder: str) -> set[str]:
+    """Top-level packages that the Python files of a folder import."""
+    names = set()
+    for path in (ROOT / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.add(node.module.split(".")[0])
+    here = {path.stem for path in (ROOT / folder).glob("*.py")}
+    return names - set(sys.stdlib_module_names) - {"cunet"} - here
+
+
+def declared(*extras: str) -> set[str]:
+    texts = PROJECT["dependencies"] + [t for e in extras for t in PROJECT["optional-dependencies"][e]]
+    return {canonicalize_name(Requirement(text).name) for text in texts}
+
+
+@pytest.mark.parametrize(
+    "folder, extras, also",
+    [
+        ("cunet", (), {"traitlets"}),  # comes with jupyterlab and nbclient, and cannot be absent
+        ("tests", ("dev",), {"traitlets", "packaging"}),
+        ("notebooks", (), {"ipython"}),
+    ],
+)
+def test_everything_imported_is_declared(folder, extras, also):
+    providers = importlib.metadata.packages_distributions()
+    optional = {"denoising_diffusion_pytorch"}  # timed by `cunet bench` when it is there
+    names = {
+        canonicalize_name(providers.get(name, [name])[0])
+        for name in imported(folder) - (optional if folder == "cunet" else set())
+    }
+    assert names - also <= declared(*extras)
+
+
+def test_every_package_needed_is_pinned_as_installed():
+    installed = {name: importlib.metadata.version(name) for name in closure("dev")}
+    assert {name: pins().get(name) for name in installed} == installed
+
+
+def test_constraints_hold_nothing_of_this_machine():
+    text = (ROOT / "constraints.txt").read_text()
+    assert re.fullmatch(r"(#.*\n|[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+\n)+", text)
+    assert pins()["torch"] == "2.14.1" and pins()["torchvision"] == "0.29.1"
+
+
+def test_conda_environment_installs_this_repository_as_pip_does():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert "python=3.11" in environment["dependencies"]
+    assert environment["dependencies"][-1]["pip"] == ["--constraint constraints.txt", "--editable .[dev]"]
+    assert "--constraint constraints.txt --editable '.[dev]'" in (ROOT / "Makefile").read_text()
+
+
+def test_setup_is_quick_and_installs_nothing_when_current(tmp_path):
+    """With the key of the present files in the environment, `make setup` does not call pip; with another it does."""
+    environment = tmp_path / "venv"
+    (environment / "bin").mkdir(parents=True)
+    python = environment / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')
+    python.chmod(0o755)
+    key = subprocess.run(
+        "cat pyproject.toml constraints.txt | cksum", shell=True, cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    make = ["make", "--no-print-directory", "setup", f"VENV={environment}", f"PYTHON={python}"]
+    clean = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+
+    (environment / ".setup").write_text("another key\n")
+    subprocess.run(make, cwd=ROOT, check=True, capture_output=True, env=clean)
+    assert "pip install" in (tmp_path / "called").read_text()
+    assert (environment / ".setup").read_text().strip() == key
+
+    (tmp_path / "called").unlink()
+    said = subprocess.run(make, cwd=ROOT, check=True, capture_output=True, text=True, env=clean).stdout
+    assert "up to date" in said and "pip" not in (tmp_path / "called").read_text()
+
+
+def test_make_says_what_is_missing_without_a_python(tmp_path):
+    make = ["make", "setup", f"VENV={tmp_path / 'none'}", "PYTHON="]
+    clean = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, env=clean)
+    assert done.returncode and "No Python 3.11 or later" in done.stderr
+
+
+def test_citation_names_the_paper_and_the_licence_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    assert citation["version"] == PROJECT["version"]
+    assert citation["references"][0]["title"] == "The Missing U for Efficient Diffusion Models"
+
+
+def test_notebooks_and_runs_stay_out_of_git_but_profiles_and_the_reference_run_go_in():
+    def ignored(path: str) -> bool:
+        return subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT).returncode == 0
+
+    if subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("not a git checkout")
+    assert ignored("notebooks/01_ode_block.ipynb") and ignored("papermill_runs/laptop/results/a.json")
+    assert not ignored("papermill_runs/profiles/laptop.yaml")
+    assert not ignored("papermill_runs/reference/results/01_ode_block.json")
