@@ -161,10 +161,15 @@ def read_idx(content: bytes) -> np.ndarray:
     Raises:
         InputError: another element type, or more or fewer bytes than the header says.
     """
-    zero, kind, rank = struct.unpack_from(">HBB", content)
-    shape = struct.unpack_from(f">{rank}I", content, 4)
+    try:
+        zero, kind, rank = struct.unpack_from(">HBB", content)
+        shape = struct.unpack_from(f">{rank}I", content, 4)
+    except struct.error as error:
+        raise InputError(
+            f"This is no IDX file: its header is cut ({error}). Fetch the file again."
+        ) from error
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
-    if zero != 0 or kind != 8 or data.size != np.prod(shape):
+    if (zero, kind) != (0, 8) or data.size != np.prod(shape):
         raise InputError(
             f"This is no IDX file of bytes: magic ({zero}, {kind}, {rank}), {data.size} bytes of data for "
             f"the shape {shape}; expected magic (0, 8, rank) and a byte an element. Fetch the file again."

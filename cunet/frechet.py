@@ -70,7 +70,7 @@ def dataset_features(dataset: ImageDataset, limit: int | None = None, cache: Pat
 
 
 class Statistics(NamedTuple):
-    """All that the Frechet distance needs of a set: sum (D,), sum of outer products (D, D), float64, count."""
+    """All that a Frechet distance needs of a set: sum (D,), sum of outer products (D, D), float64; count."""
 
     total: Tensor
     outer: Tensor
@@ -137,9 +137,9 @@ class FrechetAlexNet:
     def update(self, images: ImageSet, real: bool) -> "FrechetAlexNet":
         """Add images to the real or the generated set, and return this object."""
         if isinstance(images, Statistics):
-            sums = [getattr(self._metric, name) for name in self._names(real)]
-            for name, before, more in zip(self._names(real), sums, images, strict=True):
-                setattr(self._metric, name, before + more)
+            self._metric.update(images.total.new_empty(0, self.dimension), real=real)
+            for name, more in zip(self._names(real), images, strict=True):
+                setattr(self._metric, name, getattr(self._metric, name) + more)
         else:
             self._metric.update(_as_features(images, self.dimension).double(), real=real)
         return self

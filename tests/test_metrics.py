@@ -1,4 +1,4 @@
-"""Metrics: equal to the implementations that others use, right where the answer is known, deaf to bad input."""
+"""Metrics: equal to what others use, right where the answer is known, and bad input is refused."""
 
 import hashlib
 import pickle
@@ -301,7 +301,7 @@ def test_fid_runs_inception_from_a_file_and_never_unpickles_objects(tmp_path, mo
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     same = metrics.fid(smooth(2), smooth(2), weights=file, sha256=digest, batch_size=1)
     assert same.value == pytest.approx(0, abs=1e-2) and "2048" in same.note and same.dimension == 2048
-    file.write_bytes(pickle.dumps(print))
+    file.write_bytes(pickle.dumps(print, protocol=2))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     with pytest.raises(InputError, match="not a file of tensors"):
         metrics.fid(smooth(2), smooth(2), weights=file, sha256=digest)
