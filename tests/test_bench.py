@@ -1,0 +1,214 @@
+"""`cunet bench` measures what it says, on networks so small that their ratios mean nothing here."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from cunet import bench, bench_report, contenders, cost
+from cunet.errors import InputError
+from cunet.unet import UNet
+
+TINY = bench.Settings(
+    models=("unet", "cunet-released", "cunet-released@attention=0"),
+    size="smoke",
+    channels=1,
+    batches=(1,),
+    training_batch=2,
+    modes=("eager",),
+    repeats=2,
+    warmup=0,
+)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """One tiny run: its frame and its folder."""
+    out = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "roofline", lambda: cost.Roofline(matmul=2e9, convolution=1e9))
+        return bench.run(TINY, out), out
+
+
+def test_every_task_has_a_row_for_every_network(measured):
+    frame, _ = measured
+    names = set(TINY.models)
+    for task in ("parameters", "MACs", *bench.TASKS):
+        assert set(frame.loc[frame["task"] == task, "model"]) == names
+    assert (frame["value"] > 0).all()
+
+
+def test_ratios_refer_to_the_first_network_within_their_cell(measured):
+    frame, _ = measured
+    assert (frame.loc[frame["model"] == "unet", "ratio"] == 1).all()
+    for _, cell in frame.groupby(["task", "mode", "batch"]):
+        values = cell.set_index("model")["value"]
+        expected = values / values["unet"]
+        torch.testing.assert_close(
+            torch.tensor(cell["ratio"].to_numpy()), torch.tensor(expected[cell["model"]].to_numpy())
+        )
+    timed = frame[frame["unit"] == "s"]
+    assert (timed["low"] <= timed["ratio"]).all() and (timed["ratio"] <= timed["high"]).all()
+
+
+def test_throughput_is_twice_the_macs_over_the_time(measured):
+    frame, _ = measured
+    macs = frame[frame["task"] == "MACs"].set_index("model")["value"]
+    for _, row in frame[frame["task"] == "step"].iterrows():
+        assert row["flop_per_s"] == pytest.approx(2 * macs[row["model"]] * row["batch"] / row["value"])
+        assert row["of_best"] == pytest.approx(row["flop_per_s"] / 1e9)
+
+
+def test_files_hold_what_was_returned(measured):
+    frame, out = measured
+    pd.testing.assert_frame_equal(pd.read_csv(out / "bench.csv"), frame, check_dtype=False)
+    record = json.loads((out / "bench.json").read_text())
+    assert [row["value"] for row in record["rows"]] == pytest.approx(frame["value"].tolist())
+    assert record["settings"]["size"] == "smoke" and record["roofline"]["convolution"] == 1e9
+    assert record["environment"]["processor"]
+    operators = pd.read_csv(out / "bench_operators.csv")
+    assert operators.groupby("model")["share"].sum().to_numpy() == pytest.approx(1.0)
+    assert (out / "bench.png").stat().st_size > 5000 and (out / "bench.pdf").stat().st_size > 5000
+
+
+def test_table_gives_the_first_network_in_its_unit_and_the_others_as_ratios(measured):
+    frame, _ = measured
+    lines = bench_report.table(frame).splitlines()
+    row = next(line for line in lines if line.startswith("| parameters"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    ratio = frame.query("task == 'parameters' and model == 'cunet-released'")["ratio"].item()
+    assert cells[1].endswith((" k", " M")) and cells[2] == f"{ratio:.3f}"
+    assert any("denoising step, batch 1, eager" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "value, unit, text",
+    [
+        (0.2141, "s", "214 ms"),
+        (1.5, "s", "1.5 s"),
+        (3 * 2**30, "bytes", "3 GiB"),
+        (35_710_339, "parameters", "35.7 M"),
+        (7.3e9, "MAC", "7.3 G"),
+    ],
+)
+def test_quantities_are_written_in_a_unit_that_reads_well(value, unit, text):
+    assert bench_report.quantity(value, unit) == text
+
+
+def test_denoising_step_advances_the_chain_of_the_sampler():
+    seen = []
+
+    def call(x, t):
+        seen.append(int(t[0]))
+        return torch.zeros_like(x)
+
+    step = bench.step_task(call, torch.randn(1, 1, 8, 8), None)
+    for _ in range(bench.DDIM_STEPS + 1):
+        step()
+    assert len(set(seen)) == bench.DDIM_STEPS and seen[0] == seen[-1] == 999
+    assert seen[:-1] == sorted(seen[:-1], reverse=True)
+
+
+def test_training_step_updates_every_weight_from_images_at_all_diffusion_steps():
+    model, seen = UNet(16, (1, 2), 1), []
+    before = [p.clone() for p in model.parameters()]
+
+    def call(x, t):
+        seen.extend(t.tolist())
+        return model(x, t)
+
+    bench.training_task(call, torch.rand(3, 1, 16, 16), model)()
+    assert seen == [0, 499, 999]
+    assert all((a != b).any() for a, b in zip(model.parameters(), before, strict=True))
+
+
+def test_networks_that_differ_in_the_gradient_alone_are_timed_in_training_only():
+    measuring = bench.Bench(
+        bench.Settings(models=("cunet", "cunet@gradient=checkpoint"), size="smoke", repeats=2)
+    )
+    measuring.count()
+    measuring.time("forward", "eager", 1)
+    measuring.time("training", "eager", 1)
+    rows = [(row["task"], row["model"]) for row in measuring.rows]
+    assert ("training", "cunet@gradient=checkpoint") in rows
+    assert ("forward", "cunet@gradient=checkpoint") not in rows
+
+
+def test_network_that_does_not_compile_is_skipped_with_the_reason(monkeypatch):
+    def no_compiler(model, dynamic):
+        def call(*_):
+            raise RuntimeError("no C++ compiler\nand a long trace")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    measuring = bench.Bench(TINY)
+    measuring.time("forward", "compiled", 1)
+    assert measuring.rows == []
+    assert measuring.skipped["unet, forward, compiled"] == "no C++ compiler"
+
+
+def test_missing_package_is_skipped_with_the_reason(monkeypatch):
+    real = bench.network
+
+    def without(spec, size, channels):
+        if spec == "lucidrains-unet":
+            raise ImportError("No module named 'denoising_diffusion_pytorch'")
+        return real(spec, size, channels)
+
+    monkeypatch.setattr(bench, "network", without)
+    measuring = bench.Bench(bench.Settings(models=("unet", "lucidrains-unet"), size="smoke", channels=1))
+    measuring.count()
+    assert measuring.specs == ["unet"] and "denoising_diffusion" in measuring.skipped["lucidrains-unet"]
+
+
+def test_modes_set_memory_format_and_precision():
+    seen = {}
+
+    class Spy(torch.nn.Conv2d):
+        def forward(self, sample, timestep):
+            seen["out"] = super().forward(sample)
+            return seen["out"]
+
+    spy, how = Spy(2, 2, 3), bench.mode("eager+channels_last+bf16")
+    assert how == (False, True, True)
+    images = bench.Bench(bench.Settings(channels=2, size="smoke")).images(2, how)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    bench.callable_in(spy, how)(images, torch.tensor([0, 0]))
+    assert seen["out"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["diffusers-unet2d", "lucidrains-unet"])
+def test_foreign_networks_answer_like_ours(name):
+    try:
+        model = contenders.network(name, "smoke", 1)
+    except ImportError as error:
+        pytest.skip(str(error))
+    x = torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        assert model(x, torch.tensor([3, 900])).shape == model(x, 3).shape == x.shape
+
+
+def test_a_name_may_carry_changes():
+    assert contenders.network("cunet-released@attention=0,nf=4", "smoke", 1).first.out_channels == 4
+    for spec, said in (("cunet-released@attention", "no change"), ("unet@colour=red", "cannot be built")):
+        with pytest.raises(InputError, match=said):
+            contenders.network(spec, "smoke", 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tasks": ("sleep",)},
+        {"modes": ("fast",)},
+        {"modes": ("eager+tf32",)},
+        {"batches": (0,)},
+        {"models": ()},
+        {"repeats": 1},
+        {"size": "huge"},
+    ],
+)
+def test_settings_that_cannot_be_measured_are_refused(change):
+    with pytest.raises(InputError):
+        bench.Settings(**change)
