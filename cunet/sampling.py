@@ -67,7 +67,7 @@ def ancestral_step(
     before = t - 1 if previous is None else torch.as_tensor(previous).cpu()
     if bool((before < -1).any()) or bool((before >= t).any()):
         raise InputError(f"Cannot step from t = {t.tolist()} to {before.tolist()}: give -1 ... t - 1.")
-    wide, shape = _wide(x_t), (-1,) + (1,) * (x_t.ndim - 1)
+    wide, shape = wide_dtype(x_t), (-1,) + (1,) * (x_t.ndim - 1)
     abar = diffusion.alphas_cumprod[t]
     abar_before = torch.where(before < 0, 1.0, diffusion.alphas_cumprod[before.clamp(min=0)])
     alpha, sigma = abar / abar_before, posterior_std(abar, abar_before)
@@ -78,7 +78,8 @@ def ancestral_step(
     return (mean if noise is None else mean + sigma * noise.to(wide)).to(x_t.dtype)
 
 
-def _wide(x: Tensor) -> torch.dtype:
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """float64, where the device of x has it."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
@@ -142,7 +143,7 @@ def walk(
 def _ancestral_walk(model, x, diffusion, timesteps, noise, clip) -> Iterator[Step]:
     for t, previous in zip(timesteps, [*timesteps[1:], -1], strict=True):
         x0 = predict(model, diffusion, x, t, clip)
-        epsilon = diffusion.noise_between(x0.to(_wide(x)), x.to(_wide(x)), t)
+        epsilon = diffusion.noise_between(x0.to(wide_dtype(x)), x.to(wide_dtype(x)), t)
         x = ancestral_step(diffusion, epsilon, x, t, noise() if noise and previous >= 0 else None, previous)
         yield Step(t, x, x0)
 
@@ -203,10 +204,10 @@ def sample(
     whole_numbers(n=(n, 1), batch_size=(batch_size, 1), seed=(seed, 0), first=(first, 0))
     shape = _image_shape(model, shape)
     timesteps = SPACINGS[spacing or SAMPLERS[sampler].spacing](diffusion, steps)
-    device = _device(model)
+    device = device_of(model)
     images = torch.empty(n, *shape)
     calls = SAMPLERS[sampler].calls(steps) * -(-n // batch_size)
-    with _evaluating(model), progress_bar(calls, f"{n} images, {sampler} {steps}", progress) as bar:
+    with evaluating(model), progress_bar(calls, f"{n} images, {sampler} {steps}", progress) as bar:
         for begin in range(0, n, batch_size):
             end = min(begin + batch_size, n)
             noise = NoiseStreams(seed, range(first + begin, first + end), shape, device)
@@ -232,7 +233,8 @@ def progress_bar(total: int, what: str, show: bool) -> tqdm:
 
 
 @contextmanager
-def _evaluating(model: Callable):
+def evaluating(model: Callable):
+    """Within, a module is in eval mode; after, as it was. Other callables are left alone."""
     training = isinstance(model, nn.Module) and model.training
     if training:
         model.eval()
@@ -243,7 +245,8 @@ def _evaluating(model: Callable):
             model.train()
 
 
-def _device(model: Callable) -> torch.device:
+def device_of(model: Callable) -> torch.device:
+    """Where the module's parameters are; the CPU for a callable without any."""
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     return next((p.device for p in parameters), torch.device("cpu"))
 

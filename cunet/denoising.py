@@ -1,0 +1,274 @@
+"""Denoising by the reverse process (section 4.2 of the paper): how near an image comes back, step by step.
+
+The protocol. A test image x_0 is noised by L steps of the forward process at once, to x_t with t = L - 1 (t
+counts from 0). The reverse process then walks down, t = L - 1, ..., 1, 0: L network calls. After each, the
+image is compared with x_0 by SSIM and PSNR (distortion) and LPIPS (perception). Steps are counted as noise
+removed: 0 is the noisy image, L the end. An image's best step is the one where its score peaks; table 3
+averages these.
+
+The paper leaves open what walks and what is looked at. The variants:
+
+    mean              each step to the posterior mean, no noise added; the image itself is scored
+                      (the authors' code: the choice for the tables)
+    ancestral         equation 2 with its noise; the image itself is scored
+    clean             the walk of `mean`; the network's prediction of x_0 is scored instead
+    ancestral-clean   the walk of `ancestral`, likewise
+
+Before the last step the image itself is still x_t: its contrast is sqrt(abar_t) of the original's and noise
+is in it, and both count against it. Scores are of images cut to [-1, 1].
+
+Cost: one network call for each image, level and step, so images x sum of levels; `stride` leaves steps out.
+Images of different levels share a batch whenever they stand at the same t.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from . import metrics as measures
+from .diffusion import Diffusion, one_of
+from .errors import InputError
+from .sampling import (
+    NoiseStreams,
+    ancestral_step,
+    device_of,
+    evaluating,
+    predict,
+    progress_bar,
+    whole_numbers,
+    wide_dtype,
+)
+from .trajectories import METRICS, VARIANTS, Denoised, Plan, Trajectory
+
+LEVELS = (50, 100, 150, 200, 250, 400, 600, 800)  # tables 2 and 3
+
+
+def noise_std(diffusion: Diffusion, level: int) -> float:
+    """The standard deviation s of the noise after `level` steps, once the image is back at full contrast.
+
+    x_t / sqrt(abar_t) = x_0 + s e with s = sqrt(1/abar_t - 1) and t = level - 1, for pixels in [-1, 1].
+    """
+    return float(diffusion.snr(level - 1) ** -0.5)
+
+
+def level_for(diffusion: Diffusion, std: float) -> int:
+    """The level, 1 ... T, whose `noise_std` is nearest to `std` by ratio.
+
+    Raises InputError for a standard deviation of 0 or less, or beyond twice the largest there is.
+    """
+    known = diffusion.snr(torch.arange(diffusion.timesteps)) ** -0.5
+    if not 0 < std < 2 * float(known[-1]):
+        raise InputError(
+            f"noise level {std!r}: expected a standard deviation above 0 and below "
+            f"{2 * float(known[-1]):.3g}, for pixels in [-1, 1] (divide by 127.5 if yours are 0 ... 255)."
+        )
+    return int((known.log() - torch.tensor(std, dtype=known.dtype).log()).abs().argmin()) + 1
+
+
+@torch.no_grad()
+def denoise(
+    model: Callable,
+    images: Tensor,
+    diffusion: Diffusion,
+    levels: Sequence[int] = LEVELS,
+    variants: Sequence[str] = ("mean",),
+    metrics: Sequence[str] = tuple(METRICS),
+    stride: int = 1,
+    every: int = 1,
+    frames: Sequence[float] = (),
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+    resume: Path | None = None,
+) -> Denoised:
+    """Noise images to each level, denoise them, and score every image on the way.
+
+    model: network(x, t), as in `cunet.sampling.sample`.    images: (N, C, H, W) float in [-1, 1].
+    levels: noise steps, each 1 ... T.    variants: of VARIANTS.    metrics: of METRICS.
+    stride: diffusion steps a network call; 1 leaves none out.    every: network calls a score.
+    frames: fractions 0 (noisy) ... 1 (end) of the way at which images are kept, at the nearest scored step.
+    seed: image i at level L has its noise from (seed, i, L) alone, the same for every network.
+    batch_size: images a network call.    progress: show a bar.
+    resume: a folder. Every batch_size images are put there when done, and taken from there by a later call
+    with the same arguments, network weights included.
+
+    Returns Denoised. Raises InputError for arguments outside these ranges.
+    """
+    _check(images, diffusion, levels, variants, metrics, frames)
+    whole_numbers(stride=(stride, 1), every=(every, 1), seed=(seed, 0), batch_size=(batch_size, 1))
+    plan = Plan(tuple(sorted(set(levels), reverse=True)), stride, every, tuple(frames))
+    walks = {s: [v for v in variants if VARIANTS[v].stochastic is s] for s in (False, True)}
+    walks = {stochastic: names for stochastic, names in walks.items() if names}
+    settings = (
+        diffusion.settings(),
+        plan.levels,
+        list(variants),
+        list(metrics),
+        stride,
+        every,
+        plan.frames,
+        seed,
+    )
+    key = _fingerprint(model, images, settings, batch_size) if resume else ""
+    done = []
+    total = len(images) * plan.calls * len(walks)
+    with evaluating(model), progress_bar(total, f"denoising {len(images)} images", progress) as bar:
+        for begin in range(0, len(images), batch_size):
+            file = Path(resume) / f"{key}-{begin:06d}.pt" if resume else None
+            group = images[begin : begin + batch_size].float()
+            if file and file.exists():
+                done.append(torch.load(file, weights_only=True))
+                bar.update(len(group) * plan.calls * len(walks))
+                continue
+            parts = {}
+            for stochastic, names in walks.items():
+                walk = _Walk(
+                    model, group, begin, diffusion, plan, stochastic, names, metrics, seed, batch_size
+                )
+                parts |= walk.run(bar)
+            done.append(parts)
+            _store(parts, file)
+    return _joined(done, plan, variants, metrics)
+
+
+class _Walk:
+    """One group of images, from every level down, by one of the two walks."""
+
+    def __init__(self, model, images, begin, diffusion, plan, stochastic, names, metrics, seed, batch_size):
+        self.model, self.clean, self.diffusion, self.plan = model, images, diffusion, plan
+        self.stochastic, self.names, self.metrics, self.batch_size = stochastic, names, metrics, batch_size
+        self.device = device_of(model)
+        numbers = [(begin + i) * (diffusion.timesteps + 1) for i in range(len(images))]
+        self.noise = {
+            level: NoiseStreams(seed, [n + level for n in numbers], images.shape[1:], self.device)
+            for level in plan.levels
+        }
+        self.scores = {(v, level, m): [] for v in names for level in plan.levels for m in metrics}
+        self.frames = {(v, level): {} for v in names for level in plan.levels}
+        self.seconds = 0.0
+
+    def run(self, bar) -> dict:
+        """All steps. Returns plain tensors: what `_joined` puts together, and what is stored for resuming."""
+        clean = self.clean.to(self.device)
+        x = {
+            level: self.diffusion.add_noise(clean, self.noise[level](), level - 1)
+            for level in self.plan.levels
+        }
+        for variant in self.names:
+            self._record(variant, {level: (0, x[level]) for level in self.plan.levels})
+        for t in self.plan.timesteps:
+            levels, previous = self.plan.active(t), self.plan.previous(t)
+            began = perf_counter()
+            new, x0 = self._step(torch.cat([x[level] for level in levels]), levels, t, previous)
+            self.seconds += perf_counter() - began
+            new, x0 = new.split(len(clean)), x0.split(len(clean))
+            x |= dict(zip(levels, new, strict=True))
+            for variant in self.names:
+                shown = x0 if VARIANTS[variant].clean else new
+                at = {lv: (lv - 1 - previous, y) for lv, y in zip(levels, shown, strict=True)}
+                self._record(variant, {lv: (s, y) for lv, (s, y) in at.items() if s in self.plan.steps[lv]})
+            bar.update(len(clean) * len(levels))
+        scores = {key: torch.stack(values, 1) for key, values in self.scores.items()}
+        frames = {key: self._framed(key) for key in self.frames}
+        return scores | frames | {self.stochastic: self.seconds}
+
+    def _step(self, x: Tensor, levels: list[int], t: int, previous: int) -> tuple[Tensor, Tensor]:
+        parts = x.split(self.batch_size)
+        x0 = torch.cat([predict(self.model, self.diffusion, part, t) for part in parts])
+        epsilon = self.diffusion.noise_between(x0.to(wide_dtype(x)), x.to(wide_dtype(x)), t)
+        fresh = self.stochastic and previous >= 0
+        noise = torch.cat([self.noise[level]() for level in levels]) if fresh else None
+        return ancestral_step(self.diffusion, epsilon, x, t, noise, previous), x0
+
+    def _record(self, variant: str, at: dict[int, tuple[int, Tensor]]) -> None:
+        """Score images of several levels in one go. at: level -> (noise steps removed, images)."""
+        if not at:
+            return
+        x = torch.cat([images.clamp(-1, 1) for _, images in at.values()]).cpu()
+        truth = self.clean.repeat(len(at), 1, 1, 1)
+        for metric in self.metrics:
+            score = getattr(measures, metric)
+            pairs = zip(x.split(self.batch_size), truth.split(self.batch_size), strict=True)
+            values = torch.cat([score(a, b) for a, b in pairs]).float()
+            for level, part in zip(at, values.split(len(self.clean)), strict=True):
+                self.scores[variant, level, metric].append(part)
+        for (level, (step, _)), part in zip(at.items(), x.split(len(self.clean)), strict=True):
+            if step in self.plan.frame_steps[level]:
+                self.frames[variant, level][step] = part
+
+    def _framed(self, key: tuple[str, int]) -> Tensor:
+        kept = [self.frames[key][step] for step in self.plan.frame_steps[key[1]]]
+        n, *shape = self.clean.shape
+        return torch.stack(kept, 1) if kept else torch.empty(n, 0, *shape)
+
+
+def _joined(done: list[dict], plan: Plan, variants, metrics) -> Denoised:
+    def joined(*key):
+        return torch.cat([part[key] for part in done])
+
+    trajectories = {
+        (v, level): Trajectory(
+            level,
+            v,
+            torch.tensor(plan.steps[level]),
+            {m: joined(v, level, m) for m in metrics},
+            torch.tensor(plan.frame_steps[level], dtype=torch.int64),
+            joined(v, level),
+        )
+        for v in variants
+        for level in plan.levels
+    }
+    walks = {VARIANTS[v].stochastic for v in variants}
+    calls = len(next(iter(trajectories.values())).frames) * plan.calls * len(walks)
+    return Denoised(trajectories, sum(part[walk] for part in done for walk in walks) / calls)
+
+
+def _store(parts: dict, file: Path | None) -> None:
+    """All or nothing: a file that is there is whole."""
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f"{file.name}.{os.getpid()}")
+    torch.save(parts, draft)
+    os.replace(draft, file)
+
+
+def _fingerprint(model: Callable, images: Tensor, settings: tuple, batch_size: int) -> str:
+    """What a stored result stands for: network, images and settings, as 16 hexadecimal digits."""
+    digest = hashlib.sha256(repr((type(model).__name__, *settings, batch_size, tuple(images.shape))).encode())
+    weights = model.state_dict() if isinstance(model, nn.Module) else {}
+    for name, tensor in {"": images, **weights}.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check(images, diffusion, levels, variants, metrics, frames) -> None:
+    if images.ndim != 4 or not len(images) or not images.is_floating_point() or not images.abs().max() <= 1:
+        raise InputError(
+            f"Images of shape {tuple(images.shape)} and dtype {images.dtype} cannot be denoised: expected "
+            "float (N, C, H, W), N >= 1, in [-1, 1]."
+        )
+    for name in variants:
+        one_of("variant", name, VARIANTS)
+    for name in metrics:
+        one_of("metric", name, METRICS)
+    if not levels or not variants:
+        raise InputError("Nothing to do: give at least one noise level and one variant.")
+    for level in levels:
+        whole_numbers(level=(level, 1))
+        if level > diffusion.timesteps:
+            raise InputError(
+                f"level={level}: the diffusion has {diffusion.timesteps} steps, so 1 ... that many."
+            )
+    if not all(0 <= f <= 1 for f in frames):
+        raise InputError(
+            f"frames={tuple(frames)}: expected fractions of the way, 0 (noisy) ... 1 (denoised)."
+        )
