@@ -246,6 +246,8 @@ def place(stage: Path, out: Path, job: str) -> Path:
                 for stale in (out / kind).glob(f"{runs.check_name(name, 'file')}.*"):
                     stale.unlink(missing_ok=True)
     result.unlink(missing_ok=True)
+    for path in sorted(stage.glob(f"{runs.SCORECARD}.*")):
+        os.replace(path, out / path.name)
     for folder in ("figures", "tables", "executed", "results"):
         (out / folder).mkdir(parents=True, exist_ok=True)
         for path in sorted((stage / folder).glob("*")):

@@ -40,6 +40,7 @@ FIGURE_METADATA = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
 }
+SCORECARD = "scorecard"  # the one table that stands in the run's folder itself
 KEYS = set("job notebook profile parameters values claims timings environment inputs outputs".split())
 _PLAIN = (bool, int, float, str, type(None), list, tuple, dict)
 
@@ -161,13 +162,14 @@ class Run:
 
         Arguments:
             table: a DataFrame; an unnamed index is left out, a named one becomes the first column.
-            name: `tabNN_slug` for the paper's table NN, `ext_slug` for one beyond the paper.
+            name: `tabNN_slug` for the paper's table NN, `ext_slug` for one beyond the paper; `scorecard` for the
+                scorecard, which stands in the run's folder itself.
             caption: one sentence for the report.
 
         Returns:
             Path of the CSV.
         """
-        folder = self._folder(self.target / "tables")
+        folder = self._folder(self.target / "tables" if name != SCORECARD else self.target)
         check_name(name, "table")
         if any(label is not None for label in table.index.names):
             table = table.reset_index()
