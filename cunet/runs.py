@@ -18,6 +18,7 @@ a staging folder, and the runner moves everything into place when the notebook h
 
 import ast
 import datetime
+import hashlib
 import json
 import math
 import os
@@ -162,8 +163,8 @@ class Run:
 
         Arguments:
             table: a DataFrame; an unnamed index is left out, a named one becomes the first column.
-            name: `tabNN_slug` for the paper's table NN, `ext_slug` for one beyond the paper; `scorecard` for the
-                scorecard, which stands in the run's folder itself.
+            name: `tabNN_slug` for the paper's table NN, `ext_slug` for one beyond the paper; `scorecard`
+                for the scorecard, which stands in the run's folder itself.
             caption: one sentence for the report.
 
         Returns:
@@ -197,7 +198,7 @@ class Run:
             claims: rows for the scorecard, each with at least `id` (of `cunet.paper.CLAIMS`) and `measured`.
             timings: everything that is a time or was computed from one; `wall_time_s`, since the run was
                 opened, is added.
-            inputs: files that were read, recorded with their SHA-256.
+            inputs: files that were read, recorded with their SHA-256 (a job's result: without its timings).
 
         Returns:
             The result as it would be read back.
@@ -219,7 +220,7 @@ class Run:
             "claims": claims,
             "timings": {**(timings or {}), "wall_time_s": round(time.perf_counter() - self._started, 3)},
             "environment": environment(),
-            "inputs": {shown(path): sha256(path) for path in inputs},
+            "inputs": dict(self._input(path) for path in inputs),
             "outputs": {"figures": self._figures, "tables": self._tables},
         }
         path = self._folder(self.target / "results") / f"{self.job}.json"
@@ -229,6 +230,15 @@ class Run:
     def result(self, job: str) -> dict:
         """The result of another job of this run (or, once saved, of this one)."""
         return result(self.run_dir, job)
+
+    def _input(self, path: str | Path) -> tuple[str, str]:
+        """Name and SHA-256 of a file that was read; a name within the run's folder is relative to it."""
+        full = Path(os.path.normpath(Path(path).absolute()))
+        name = full.relative_to(self.run_dir).as_posix() if self.run_dir in full.parents else shown(full)
+        if full.parent != self.run_dir / "results":
+            return name, sha256(full)
+        lasting = {key: value for key, value in result_file(full).items() if key != "timings"}
+        return name, hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
     def _folder(path: Path) -> Path:
