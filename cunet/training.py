@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from cunet import checkpoints, resume, storage
 from cunet.errors import InputError
@@ -293,7 +293,8 @@ class Training:
         loss, quartiles = validation_summary(losses, self.config.timesteps)
         self.validation.append([self.images_seen, loss, quartiles])
         if self.tqdm is not None:
-            self.tqdm.write(f"{self.config.name}: {self.images_seen} images, validation loss {loss:.5f}")
+            text = f"{self.config.name}: {self.images_seen} images, validation loss {loss:.5f}"
+            self.tqdm.write(text, file=sys.stderr)
         return True
 
     # --- saving and going on

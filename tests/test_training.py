@@ -1,0 +1,582 @@
+"""Training: what a step does, that nothing is lost when it is stopped, and what it refuses."""
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cunet import checkpoints, datasets, diffusion, launch, models, storage, training, validation
+from cunet.errors import InputError
+from cunet.recipe import BatchOrder, TrainConfig, configure, generator, stream
+from cunet.training import TrainingDiverged, TrainingInterrupted, train
+
+NAME = "mnist-unet-smoke-s0"
+SMALL = dict(model="unet", size="smoke", images=160, batch_size=8, warmup=4, log_every=32, validate_every=64)
+TIMES = {"wall_time_s", "images_per_second", "card_sha256", "code_version"}
+
+
+class Tiny(nn.Module):
+    """A network of 300 numbers with a buffer, dropout and a frozen weight: all that a state has to keep."""
+
+    def __init__(self, name, size, channels):
+        super().__init__()
+        self.name, self.size, self.channels, self.image_size = name, size, channels, 8
+        self.into, self.out = nn.Conv2d(channels, 8, 3, padding=1), nn.Conv2d(8, channels, 3, padding=1)
+        self.norm, self.time, self.drop = nn.BatchNorm2d(8), nn.Linear(1, 8), nn.Dropout(0.1)
+        self.time.bias.requires_grad_(False)
+        if os.environ.get("PLAIN"):  # where parts of a batch are compared with the batch
+            self.norm, self.drop = nn.Identity(), nn.Identity()
+
+    def forward(self, sample, timestep):
+        t = self.time(timestep.float()[:, None] / 1000)[:, :, None, None]
+        return self.out(self.drop(torch.relu(self.norm(self.into(sample)) + t)))
+
+
+class Pictures(datasets.ImageDataset):
+    """Fifty squares of light in two halves."""
+
+    @classmethod
+    def load(cls, name, split="train", image_size=8, root=None):
+        draw = generator(0, split, root or "")
+        light = torch.randint(0, 256, (50, 1, 2, 2), generator=draw, dtype=torch.uint8)
+        return cls(name, split, light.repeat_interleave(4, 2).repeat_interleave(4, 3))
+
+
+def install(patch) -> None:
+    patch(models, "build", lambda name, size="paper", channels=3: Tiny(name, size, channels))
+    patch(models, "image_size", lambda size: 8)
+    patch(datasets, "load", Pictures.load)
+    patch(validation, "VALIDATION_IMAGES", 20)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    install(monkeypatch.setattr)
+
+
+def settings(**changes) -> TrainConfig:
+    return configure({**SMALL, **changes})
+
+
+def final(folder: Path) -> tuple[bytes, dict]:
+    """The weights and what of the card is not a time."""
+    card = json.loads((folder / f"{NAME}.json").read_text())
+    return (folder / f"{NAME}.safetensors").read_bytes(), {k: v for k, v in card.items() if k not in TIMES}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch.setattr)
+        folder = tmp_path_factory.mktemp("undisturbed")
+        train(settings(), folder, progress=False)
+        yield folder
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """stop_at(n): this process gets SIGTERM in the middle of step n."""
+    step = training.Training.train_step
+
+    def arrange(number):
+        def interrupted(self):
+            if self.step == number - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self)
+
+        monkeypatch.setattr(training.Training, "train_step", interrupted)
+
+    return arrange
+
+
+# --- what a step is made of
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50, 120])
+def test_every_epoch_has_each_image_once_and_epochs_differ(batch_size):
+    order = BatchOrder(50, batch_size, seed=3)
+    seen = torch.cat([order(step) for step in range(-(-150 // batch_size))])[:150].view(3, 50)
+    assert all(sorted(epoch.tolist()) == list(range(50)) for epoch in seen)
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_a_batch_depends_on_seed_and_step_and_not_on_what_was_asked_before():
+    again, jumping = BatchOrder(50, 7, seed=3), BatchOrder(50, 7, seed=3)
+    in_order = [again(step) for step in range(30)]
+    for step in random.Random(0).sample(range(30), 30):
+        assert torch.equal(jumping(step), in_order[step])
+    assert not torch.equal(BatchOrder(50, 7, seed=4)(0), in_order[0])
+    assert len({stream(seed, "step", step) for seed in range(3) for step in range(100)}) == 300
+
+
+def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine_to_zero():
+    config = settings(learning_rate=0.01, warmup=10)
+    assert [config.rate(step, 0.0) for step in (0, 4, 9, 10)] == pytest.approx([0.001, 0.005, 0.01, 0.01])
+    assert config.rate(100, 0.5) == pytest.approx(0.005)
+    assert config.rate(100, 1 / 3) == pytest.approx(0.0075)
+    assert config.rate(100, 1.0) == pytest.approx(0.0) and config.rate(100, 1.1) == pytest.approx(0.0)
+    assert settings(warmup=0, learning_rate=0.01).rate(0, 0.0) == 0.01
+
+
+def test_the_first_step_is_adam_on_the_clipped_gradient_of_the_mean_loss(tmp_path):
+    """From the formulas: after one step Adam's update is -rate * g / (|g| + eps), g clipped to norm 1."""
+    run = make(settings(clip=0.01), tmp_path)
+    before = {name: p.detach().clone() for name, p in run.network.named_parameters()}
+    x, t, noise = run.batch(0)
+    run.seed_network()
+    abar = run.diffusion.alphas_cumprod[t].float().view(-1, 1, 1, 1)
+    output = run.network(abar.sqrt() * x + (1 - abar).sqrt() * noise, t)
+    loss = (output - (abar.sqrt() * noise - (1 - abar).sqrt() * x)).square().mean()
+    trained = {name: p for name, p in run.network.named_parameters() if p.requires_grad}
+    grads = dict(zip(trained, torch.autograd.grad(loss, trained.values()), strict=True))
+    norm = torch.cat([g.flatten() for g in grads.values()]).norm()
+    run.network.norm.reset_running_stats()
+    assert run.train_step() == pytest.approx(loss.item(), rel=1e-5)
+    for name, after in run.network.named_parameters():
+        g = grads.get(name, torch.zeros(())) * min(1.0, 0.01 / norm.item())
+        torch.testing.assert_close(after, before[name] - 1e-3 / 4 * g / (g.abs() + 1e-8), rtol=0, atol=2e-6)
+
+
+def test_the_average_is_the_recursion_by_hand_and_copies_buffers(tmp_path):
+    run = make(settings(ema_decay=0.35), tmp_path)
+    expected = [p.double() for p in run.current]
+    for step in range(6):
+        run.train_step()
+        decay = min(0.35, (1 + step) / (10 + step))  # 0.1, 0.18, 0.25, 0.31, 0.35, 0.35
+        expected = [decay * e + (1 - decay) * p.double() for e, p in zip(expected, run.current, strict=True)]
+    for e, p in zip(expected, run.average, strict=True):
+        torch.testing.assert_close(p.double(), e, rtol=0, atol=1e-6)
+    assert torch.equal(run.ema.norm.running_mean, run.network.norm.running_mean)
+    assert run.ema.norm.num_batches_tracked == 6
+
+
+def make(config, folder):
+    """A training, not started; the random state is the test's own to spoil."""
+    path = Path(folder) / f"{config.name}.safetensors"
+    return training.Training(config, path, launch.start_fabric(config), launch.Signals())
+
+
+def test_flipping_mirrors_about_half_the_images_and_the_same_ones_every_time(tmp_path):
+    plain, flipped = (make(settings(flip=flip, batch_size=50), tmp_path) for flip in (False, True))
+    a, b = plain.batch(2)[0], flipped.batch(2)[0]
+    same = (a == b).flatten(1).all(1)
+    mirrored = (a.flip(-1) == b).flatten(1).all(1)
+    assert bool((same | mirrored).all()) and 10 < int(mirrored.sum()) < 40
+    assert torch.equal(b, flipped.batch(2)[0])
+    assert torch.equal(plain.batch(2)[2], flipped.batch(2)[2])
+
+
+def test_a_batch_in_parts_is_the_batch(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAIN", "1")
+    losses = []
+    for parts in (1, 4):
+        run = make(settings(accumulate=parts), tmp_path)
+        losses.append([run.train_step() for _ in range(5)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_steps_leave_nothing_behind_in_torchs_queue_of_calls_to_a_gpu(tmp_path):
+    run = make(settings(), tmp_path)
+    run.train_step()
+    before = len(torch.cuda._queued_calls)
+    run.train_step()
+    assert len(torch.cuda._queued_calls) == before
+
+
+# --- validation
+
+
+def test_validation_is_the_loss_at_fixed_evenly_spread_steps(tmp_path):
+    run = make(settings(timesteps=400), tmp_path)
+    losses = validation.validation_losses(run.ema, run.test, run.diffusion)
+    assert losses.shape == (20, 2)
+    assert sorted(losses[:, 1].tolist()) == [10 + 20 * k for k in range(20)]
+    noise = torch.randn((20, 1, 8, 8), generator=generator(0, "validation", 0))
+    with torch.no_grad():
+        direct = run.diffusion.loss(run.ema, run.test.batch(slice(20)), losses[:, 1].long(), noise)
+    torch.testing.assert_close(losses[:, 0], direct.double())
+    mean, quarters = validation.validation_summary(losses, 400)
+    assert mean == pytest.approx(direct.mean().item(), rel=1e-6)
+    second = [loss for loss, t in losses.tolist() if 100 <= t < 200]
+    assert len(second) == 5 and quarters[1] == pytest.approx(sum(second) / 5)
+    assert sum(quarters) / 4 == pytest.approx(mean)
+
+
+def test_validation_does_not_depend_on_how_many_processes_share_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(validation, "VALIDATION_BATCH", 3)
+    run = make(settings(), tmp_path)
+    whole = validation.validation_losses(run.ema, run.test, run.diffusion)
+    parts = [validation.validation_losses(run.ema, run.test, run.diffusion, rank, 3) for rank in range(3)]
+    assert torch.equal(whole[:, 0], sum(part[:, 0] for part in parts))
+
+
+# --- a whole training
+
+
+def test_the_checkpoint_is_the_average_with_a_full_card(undisturbed):
+    network, card = checkpoints.load(undisturbed / f"{NAME}.safetensors")
+    assert sorted(p.name for p in undisturbed.iterdir()) == [
+        f".{NAME}.lock",
+        f"{NAME}.json",
+        f"{NAME}.safetensors",
+    ]
+    assert (card["images_seen"], card["steps"], card["batch_size"], card["seed"]) == (160, 20, 8, 0)
+    assert TrainConfig(**card["recipe"]) == settings()
+    assert [images for images, _ in card["loss_curve"]] == [32, 64, 96, 128, 160]
+    assert [images for images, _ in card["validation"]] == [64, 128, 160]
+    assert diffusion.Diffusion(**card["diffusion"]).settings() == card["diffusion"]
+    assert card["images_per_second"] == pytest.approx(160 / card["wall_time_s"])
+    test = Pictures.load("mnist", "test")
+    losses = validation.validation_losses(network, test, diffusion.Diffusion(**card["diffusion"]))
+    assert losses[:, 0].mean().item() == pytest.approx(card["validation_loss"], rel=1e-6)
+    assert card["validation_quartiles"][-1][0] == 160 and len(card["validation_quartiles"][-1]) == 5
+
+
+def test_training_lowers_the_loss(tmp_path):
+    train(settings(images=1600, learning_rate=0.02), tmp_path, progress=False)
+    curve = final(tmp_path)[1]["loss_curve"]
+    assert curve[-1][1] < 0.7 * curve[0][1]
+
+
+def test_a_finished_training_is_not_repeated(undisturbed, monkeypatch):
+    before = final(undisturbed), (undisturbed / f"{NAME}.safetensors").stat().st_mtime_ns
+    monkeypatch.setattr(training.Training, "train_step", None)
+    assert train(settings(), undisturbed, progress=False) == undisturbed / f"{NAME}.safetensors"
+    assert (final(undisturbed), (undisturbed / f"{NAME}.safetensors").stat().st_mtime_ns) == before
+
+
+def test_training_leaves_the_callers_random_numbers_and_signals_alone(tmp_path):
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    train(settings(images=16), tmp_path, progress=False)
+    assert torch.equal(torch.rand(2), expected)
+    assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_the_bar_shows_rate_time_left_and_loss(tmp_path, capsys):
+    train(settings(), tmp_path)
+    shown = capsys.readouterr().err
+    assert "160/160" in shown and "images/s" in shown and "loss=" in shown and "validation loss" in shown
+
+
+def test_a_time_budget_ends_the_training_and_plans_the_decay(tmp_path, monkeypatch):
+    """A clock that gains a second a look makes every step last one second."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    rates, rate = [], TrainConfig.rate
+
+    def note(self, step, progress):
+        rates.append((step, progress))
+        return rate(self, step, progress)
+
+    monkeypatch.setattr(TrainConfig, "rate", note)
+    train(settings(max_seconds=6.0, images=8), tmp_path, progress=True)
+    card = final(tmp_path)[1]
+    assert card["steps"] == 6 and card["images_seen"] == 48
+    assert rates == [(step, pytest.approx(step / 6)) for step in range(6)]
+    assert json.loads((tmp_path / f"{NAME}.json").read_text())["wall_time_s"] == pytest.approx(6.0)
+
+
+def test_time_that_was_used_before_an_interruption_counts(tmp_path, monkeypatch, stop_at):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    stop_at(4)
+    with pytest.raises(TrainingInterrupted):
+        train(settings(max_seconds=6.0), tmp_path, progress=False)
+    stop_at(0)
+    train(settings(max_seconds=6.0), tmp_path, progress=False)
+    assert final(tmp_path)[1]["steps"] == 6
+
+
+# --- stopped anywhere
+
+
+def test_stopped_and_resumed_ends_with_the_same_bits(undisturbed, tmp_path, stop_at):
+    for number in (1, 3, 8, 19):
+        stop_at(number)
+        with pytest.raises(TrainingInterrupted, match=f"step {number} .*Start it again"):
+            train(settings(), tmp_path, progress=False)
+    stop_at(0)
+    train(settings(), tmp_path, progress=False)
+    assert final(tmp_path) == final(undisturbed)
+
+
+def test_a_resumed_state_has_the_same_network_average_and_moments(tmp_path, stop_at):
+    for folder, stops in ((tmp_path / "a", [15]), (tmp_path / "b", [2, 9, 15])):
+        for number in stops:
+            stop_at(number)
+            with pytest.raises(TrainingInterrupted):
+                train(settings(), folder, progress=False)
+    a, b = ((tmp_path / f / f"{NAME}.state.safetensors").read_bytes() for f in "ab")
+    names = set(storage.read(tmp_path / "a" / f"{NAME}.state.safetensors")[0])
+    assert {"network.into.weight", "ema.norm.running_mean", "adam.out.bias.exp_avg_sq"} <= names
+    assert a == b
+
+
+def test_a_signal_during_validation_gives_it_up_and_repeats_it(undisturbed, tmp_path, monkeypatch):
+    real, calls = training.validation_losses, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "validation_losses", interrupted)
+    with pytest.raises(TrainingInterrupted, match="step 16"):
+        train(settings(), tmp_path, progress=False)
+    train(settings(), tmp_path, progress=False)
+    assert len(calls) == 4 and final(tmp_path) == final(undisturbed)
+
+
+def child(config: dict, out: str, environment: dict | None = None) -> None:
+    """A training in a process of its own, through the command line's entry."""
+    os.environ.update(environment or {})
+    torch.set_num_threads(1)
+    install(setattr)
+    recipe = Path(out) / f"recipe{os.getpid()}.json"
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(json.dumps(config))
+    status = training.main(["--config", str(recipe), "--out", out, "--quiet"])
+    recipe.unlink()
+    sys.exit(status)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """start(config, out): begin a training in a child of a server that has everything imported already."""
+    context, started = multiprocessing.get_context("forkserver"), []
+    context.set_forkserver_preload(["torch", "cunet.training", "cunet.models", "cunet.datasets", __name__])
+
+    def begin(config, out, environment=None):
+        process = context.Process(target=child, args=({**SMALL, **config}, str(out), environment))
+        process.start()
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_at_random_moments_it_resumes_by_itself_to_the_same_bits(tmp_path, start, times):
+    recipe = {"checkpoint_every": 1, "images": 64 * times}
+    torch.set_num_threads(1)
+    train(settings(**recipe), tmp_path / "undisturbed", progress=False)
+    draw, folder = random.Random(times), tmp_path / "killed"
+    state = folder / f"{NAME}.state.json"
+    for _ in range(times):
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        process = start(recipe, folder)
+        while process.is_alive() and (not state.exists() or state.stat().st_mtime_ns == before):
+            time.sleep(0.001)  # until it has saved once, so that every life gets on
+        time.sleep(draw.uniform(0, 0.02))
+        process.kill()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+    process = start(recipe, folder)
+    process.join(120)
+    assert process.exitcode == 0
+    assert final(folder) == final(tmp_path / "undisturbed")
+    assert {path.name for path in folder.iterdir()} - {path.name for path in folder.glob("recipe*")} == {
+        path.name for path in (tmp_path / "undisturbed").iterdir()
+    }
+
+
+def test_sigterm_ends_the_process_with_its_own_status_and_a_resumable_state(tmp_path, start):
+    process = start({"images": 10**6, "checkpoint_every": 1}, tmp_path)
+    state = tmp_path / f"{NAME}.state.json"
+    while process.is_alive() and not state.exists():
+        time.sleep(0.01)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 130
+    assert storage.read(state.with_suffix(".safetensors"))[1]["step"] > 0
+
+
+def test_two_processes_see_the_same_batches_and_learn_the_same(tmp_path, start):
+    """DDP over gloo against one process, for a network without dropout and batch statistics."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    world = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "PLAIN": "1",
+        "NODE_RANK": "0",
+    }
+    ranks = [
+        start({"devices": 2}, tmp_path / "two", {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    alone = start({}, tmp_path / "one", {"PLAIN": "1"})
+    for process in (*ranks, alone):
+        process.join(120)
+        assert process.exitcode == 0
+    (_, one), (_, two) = final(tmp_path / "one"), final(tmp_path / "two")
+    for curve in ("loss_curve", "validation"):
+        for (images, loss), (images2, loss2) in zip(one[curve], two[curve], strict=True):
+            assert images == images2 and loss == pytest.approx(loss2, abs=1e-5)
+    assert two["devices"] == 2
+
+
+# --- refused
+
+
+def test_settings_that_make_another_training_are_refused_by_name(undisturbed, tmp_path, stop_at):
+    stop_at(3)
+    with pytest.raises(TrainingInterrupted):
+        train(settings(), tmp_path, progress=False)
+    stop_at(0)
+    for folder in (tmp_path, undisturbed):
+        with pytest.raises(
+            InputError, match="learning_rate was 0.001 and is now 0.002; warmup was 4 and is now 5"
+        ):
+            train(settings(learning_rate=0.002, warmup=5), folder, progress=False)
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        train(settings(data_root="elsewhere"), tmp_path, progress=False)
+    train(settings(checkpoint_every=7, checkpoint_seconds=1.0), tmp_path, progress=False)
+    assert final(tmp_path)[0] == final(undisturbed)[0]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_damaged_state_or_checkpoint_is_refused_and_kept(tmp_path, stop_at, suffix, finished):
+    stop_at(0 if finished else 3)
+    try:
+        train(settings(images=40), tmp_path, progress=False)
+    except TrainingInterrupted:
+        pass
+    damaged = tmp_path / f"{NAME}{'' if finished else '.state'}{suffix}"
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 4
+    damaged.write_bytes(data)
+    with pytest.raises(InputError, match=damaged.name):
+        train(settings(images=40), tmp_path, progress=False)
+    assert damaged.read_bytes() == data
+
+
+class Poison(Tiny):
+    """From the sixth step on, the output (or only the gradient) is not finite."""
+
+    def forward(self, sample, timestep):
+        out, calls = super().forward(sample, timestep), int(self.norm.num_batches_tracked)
+        if self.training and calls == 6:
+            out = out * math.nan if self.name == "cunet" else out + torch.sqrt(out.detach() * 0 + 0 * out)
+        return out
+
+
+@pytest.mark.parametrize(
+    "model, why", [("cunet", "the loss is nan"), ("unet", "the gradient's norm is (nan|inf)")]
+)
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_numbers_that_are_not_finite_stop_the_training_at_its_last_good_state(
+    tmp_path, monkeypatch, model, why, clip
+):
+    monkeypatch.setattr(models, "build", lambda name, size, channels: Poison(name, size, channels))
+    config = settings(model=model, clip=clip, checkpoint_every=2)
+    with pytest.raises(
+        TrainingDiverged, match=rf"step 5 \(40 images\): {why}.*state\.safetensors \(step 4\).*Try"
+    ):
+        train(config, tmp_path, progress=False)
+    assert storage.read(tmp_path / f"{config.name}.state.safetensors")[1]["step"] == 4
+    assert not (tmp_path / f"{config.name}.safetensors").exists()
+
+
+def test_an_output_that_another_process_trains_is_refused(tmp_path, start):
+    process = start({"images": 10**6, "checkpoint_every": 1}, tmp_path)
+    while process.is_alive() and not (tmp_path / f"{NAME}.state.json").exists():
+        time.sleep(0.01)
+    with pytest.raises(InputError, match=f"{NAME}.safetensors is being made by process {process.pid} "):
+        train(settings(), tmp_path, progress=False)
+    process.kill()
+    process.join()
+    train(settings(images=8, variant="other"), tmp_path, progress=False)
+
+
+def test_a_full_disk_or_a_folder_that_cannot_be_used_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.Training, "train_step", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        train(settings(), tmp_path / "file" / "folder", progress=False)
+    usage = type("Usage", (), {"free": 100})
+    monkeypatch.setattr("cunet.resume.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match="0.0 MiB free, but training .* needs"):
+        train(settings(), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"learning_rat": 0.1}, "learning_rat=0.1: Extra inputs.*The settings are: dataset, model"),
+        ({"batch_size": "64"}, "batch_size='64': Input should be a valid integer"),
+        ({"batch_size": 0, "seed": -1}, "seed=-1.*batch_size=0"),
+        ({"learning_rate": math.nan}, "learning_rate=nan"),
+        ({"flip": 1}, "flip=1"),
+        ({"variant": "../x"}, "variant='../x'"),
+        ({"timesteps": 1001}, "timesteps=1001"),
+        ({"precision": "8-bit"}, "precision='8-bit'"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(changes, words):
+    with pytest.raises(InputError, match=words):
+        settings(**changes)
+
+
+def test_batches_that_cannot_be_shared_and_missing_processes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="batch_size=8 cannot be shared by 3 devices .* a multiple of 3"):
+        train(settings(devices=3), tmp_path, progress=False)
+    with pytest.raises(InputError, match="need 2 processes, but 1 run. Start them with `torchrun"):
+        train(settings(devices=2), tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"model": "nonsense"}', '{"dataset": 3}', None])
+def test_the_command_refuses_bad_settings_in_one_line_and_writes_nothing(
+    tmp_path, monkeypatch, capsys, content
+):
+    monkeypatch.undo()  # the real models.build knows what nonsense is
+    recipe = tmp_path / "recipe.json"
+    if content is not None:
+        recipe.write_text(content)
+    assert training.main(["--config", str(recipe), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert not list(tmp_path.glob("out/*"))
+
+
+# --- compiling
+
+
+def test_without_a_compiler_training_goes_on_and_says_so_once(undisturbed, tmp_path, monkeypatch):
+    def broken(model):
+        raise RuntimeError("no C++ compiler found\nlong story")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match="goes on without it: no C\\+\\+ compiler found$") as caught:
+        train(settings(compile=True), tmp_path, progress=False)
+    assert len([w for w in caught if "torch.compile" in str(w.message)]) == 1
+    assert final(tmp_path)[0] == final(undisturbed)[0]
+
+
+def test_a_compiled_network_saves_under_its_own_names(undisturbed, tmp_path, monkeypatch):
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="eager"))
+    train(settings(compile=True), tmp_path, progress=False)
+    mine, expected = (storage.read(f / f"{NAME}.safetensors")[0] for f in (tmp_path, undisturbed))
+    assert mine.keys() == expected.keys()
+    assert all(torch.allclose(mine[name].float(), expected[name].float(), atol=1e-5) for name in mine)
