@@ -155,6 +155,27 @@ def tells_the_noise_level(sensitivity: float, benefit: float | None = None) -> s
     return REPRODUCED if benefit is not None and benefit >= 1.05 else PARTLY
 
 
+# ------------------------------------------------------------------------------------------ continuous time
+
+
+@rule("C18")
+def the_flow_is_faster_and_less_accurate(gap: float, speedup: float, accuracy: float) -> str:
+    """Not reproduced when a step of the SDE is not a step of the flow and one of Langevin (relative gap over
+    1e-10) or the flow needs no fewer steps; reproduced when, with an exact score, its error at equal steps is
+    also the larger one (ratio over 1); partly when it is not."""
+    if gap > 1e-10 or speedup <= 1:
+        return NOT_REPRODUCED
+    return REPRODUCED if accuracy > 1 else PARTLY
+
+
+@rule("C26")
+def convex_and_posterior_mean(violation: float, gap: float) -> str:
+    """Reproduced when P(D) lies nowhere above its chords (by more than 1e-6) and an L2-trained denoiser lies
+    within a tenth of its own error of the posterior mean; partly when one of the two holds."""
+    holds = [violation <= 1e-6, gap <= 0.1]
+    return REPRODUCED if all(holds) else PARTLY if any(holds) else NOT_REPRODUCED
+
+
 # ------------------------------------------------------------------------------------------- putting together
 
 
