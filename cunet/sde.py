@@ -1,4 +1,4 @@
-"""Diffusion in continuous time: the SDE, its probability flow, Langevin, and data whose score is known exactly.
+"""Diffusion in continuous time: the SDE, its probability flow, Langevin, and data with an exact score.
 
 With infinitely many steps the forward process becomes a stochastic differential equation (Song et al. 2021),
 in the variance-preserving form of section 3.3 of the paper
@@ -10,8 +10,8 @@ Backwards from t = 1 to t = 0 a whole family of equations has the same densities
     dx = [-1/2 beta x - (1 + l^2)/2 beta score(x, t)] dt + l sqrt(beta) dw,    score = gradient of log p_t,
 
 with l = 0 the probability flow (equation 8; equation 6 with the factor 1/2 that it lacks), l = 1 the reverse
-SDE (equations 5, 7) and the part that l^2 multiplies Langevin dynamics (equation 9). dt is negative on the way
-back, as in the paper, so drifts are written as they are printed there.
+SDE (equations 5, 7), and in the terms with l Langevin dynamics (equation 9). dt is negative on the way back,
+as in the paper, so drifts are written as they are printed there.
 
 A mixture of Gaussians stays one under this process. Its score is a formula, so every sampler here can be held
 against the exact density. Here t is the diffusion's clock scaled to 0 ... 1 (a step counted in whole numbers
@@ -29,7 +29,9 @@ from torch import Tensor
 
 from .errors import InputError
 
-Field = Callable[[Tensor, float], Tensor]  # a score or a drift: (B, ...) points and the time -> like the points
+Field = Callable[
+    [Tensor, float], Tensor
+]  # a score or a drift: points (B, ...) and the time -> like the points
 TRACES = ("exact", "hutchinson")
 
 
@@ -84,7 +86,10 @@ class GaussianMixture:
             u = torch.quasirandom.SobolEngine(d + 1, scramble=True, seed=seed).draw(n, dtype=torch.float64)
             u = u.clamp(2**-32, 1 - 2**-32)
             cumulative = self.weights.double().cumsum(0)[:-1]
-            component, z = torch.searchsorted(cumulative, u[:, 0]), torch.special.ndtri(u[:, 1:]).to(**like)
+            component, z = (
+                torch.searchsorted(cumulative, u[:, 0].contiguous()),
+                torch.special.ndtri(u[:, 1:]).to(**like),
+            )
         else:
             component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
             z = torch.randn(n, d, generator=generator, **like)
@@ -96,6 +101,16 @@ class GaussianMixture:
         spread = (self.covariances @ direction @ direction).sqrt()
         return (self.weights * torch.special.ndtr((z[..., None] - centre) / spread)).sum(-1)
 
+    def noised(self, signal: float) -> GaussianMixture:
+        """The density of sqrt(signal) x + sqrt(1 - signal) e, e ~ N(0, I), for x from this one.
+
+        signal: the signal power abar, in 0 ... 1.
+        """
+        noise = (1 - signal) * torch.eye(self.means.shape[1]).to(self.means)
+        return GaussianMixture(
+            self.weights, math.sqrt(signal) * self.means, signal * self.covariances + noise
+        )
+
     def mean(self) -> Tensor:
         """(D,)."""
         return self.weights @ self.means
@@ -106,7 +121,7 @@ class GaussianMixture:
         return torch.einsum("k,kij->ij", self.weights, self.covariances + apart[:, :, None] * apart[:, None])
 
     def _components(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log w_k N(x; m_k, C_k), (K, B), and C_k^-1 (x - m_k), (K, D, B): points last, four times as fast."""
+        """log w_k N(x; m_k, C_k), (K, B), and C_k^-1 (x - m_k), (K, D, B): points last: 4 times as fast."""
         apart = x.T[None] - self.means[..., None]
         pull = self._precision @ apart
         return self._constant[:, None] - 0.5 * (apart * pull).sum(1), pull
@@ -140,9 +155,7 @@ class VariancePreserving:
 
     def marginal(self, data: GaussianMixture, t: float) -> GaussianMixture:
         """The density p_t at time t when the data have the density `data`: again a mixture."""
-        signal = self.alpha_bar(t)
-        noise = (1 - signal) * torch.eye(data.means.shape[1], dtype=data.means.dtype)
-        return GaussianMixture(data.weights, math.sqrt(signal) * data.means, signal * data.covariances + noise)
+        return data.noised(self.alpha_bar(t))
 
     def score(self, data: GaussianMixture) -> Field:
         """The exact score (x, t) -> gradient of log p_t(x)."""
@@ -182,12 +195,13 @@ def euler_maruyama(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """dx = drift dt + diffusion dw in steps x + h drift(x, t) + sqrt|h| diffusion(t) z; order 1 (weak, and here,
-    where the noise does not depend on x, also strong).
+    """dx = drift dt + diffusion dw in steps x + h drift(x, t) + sqrt|h| diffusion(t) z.
+
+    Weak order 1, and strong order 1 too, because the noise does not depend on x.
 
     x: (B, ...); times: from first to last, rising or falling; noise: (steps, B, ...) standard normal draws z,
-    to give several solvers the same Brownian path; else they come from `generator`. Where diffusion(t) is 0 no
-    noise is drawn and this is Euler's method. Returns the points at times[-1].
+    to give several solvers the same Brownian path; else they come from `generator`. Where diffusion(t) is 0
+    no noise is drawn and this is Euler's method. Returns the points at times[-1].
     """
     for n, (t, after) in enumerate(zip(times[:-1], times[1:], strict=True)):
         h, scale = after - t, diffusion(t)
@@ -216,7 +230,11 @@ def heun(drift: Field, x: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def langevin(
-    score: Callable[[Tensor], Tensor], x: Tensor, h: float, steps: int, generator: torch.Generator | None = None
+    score: Callable[[Tensor], Tensor],
+    x: Tensor,
+    h: float,
+    steps: int,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """`steps` unadjusted Langevin steps x + (h/2) score(x) + sqrt(h) z towards the density of that score.
 
