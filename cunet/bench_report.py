@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from . import figures
 
@@ -75,16 +77,35 @@ def figure(frame: pd.DataFrame) -> Figure:
     shown = frame[frame["ratio"].notna()]
     titles = list(dict.fromkeys(shown.apply(what, axis=1)))
     height = {title: -i for i, title in enumerate(titles)}
+    first, *others = dict.fromkeys(shown["model"])
+    looks = _looks(others)
     with figures.style():
-        drawn = Figure(figsize=(figures.PAGE, 0.9 + 0.24 * len(titles)))
+        drawn = Figure(figsize=(figures.PAGE, 1.3 + 0.24 * len(titles)))
         axes = drawn.subplots()
-        for name, rows in shown.groupby("model", sort=False):
-            y = [height[what(row)] for _, row in rows.iterrows()]
-            low, high = rows["low"].fillna(rows["ratio"]), rows["high"].fillna(rows["ratio"])
-            look = dict(color=figures.colour(name), marker=figures.MARKERS.get(name, "x"), ls="none")
-            error = [(rows["ratio"] - low).clip(lower=0), (high - rows["ratio"]).clip(lower=0)]
-            axes.errorbar(rows["ratio"], y, xerr=error, label=figures.label(name), capsize=2, **look)
-        axes.set(xscale="log", xlabel=f"ratio to {figures.label(frame['model'].iloc[0])} (lower is better)")
+        axes.axvline(1.0, color=figures.colour(first), label=figures.label(first))
+        for i, name in enumerate(others):
+            rows = shown[shown["model"] == name]
+            nudge = 0.5 * (i + 0.5) / len(others) - 0.25  # marks of equal ratio side by side
+            y = [height[what(row)] - nudge for _, row in rows.iterrows()]
+            error = [(rows["ratio"] - rows["low"]).fillna(0), (rows["high"] - rows["ratio"]).fillna(0)]
+            axes.errorbar(
+                rows["ratio"], y, xerr=error, label=figures.label(name), lw=0.9, ls="none", **looks[name]
+            )
+        axes.set(xscale="log", xlabel=f"ratio to {figures.label(first)} (lower is better)")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks(list(height.values()), titles)
-        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        drawn.legend(fontsize=7, loc="outside upper left", ncols=4)
     return drawn
+
+
+def _looks(names: list[str]) -> dict[str, dict[str, str]]:
+    """Colour and marker of each network: the project's own, or a free one for a network without."""
+    markers, colours = itertools.cycle("xPv*<>"), itertools.cycle(figures.OTHERS)
+    return {
+        name: dict(color=figures.colour(name), marker=figures.MARKERS[name])
+        if name in figures.MARKERS
+        else dict(color=next(colours), marker=next(markers))
+        for name in names
+    }

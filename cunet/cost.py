@@ -95,8 +95,8 @@ def peak_memory(fn: Callable[[], object]) -> int:
     Every allocation and release that torch's CPU allocator makes while fn runs, temporaries inside operators
     included, summed in order. What exists before does not count: build the model inside `fn` to have weights,
     gradients and the optimizer's state in the figure. It repeats to the byte on one machine, unlike the
-    process's resident memory. That is larger: the libraries' own workspaces and memory kept after its release
-    come on top (for a small U-Net's training step it was twice as much).
+    process's resident memory, which is larger, even twice as large: the libraries' own workspaces come on
+    top, and memory that the C library keeps after its release.
     """
     with profile(profile_memory=True) as profiler:
         fn()

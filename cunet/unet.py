@@ -4,7 +4,8 @@ Residual blocks with the diffusion step as scale and shift, linear attention (Ka
 Shen et al. 2021) at every level but the lowest, where attention is full. The same network as
 `Unet(dim=64, dim_mults=(1, 2, 4, 8))` of lucidrains' denoising-diffusion-pytorch 1.8.8: 35,710,339
 parameters for RGB, and the same outputs under the same weights (tests/test_unet.py). Written anew, so that it
-needs no einops, runs channels-last without hidden copies, and compiles to a single graph:
+needs no einops, keeps to views where it can, in either memory format, and compiles to a single
+graph:
 
     pixel-unshuffle and 1x1 convolution      ->  the 2x2 convolution with stride 2 that they amount to
     x * (1 + scale) + shift                  ->  one pass over memory (addcmul)
