@@ -53,7 +53,8 @@ import torch
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
-from cunet import cost, datasets as data, figures, frechet, metrics, paper, runs, sampling, scorecard
+from cunet import cost, figures, frechet, metrics, paper, runs, sampling, scorecard
+from cunet import datasets as data
 from cunet.diffusion import Diffusion
 
 run = runs.Run.open(globals())

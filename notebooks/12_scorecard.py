@@ -1,0 +1,96 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 12 · The scorecard
+#
+# *Answers: every claim, C01 to C26.*
+#
+# The notebooks before this one each measured some of the paper's claims and left the numbers in result files. Here
+# they are put side by side.
+#
+# **The question: what did the paper get right?**
+#
+# No verdict is typed by hand. Each claim has a *rule*, a function in `cunet/scorecard.py` that was written down with
+# its thresholds, and that takes the measured numbers and returns one of four words: *reproduced*, *partly*, *not
+# reproduced*, *not testable here*. A claim that no notebook of this run has measured stays in the list and says so.
+
+# %% tags=["parameters"]
+run_dir = "papermill_runs/interactive"  # the run whose results are read, and where the scorecard goes
+job = "12_scorecard"  # name of the result file
+profile = "laptop"  # name of this set of numbers
+seed = 0  # nothing here is random; every notebook has one
+
+# %%
+from IPython.display import HTML, Markdown, display
+
+from cunet import paper, runs, scorecard
+
+run = runs.Run.open(globals())
+found = {name: result for name, result in runs.results(run.run_dir).items() if name != job}
+print(f"{len(found)} results in this run: {', '.join(found) or 'none yet'}")
+
+# %% [markdown]
+# ## The card
+
+# %%
+card = scorecard.scorecard(found.values())
+run.save_table(card, "scorecard", "Every claim of the paper, what was measured, and the verdict")
+display(HTML(card.to_html(index=False)))
+
+# %% [markdown]
+# A claim may have several rows: two networks, two data sets, two ways to measure. **One verdict a claim** is what its
+# rows agree on, and *partly* where they differ.
+
+# %%
+overall = scorecard.overall(card)
+tally = scorecard.counts(card)
+run.save_table(tally.rename_axis("verdict"), "ext_verdicts", "How many claims end with which verdict")
+tally.to_frame()
+
+# %% [markdown]
+# ## How to read it
+#
+# - *measured* is ours, *paper* is theirs; where the data set or the size is not the paper's, the row says which it is.
+# - *spread* says what the interval is about. An interval over samples says nothing about other trainings.
+# - FD-AlexNet is not FID: compare ratios and order, never values.
+# - A stand-in data set is named as what it is.
+#
+# And these are the rules, word for word as they stand in the code:
+
+# %%
+display(HTML(scorecard.rules().to_html(index=False)))
+
+# %% [markdown]
+# **Check.** Every claim of the paper is on the card, and every row that was measured has a verdict.
+
+# %%
+assert set(card["id"]) == set(paper.CLAIMS) == set(overall.index)
+assert card.verdict.isin([*scorecard.VERDICTS, scorecard.UNMEASURED, scorecard.MEANINGLESS]).all()
+assert tally.sum() == len(paper.CLAIMS)
+result = run.save_result(
+    values={"verdicts": overall.to_dict(), "counts": tally.to_dict()},
+    inputs=[run.run_dir / "results" / f"{name}.json" for name in found],
+)
+
+# %% [markdown]
+# ## What the paper says, what we measured, why they differ
+
+# %%
+groups = {}
+for claim, verdict in result["values"]["verdicts"].items():
+    groups.setdefault(verdict, []).append(f"{claim} ({paper.CLAIMS[claim].text})")
+lines = [f"- **{verdict}** ({len(claims)}): {'; '.join(claims)}." for verdict, claims in groups.items()]
+if profile == "smoke":
+    lines.insert(0, "*This is a smoke run: it shows that everything runs, and its numbers mean nothing.*\n")
+display(Markdown("\n".join(lines)))
