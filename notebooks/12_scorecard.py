@@ -79,7 +79,8 @@ assert set(card["id"]) == set(paper.CLAIMS) == set(overall.index)
 assert card.verdict.isin([*scorecard.VERDICTS, scorecard.UNMEASURED, scorecard.MEANINGLESS]).all()
 assert tally.sum() == len(paper.CLAIMS)
 result = run.save_result(
-    values={"verdicts": overall.to_dict(), "counts": tally.to_dict()},
+    values={"results": sorted(found)},
+    timings={"verdicts": overall.to_dict(), "counts": tally.to_dict()},  # some verdicts are about times
     inputs=[run.run_dir / "results" / f"{name}.json" for name in found],
 )
 
@@ -88,7 +89,7 @@ result = run.save_result(
 
 # %%
 groups = {}
-for claim, verdict in result["values"]["verdicts"].items():
+for claim, verdict in result["timings"]["verdicts"].items():
     groups.setdefault(verdict, []).append(f"{claim} ({paper.CLAIMS[claim].text})")
 lines = [f"- **{verdict}** ({len(claims)}): {'; '.join(claims)}." for verdict, claims in groups.items()]
 if profile == "smoke":
