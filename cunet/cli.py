@@ -1,5 +1,10 @@
-"""The command line: `cunet notebook`, and the rest."""
+"""The command line `cunet`.
 
+Exit status: 0 done, 1 a job failed, 2 bad input, 128 + n stopped by signal n. What goes wrong is one
+paragraph on stderr. Libraries are imported inside the commands: `cunet --help` answers at once.
+"""
+
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,80 +15,259 @@ from cunet.errors import InputError
 
 app = typer.Typer(
     name="cunet",
-    help="The continuous U-Net for denoising diffusion: notebooks, training, sampling, cost.",
+    help="The continuous U-Net for denoising diffusion: run its notebooks, train, sample, count, measure.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-
-@app.callback()
-def _options() -> None:
-    """The continuous U-Net for denoising diffusion: notebooks, training, sampling, cost."""
-
-
-@app.command()
-def notebook(
-    path: Annotated[Path, typer.Argument(metavar="NOTEBOOK", help="A .py of notebooks/.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("papermill_runs/interactive"),
-    file: Annotated[Path | None, typer.Option("-f", "--file", help="YAML file of parameters.")] = None,
-    parameter: Annotated[list[str] | None, typer.Option("-p", help="key=value, over the file's.")] = None,
-) -> None:
-    """Run one notebook through papermill, all or nothing.
-
-    Example: cunet notebook notebooks/01_ode_block.py --out papermill_runs/mine -p steps=8
-    """
-    from cunet import notebook as runner
-    from cunet import parameters, runs
-
-    declared = parameters.declaration(runner.find(path))
-    given = parameters.parameters_file(file) if file else {}
-    given |= parameters.assignments(parameter or [], declared)
-    result = runner.execute(path, out.absolute(), given, progress=sys.stderr.isatty())
-    print(f"Result: {runs.shown(result)}; figures, tables and the executed notebook are beside its folder.")
+Model = Annotated[str, typer.Option(help="Network: unet, cunet, cunet-released, ... (cunet.models.MODELS).")]
+Size = Annotated[str, typer.Option(help="paper (64 pixels), laptop (32) or smoke (16).")]
+Dataset = Annotated[str, typer.Option(help="Dataset: mnist, ... (cunet.datasets.DATASETS).")]
+Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
 
 
-@app.command()
+def example(*lines: str) -> str:
+    """The examples at the foot of a command's help."""
+    return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  [cyan]{line}[/cyan]" for line in lines)
+
+
+@app.command(
+    epilog=example(
+        "cunet reproduce",
+        "cunet reproduce --profile smoke --dry-run",
+        r"cunet reproduce --run mine --set checkpoints=train --set 'seeds=\[0, 1]'",
+        "cunet reproduce --profile paper -- --executor slurm --jobs 8",
+    )
+)
 def reproduce(
     profile: Annotated[
         str, typer.Option(help="smoke, laptop, reference, paper, or a .yaml file.")
     ] = "laptop",
-    run: Annotated[str | None, typer.Option(help="Name of the run; the profile's by default.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Notebooks at once.")] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="key=value over the profile's.")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Name of the run's folder; by default the profile's.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Notebooks at once; by default the profile's.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, over the profile's.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     extra: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- SNAKEMAKE...]", help="For Snakemake.")
+        list[str] | None, typer.Argument(metavar="[-- ARGUMENTS]", help="For Snakemake.")
     ] = None,
 ) -> None:
     """Run the chain of notebooks: what is missing or out of date, and nothing else."""
     from cunet import reproduce as chain
     from cunet import runs
 
-    report = chain.reproduce(profile, run, jobs, setting, dry_run, extra)
+    report = chain.reproduce(profile, run, jobs, settings, dry_run, extra)
     if dry_run:
-        print(f"Nothing was run. Results of this run are in {runs.shown(report.parent.parent)}.")
+        print(f"Nothing was run. The results of this run are in {runs.shown(report.parent.parent)}")
     else:
-        print(f"Results: {runs.shown(report.parent.parent)}; open {runs.shown(report)}")
+        print(f"Results are in {runs.shown(report.parent.parent)}; open {runs.shown(report)}")
+
+
+@app.command(
+    epilog=example(
+        "cunet notebook notebooks/01_ode_block.py",
+        "cunet notebook notebooks/06_sampling.py --out papermill_runs/mine -p samples=16 -p seed=1",
+    )
+)
+def notebook(
+    path: Annotated[Path, typer.Argument(metavar="NOTEBOOK", help="A .py of notebooks/.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("papermill_runs/interactive"),
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="YAML file of parameters.")] = None,
+    parameters: Annotated[list[str] | None, typer.Option("-p", help="key=value, over the file's.")] = None,
+) -> None:
+    """Run one notebook with papermill: parameters checked, outputs all or none."""
+    from cunet import notebook as runner
+    from cunet import parameters as given
+    from cunet import runs
+
+    found = runner.find(path)
+    values = given.parameters_file(file) if file else {}
+    values |= given.assignments(parameters or [], given.declaration(found))
+    result = runner.execute(found, out.absolute(), values, progress=sys.stderr.isatty())
+    print(f"Result: {runs.shown(result)}; the executed notebook, figures and tables are in folders beside it")
+
+
+@app.command(
+    epilog=example(
+        "cunet train --model unet --images 200000",
+        "cunet train --dataset avatars --seed 1 --set learning_rate=5e-4 --set flip=true --out checkpoints",
+    )
+)
+def train(
+    dataset: Dataset = "mnist",
+    model: Model = "cunet",
+    size: Size = "laptop",
+    seed: Seed = 0,
+    images: Annotated[int, typer.Option(help="Images to see, repeats counted.")] = 200_000,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, any other setting.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = Path("papermill_runs/checkpoints"),
+) -> None:
+    """Train a network, or go on where an earlier call stopped."""
+    from cunet import parameters, runs, training
+
+    given = {"dataset": dataset, "model": model, "size": size, "seed": seed, "images": images}
+    config = training.configure(given | parameters.assignments(settings or []))
+    path = training.train(config, out, progress=True)
+    print(f"Checkpoint: {runs.shown(path)}; its card is {path.with_suffix('.json').name} beside it")
+
+
+@app.command(
+    epilog=example(
+        "cunet sample --model cunet --n 64",
+        "cunet sample --checkpoint checkpoints/mnist-cunet-laptop-s1.safetensors --sampler ddpm --steps 1000",
+    )
+)
+def sample(
+    dataset: Dataset = "mnist",
+    model: Model = "cunet",
+    size: Size = "laptop",
+    checkpoint: Annotated[Path | None, typer.Option(help="A trained network, for a released one.")] = None,
+    n: Annotated[int, typer.Option(help="How many images.")] = 64,
+    sampler: Annotated[str, typer.Option(help="ddpm, ddim, ... (cunet.sampling.SAMPLERS).")] = "ddim",
+    steps: Annotated[int, typer.Option(help="Steps of the reverse process.")] = 50,
+    seed: Seed = 0,
+    batch_size: Annotated[int, typer.Option(help="Images at once; changes nothing but speed.")] = 64,
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("papermill_runs/samples"),
+) -> None:
+    """Draw images from a released or a trained network: a sheet to look at, and all of them as an array."""
+    from cunet import checkpoints, runs, sampling
+    from cunet.diffusion import Diffusion
+
+    path = checkpoint or checkpoints.released(dataset, model, size)
+    network, card = checkpoints.load(path)
+    diffusion = Diffusion(**card["diffusion"])
+    images = sampling.sample(network, n, diffusion, sampler, steps, seed, batch_size, progress=True)
+    sheet = _save_images(images, out, f"{Path(path).stem}-{sampler}{steps}-s{seed}")
+    print(f"Samples: {runs.shown(sheet)}, and all {n} as {sheet.with_suffix('.npy').name} beside it")
+
+
+def _save_images(images, out: Path, name: str) -> Path:
+    """A PNG sheet of the first 64 images, and all as a uint8 NumPy array (N, H, W, C)."""
+    import numpy as np
+    from torchvision.utils import save_image
+
+    out.mkdir(parents=True, exist_ok=True)
+    sheet = out / f"{name}.png"
+    save_image(images[:64], sheet, nrow=8, normalize=True, value_range=(-1, 1), padding=1)
+    pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    np.save(sheet.with_suffix(".npy"), pixels.numpy())
+    return sheet
+
+
+@app.command(
+    epilog=example(
+        "cunet bench",
+        "cunet bench --models unet,cunet --tasks forward,step --modes eager --batches 1 --repeats 5",
+    )
+)
+def bench(
+    size: Size = "paper",
+    models: Annotated[
+        str | None, typer.Option(help="Names with commas; the first is what ratios refer to.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Of forward, step, training, memory.")] = None,
+    modes: Annotated[str | None, typer.Option(help="Of eager, compiled, with +channels_last, +bf16.")] = None,
+    batches: Annotated[str | None, typer.Option(help="Batch sizes of forward and step.")] = None,
+    repeats: Annotated[int, typer.Option(help="Rounds; ratios are of their medians.")] = 10,
+    out: Annotated[Path, typer.Option(help="Folder of the tables and the figure.")] = Path(
+        "papermill_runs/bench"
+    ),
+) -> None:
+    """Measure networks against each other on this machine: parameters, MACs, memory, time."""
+    from cunet import bench as benchmark
+    from cunet import bench_report, runs
+
+    given = {"models": models, "tasks": tasks, "modes": modes}
+    chosen = {key: tuple(text.split(",")) for key, text in given.items() if text is not None}
+    if batches is not None:
+        chosen["batches"] = tuple(_whole(text, "--batches") for text in batches.split(","))
+    settings = benchmark.Settings(size=size, repeats=repeats, **chosen)
+    print(bench_report.table(benchmark.run(settings, out, progress=True)))
+    print(f"Results: {runs.shown(out / 'bench.csv')}; bench.json and the figure are beside it")
+
+
+def _whole(text: str, option: str) -> int:
+    """A whole number from the command line."""
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{option} has {text!r}; it needs whole numbers with commas, as in 1,8.") from None
+
+
+@app.command(epilog=example("cunet info cunet", "cunet info unet --size laptop --channels 1 --json"))
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name of cunet.models.MODELS.")],
+    size: Size = "paper",
+    channels: Annotated[int, typer.Option(help="1 for grey images, 3 for RGB.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+) -> None:
+    """Count a network's parameters, and the MACs of one call with every evaluation of its solver."""
+    from cunet import cost, models
+
+    network = models.build(model, size=size, channels=channels)
+    counts = cost.parameters(network)
+    facts = {
+        "model": model,
+        "size": size,
+        "channels": channels,
+        "image_size": network.image_size,
+        "parameters": counts.total,
+        "trainable_parameters": counts.trainable,
+        "macs": cost.macs(network, network.image_size),
+        "evaluations": network.evaluations,
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        print(f"{key.replace('_', ' '):22}{format(value, ',') if isinstance(value, int) else value}")
 
 
 def main() -> None:
-    """Run the command line; bad input is one paragraph and status 2, a failed job one paragraph and status 1."""
-    from cunet.processes import Interrupted
-
+    """Run the command line; turn what a user can mend into a paragraph and an exit status."""
     try:
-        app(standalone_mode=True)
-    except InputError as error:
-        sys.exit(_say(str(error), 2))
-    except Interrupted as error:
-        sys.exit(_say(f"Stopped by {error}. The same command resumes.", 128 + error.signum))
-    except RuntimeError as error:
-        if type(error).__name__ not in ("NotebookError", "ChainError"):
-            raise
-        sys.exit(_say(str(error), 1))
+        status = app(standalone_mode=False) or 0
+    except BaseException as error:
+        status = _explain(error)
+    sys.exit(status)
+
+
+def _explain(error: BaseException) -> int:
+    """Say what went wrong; returns the exit status. An error of the program itself keeps its traceback."""
+    name = type(error).__name__
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(bool(error.code))
+    if hasattr(error, "format_message") and hasattr(
+        error, "exit_code"
+    ):  # the command line could not be parsed
+        error.show()
+        return error.exit_code
+    if isinstance(error, InputError):
+        return _say(str(error), 2)
+    if name in ("NotebookError", "ChainError"):
+        return _say(str(error), 1)
+    if name == "Interrupted":
+        return _say(
+            f"Stopped by {error}. Nothing is half-written. The same command resumes.", 128 + error.signum
+        )
+    if isinstance(error, KeyboardInterrupt) or name == "Abort":
+        return _say(f"{error or 'Stopped.'} The same command resumes.", 130)
+    if isinstance(error, BrokenPipeError):
+        return 1
+    if isinstance(error, OSError) and error.filename:
+        return _say(
+            f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space.", 2
+        )
+    raise error
 
 
 def _say(text: str, status: int) -> int:
+    """Print a paragraph on stderr; returns the status."""
     print(f"cunet: {text}", file=sys.stderr)
     return status

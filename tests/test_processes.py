@@ -1,0 +1,98 @@
+"""Locks that die with their owner; processes found and ended by their mark."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import wait_for
+
+from cunet import processes
+from cunet.errors import InputError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from cunet import processes
+with processes.locked(Path(sys.argv[1]), "It"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_is_refused_while_its_holder_lives_and_free_the_moment_it_is_killed(tmp_path):
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match=f"It is being made by process {holder.pid} on"):
+        with processes.locked(path, "It"):
+            pass
+    holder.kill()
+    holder.wait()
+    with processes.locked(path, "It"):
+        pass
+
+
+def test_a_lock_can_be_waited_for(tmp_path):
+    path = tmp_path / "lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {holder.pid}"])
+    with processes.locked(path, "It", wait=30):
+        assert holder.wait() == -signal.SIGKILL
+
+
+def test_a_process_is_told_from_a_later_one_of_its_number():
+    me = processes.identity()
+    assert processes.alive(me)
+    assert not processes.alive({**me, "started": me["started"] - 5})
+    assert not processes.alive({**me, "pid": 2**22 + 1}) and not processes.alive({**me, "pid": "x"})
+    assert processes.alive({**me, "host": "another", "pid": 2**22 + 1})  # cannot be known from here
+
+
+def test_a_zombie_is_dead():
+    child = subprocess.Popen(["sleep", "600"])
+    who = processes.identity(child.pid)
+    child.kill()
+    wait_for(lambda: not processes.alive(who), "the death of the child")
+    child.wait()
+
+
+def test_marked_processes_are_ended_even_if_they_ignore_sigterm_and_others_are_not():
+    ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    stubborn = f"{ignore}; print(1, flush=True); time.sleep(600)"
+    mark = {**os.environ, "CUNET_TEST": str(os.getpid())}
+    one = subprocess.Popen([sys.executable, "-c", stubborn], env=mark, stdout=subprocess.PIPE)
+    one.stdout.readline()
+    two = subprocess.Popen(["sleep", "600"], env=mark)
+    other = subprocess.Popen(["sleep", "600"])
+    assert processes.end_marked("CUNET_TEST", str(os.getpid()), patience=0.3) == 2
+    assert one.poll() is not None and two.poll() is not None and other.poll() is None
+    other.kill()
+    other.wait()
+
+
+def test_environment_is_put_back(monkeypatch):
+    monkeypatch.setenv("CUNET_A", "old")
+    with pytest.raises(ZeroDivisionError):
+        with processes.environment(CUNET_A="new", CUNET_B="new"):
+            assert os.environ["CUNET_A"] == os.environ["CUNET_B"] == "new"
+            1 / 0  # noqa: B018
+    assert os.environ["CUNET_A"] == "old" and "CUNET_B" not in os.environ
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_becomes_one_exception_and_the_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with pytest.raises(processes.Interrupted) as caught:
+        with processes.interruptible():
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(10)
+            finally:
+                os.kill(os.getpid(), number)  # an impatient second Ctrl-C must not cut the cleaning short
+                time.sleep(0.01)
+    assert caught.value.signum == number and signal.getsignal(number) is before
