@@ -59,6 +59,8 @@ class Profile(BaseModel):
         for stem, parameters in values.items():
             if not re.fullmatch(NOTEBOOK, str(stem)):
                 raise ValueError(f"{stem!r} is not the name of a notebook, such as 04_networks")
+            if not isinstance(parameters or {}, dict):
+                raise ValueError(f"{stem} holds {parameters!r}; it needs lines such as 'samples: 64'")
             taken = [name for name in parameters or {} if name in RESERVED]
             if taken:
                 raise ValueError(f"{stem}.{taken[0]} is set by the chain, not by a profile")

@@ -1,0 +1,293 @@
+"""The chain: what depends on what, and one command that makes a run, resumes it, and repeats nothing."""
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+import yaml
+from conftest import ROOT, call, start, wait_for
+
+from cunet import chain, processes, profiles, reproduce, runs
+from cunet.errors import InputError
+
+TRAINING = "05_training"
+
+
+def prepared(settings: tuple[str, ...] = (), name: str = "tiny") -> chain.Plan:
+    """Plan and prepare a run of the small repository."""
+    plan = chain.plan(profiles.load(name, list(settings)), reproduce.folder("r"))
+    chain.prepare(plan)
+    return plan
+
+
+@pytest.fixture
+def training(repository):
+    """The small repository with a training notebook, on two datasets, models and seeds."""
+    text = (repository / "notebooks" / "01_first.py").read_text()
+    more = 'dataset = "mnist"  # x\nmodel = "unet"  # x\ncheckpoints = "released"  # x\nseeds = [0]  # x\n'
+    text = text.replace("01_first", TRAINING).replace('names = ["a"]', more + 'names = ["a"]')
+    (repository / "notebooks" / f"{TRAINING}.py").write_text(text)
+    shutil.copy(repository / "notebooks" / "01_first.py", repository / "notebooks" / "06_sampling.py")
+    profile = "datasets: [mnist, avatars]\nmodels: [unet, cunet]\nseeds: [3, 4]\n"
+    profile += "notebooks: {12_last: , 06_sampling: {count: 1}, 05_training: {rate: 0.25}, 01_first: }\n"
+    (profiles.folder() / "tiny.yaml").write_text(profile)
+    return repository
+
+
+def test_the_training_notebook_has_a_job_for_each_dataset_model_and_seed(training):
+    plan = prepared()
+    names = [job.name for job in plan.of(TRAINING)]
+    assert len(names) == 8 and names[0] == "05_training-mnist-unet-s3" and len(set(names)) == 8
+    job = plan.of(TRAINING)[-1]
+    assert job.parameters == {
+        **{"job": "05_training-avatars-cunet-s4", "profile": "tiny", "dataset": "avatars", "model": "cunet"},
+        **{"seed": 4, "rate": 0.25, "checkpoints": "released", "seeds": [3, 4]},
+    }
+
+
+def test_jobs_wait_for_what_they_need_and_come_in_the_notebooks_order(training):
+    plan = prepared()
+    needs = {job.name: set(job.needs) for job in plan.jobs}
+    trained = {job.name for job in plan.of(TRAINING)}
+    assert needs["01_first"] == set() and all(needs[name] == set() for name in trained)
+    assert needs["06_sampling"] == trained
+    assert needs["12_last"] == {"01_first", "06_sampling"} | trained
+    assert [job.notebook for job in plan.jobs] == sorted(job.notebook for job in plan.jobs)
+    assert plan.of("06_sampling")[0].parameters == {
+        "job": "06_sampling",
+        "profile": "tiny",
+        "seed": 3,
+        "count": 1,
+    }
+
+
+def test_what_is_prepared_is_what_is_loaded(training):
+    plan = prepared()
+    assert chain.load(plan.run_dir) == plan
+
+
+def test_parameters_files_change_only_when_their_content_does(training):
+    plan = prepared()
+    files = sorted((plan.run_dir / "params").iterdir())
+    for path in files:
+        os.utime(path, (1, 1))
+    prepared(("06_sampling.count=9",))
+    assert [path.stem for path in files if path.stat().st_mtime != 1] == ["06_sampling"]
+
+
+def test_results_that_the_profile_no_longer_makes_are_put_aside(training):
+    plan = prepared()
+    runs.Run(plan.run_dir, "05_training-mnist-unet-s4").save_result({})
+    runs.Run(plan.run_dir, "01_first").save_result({})
+    prepared(("seeds=[3]",))
+    assert set(runs.results(plan.run_dir)) == {"01_first"}
+    assert (plan.run_dir / "aside" / "05_training-mnist-unet-s4.json").is_file()
+
+
+def test_a_profile_that_asks_for_a_missing_notebook_is_refused(repository):
+    (repository / "notebooks" / "01_first.py").rename(repository / "notebooks" / "01_firsts.py")
+    with pytest.raises(
+        InputError, match="'01_first' \\(did you mean '01_firsts'\\?\\), which is not in notebooks"
+    ):
+        prepared()
+
+
+def test_a_wrong_parameter_is_refused_before_anything_is_written(repository):
+    with pytest.raises(InputError, match="'cuont' is not a parameter of 01_first.py"):
+        prepared(("01_first.cuont=3",))
+    assert not reproduce.folder("r").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "-x", "profiles", ".git", ""])
+def test_names_of_runs_stay_in_their_folder(repository, name):
+    with pytest.raises(InputError, match="run"):
+        reproduce.folder(name)
+
+
+def test_a_job_depends_on_the_modules_it_imports_and_on_no_others(tmp_path):
+    path = tmp_path / "01_x.py"
+    path.write_text("%matplotlib inline\nfrom cunet import runs\ndef f():\n    import cunet.ode\n")
+    names = {file.name for file in chain.modules(path)}
+    assert {"__init__.py", "runs.py", "provenance.py", "errors.py", "ode.py"} <= names
+    assert not {"cli.py", "report.py", "training.py"} & names
+
+
+def test_released_checkpoints_are_inputs_of_the_training_jobs_that_read_them(training, tmp_path, monkeypatch):
+    package = tmp_path / "cunet"
+    (package / "assets" / "checkpoints").mkdir(parents=True)
+    for name in ("mnist-unet-laptop-s3", "mnist-unet-laptop-s3-time", "mnist-unet-laptop-s4"):
+        (package / "assets" / "checkpoints" / f"{name}.safetensors").touch()
+    monkeypatch.setattr(chain, "PACKAGE", package)
+    for setting, count in [("checkpoints=released", 2), ("checkpoints=train", 0)]:
+        plan = prepared((setting,))
+        inputs = chain.inputs(plan, plan.of(TRAINING)[0])
+        assert sum("safetensors" in path for path in inputs) == count
+        assert not any("-s4" in path for path in inputs)
+
+
+def test_each_profile_of_the_repository_is_valid_for_its_notebooks():
+    names = sorted(path.stem for path in profiles.folder().glob("*.yaml"))
+    assert names == ["laptop", "paper", "reference", "smoke"]
+    notebooks = {path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
+    for name in names:
+        plan = chain.plan(profiles.load(name), ROOT / "papermill_runs" / name)
+        assert {job.notebook for job in plan.jobs} == notebooks, f"profile {name}"
+
+
+def test_what_needs_what_names_notebooks_that_come_earlier():
+    for number, needs in chain.NEEDS.items():
+        assert all(need == "*" or need < number for need in needs)
+
+
+def mtimes(run_dir) -> dict[str, int]:
+    return {path.stem: path.stat().st_mtime_ns for path in (run_dir / "results").glob("*.json")}
+
+
+def test_a_second_call_runs_nothing_and_an_edit_only_what_depends_on_it(repository):
+    run_dir = repository / "papermill_runs" / "tiny"
+    done = call("reproduce", "--profile", "tiny")
+    assert done.returncode == 0, done.stderr
+    last = "Results are in papermill_runs/tiny; open papermill_runs/tiny/report/index.html"
+    assert done.stdout.splitlines()[-1] == last and "done 12_last" in done.stderr
+    assert len(runs.result(run_dir, "01_first")["values"]["draws"]) == 2
+    assert runs.result(run_dir, "12_last")["values"]["jobs"] == ["01_first"]
+    assert (run_dir / "report" / "notebooks" / "12_last.html").is_file()
+    first = mtimes(run_dir)
+
+    for path in [*(repository / "notebooks").iterdir(), *(run_dir / "params").iterdir()]:
+        path.touch()  # as a fresh checkout would: only content counts
+    again = call("reproduce", "--profile", "tiny")
+    assert "Nothing to do" in again.stderr and mtimes(run_dir) == first
+
+    path = repository / "notebooks" / "12_last.py"
+    path.write_text(path.read_text() + "# edited\n")
+    planned = call("reproduce", "--profile", "tiny", "--dry-run").stderr
+    assert "would run 12_last" in planned and "01_first" not in planned and mtimes(run_dir) == first
+    assert call("reproduce", "--profile", "tiny").returncode == 0
+    edited = mtimes(run_dir)
+    assert edited["01_first"] == first["01_first"] and edited["12_last"] > first["12_last"]
+
+    assert call("reproduce", "--profile", "tiny", "--set", "01_first.count=3").returncode == 0
+    assert all(mtimes(run_dir)[name] > edited[name] for name in edited)
+
+
+def test_a_failed_job_is_explained_and_the_same_command_goes_on(repository):
+    path = repository / "notebooks" / "12_last.py"
+    whole = path.read_text()
+    path.write_text(whole + "raise ValueError('too | bad')\n")
+    failed = call("reproduce", "--profile", "tiny")
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "12_last: The notebook failed in cell 6: ValueError: too | bad." in failed.stderr
+    assert (repository / "papermill_runs" / "tiny" / "logs" / "12_last.ipynb").is_file()
+    before = mtimes(repository / "papermill_runs" / "tiny")
+    assert set(before) == {"01_first"}
+    path.write_text(whole)
+    assert call("reproduce", "--profile", "tiny").returncode == 0
+    assert mtimes(repository / "papermill_runs" / "tiny")["01_first"] == before["01_first"]
+
+
+def sleeping(repository):
+    """Start a chain whose first job sleeps; returns it when the kernel is at it, and the kernel's processes."""
+    process = start("reproduce", "--profile", "tiny", "--set", "01_first.action=sleep")
+    kernels = wait_for(lambda: processes.marked(runs.JOB, "01_first"), "a kernel", 120)
+    return process, kernels
+
+
+def own(repository) -> list[psutil.Process]:
+    return processes.marked(reproduce.RUN, str(repository / "papermill_runs" / "tiny"))
+
+
+def test_a_second_command_is_refused_and_sigterm_stops_the_first_with_all_it_started(repository):
+    process, _ = sleeping(repository)
+    second = call("reproduce", "--profile", "tiny")
+    assert second.returncode == 2 and f"Run 'tiny' is being made by process {process.pid} on" in second.stderr
+    since = time.monotonic()
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert time.monotonic() - since < 5 and not own(repository)
+    assert process.returncode == 128 + signal.SIGTERM and "The same command resumes" in said
+
+
+@pytest.mark.parametrize("victim", ["reproduce", "snakemake", "notebook", "kernel"])
+def test_after_kill_9_of_any_part_the_same_command_finishes_and_orphans_are_gone(repository, victim):
+    process, kernels = sleeping(repository)
+    names = {"snakemake": "snakemake", "notebook": "notebook", "kernel": "ipykernel_launcher"}
+    if victim == "reproduce":
+        process.kill()
+    else:
+        killed = [p for p in own(repository) if names[victim] in p.cmdline()]
+        assert killed, [p.cmdline() for p in own(repository)]
+        for one in killed:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    done = call("reproduce", "--profile", "tiny")
+    assert done.returncode == 0, done.stderr
+    assert set(mtimes(repository / "papermill_runs" / "tiny")) == {"01_first", "12_last"}
+    assert not any(kernel.is_running() for kernel in kernels) and not own(repository)
+
+
+def test_two_runs_at_once_both_finish(repository):
+    both = [start("reproduce", "--profile", "tiny", "--run", name) for name in ("one", "two")]
+    for process in both:
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said
+    values = [
+        runs.result(repository / "papermill_runs" / name, "01_first")["values"] for name in ("one", "two")
+    ]
+    assert values[0] == values[1]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The smoke chain of this repository, made once, in a copy of what the chain reads."""
+    root = tmp_path_factory.mktemp("smoke")
+    shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns("*.ipynb", ".*"))
+    shutil.copytree(ROOT / "papermill_runs" / "profiles", root / "papermill_runs" / "profiles")
+    shutil.copy(ROOT / "Snakefile", root)
+    with processes.environment(CUNET_ROOT=str(root)):
+        done = call("reproduce", "--profile", "smoke", timeout=580)
+        assert done.returncode == 0, done.stderr
+        yield root / "papermill_runs" / "smoke"
+
+
+@pytest.mark.timeout(600)
+def test_the_smoke_chain_makes_every_notebook_and_says_that_its_numbers_mean_nothing(smoke):
+    notebooks = {path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
+    results = runs.results(smoke)
+    assert {result["notebook"] for result in results.values()} == notebooks
+    assert {result["profile"] for result in results.values()} == {"smoke"}
+    page = (smoke / "report" / "index.html").read_text(encoding="utf-8")
+    assert "its numbers mean nothing" in page
+    for name, result in results.items():
+        assert f'id="{name}"' in page
+        for figure in result["outputs"]["figures"]:
+            assert {".png", ".pdf"} == {path.suffix for path in (smoke / "figures").glob(f"{figure}.*")}
+
+
+@pytest.mark.timeout(600)
+def test_the_smoke_chain_made_again_runs_nothing_and_an_edit_only_what_depends_on_it(smoke):
+    root = smoke.parents[1]
+    with processes.environment(CUNET_ROOT=str(root)):
+        before = mtimes(smoke)
+        again = call("reproduce", "--profile", "smoke")
+        assert "Nothing to do" in again.stderr and mtimes(smoke) == before
+        edited = sorted((root / "notebooks").glob("0[1-4]_*.py"))[0]
+        edited.write_text(edited.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
+        said = call("reproduce", "--profile", "smoke", "--dry-run").stderr
+    would = {line.split()[2].rstrip(":") for line in said.splitlines() if line.startswith("would run")}
+    last = {job for job in before if job.startswith("12_")}
+    assert would == {edited.stem, "report"} | last
+
+
+def test_the_profiles_readme_lists_every_line_that_a_profile_may_have():
+    text = (ROOT / "papermill_runs" / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in profiles.Profile.model_fields)
+    assert all(f"`{path.stem}`" in text for path in profiles.folder().glob("*.yaml"))
+    for name in ("smoke", "laptop"):
+        assert yaml.safe_load((profiles.folder() / f"{name}.yaml").read_text())["description"]
