@@ -45,11 +45,8 @@ from .unet import Attention
 
 TIME_WIDTH = 256  # sinusoids in the frozen table
 EVALUATIONS_A_BLOCK = 4  # of torchdiffeq's "rk4" (the 3/8 rule) in one step
-ATTENTION_LEVELS = {
-    0: (),
-    2: (3,),
-    5: (1, 3, 4),
-}  # levels with attention after the ODE block; 4 is the bottom
+# levels with attention after the ODE block; 4 is the bottom
+ATTENTION_LEVELS = {0: (), 2: (3,), 5: (1, 3, 4)}
 
 
 def instance_norm(x: Tensor) -> Tensor:

@@ -67,6 +67,25 @@ def test_output_is_blind_to_brightness_and_contrast_of_every_channel(residual):
     assert other_noise > 100 * changed
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_block_is_one_step_of_the_three_eighths_rule(residual):
+    block = small(residual=residual).down_blocks[0].double()
+    z, time = torch.randn(2, 8, 8, 8, dtype=torch.float64), torch.randn(2, 256, dtype=torch.float64)
+
+    def f(z):
+        norm = torch.nn.functional.instance_norm
+        h = torch.nn.functional.softplus(block.derivative.conv1(norm(z)))
+        h = torch.nn.functional.softplus(block.derivative.conv2(norm(h)))
+        return z + h if residual else h
+
+    start = z if residual else z + block.time(time)[:, :, None, None]
+    k1 = f(start)
+    k2 = f(start + k1 / 3)
+    k3 = f(start - k1 / 3 + k2)
+    k4 = f(start + k1 - k2 + k3)
+    torch.testing.assert_close(block(z, time), start + (k1 + 3 * k2 + 3 * k3 + k4) / 8)
+
+
 def test_evaluations_are_those_one_call_makes():
     model = small()
     calls = []
