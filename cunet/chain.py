@@ -22,12 +22,13 @@ from cunet.profiles import Profile
 
 # What a notebook needs besides its own file and the library, by numbers: the one place where this is said.
 NEEDS: dict[str, tuple[str, ...]] = {
+    "00": tuple(f"{number:02}" for number in range(1, 13)),  # shows what the others found
     "06": ("05",),
     "07": ("05",),
     "08": ("05",),
     "10": ("05",),
     "11": ("05",),
-    "12": ("*",),  # every other
+    "12": tuple(f"{number:02}" for number in range(1, 12)),
 }
 TRAINING = "05"  # the notebook that runs once a dataset, model and seed
 PACKAGE = Path(__file__).resolve().parent
@@ -109,8 +110,7 @@ def _parameters(
 def _needs(stem: str, named: dict[str, list[str]]) -> tuple[str, ...]:
     """The jobs that a notebook's jobs wait for, of those that the profile has."""
     needs = NEEDS.get(stem[:2], ())
-    others = [other for other in named if other != stem and ("*" in needs or other[:2] in needs)]
-    return tuple(name for other in others for name in named[other])
+    return tuple(name for other, names in named.items() if other[:2] in needs for name in names)
 
 
 def prepare(plan: Plan) -> None:
