@@ -48,6 +48,7 @@ Acceleration = Callable[[float | Tensor, Tensor, Tensor], Tensor]
 FIXED_STEP = ("euler", "midpoint", "rk4")
 ADAPTIVE = ("dopri5",)
 SOLVERS = ("leapfrog", "reversible_leapfrog", "nystrom4") + FIXED_STEP + ADAPTIVE
+ORDER = dict(leapfrog=2, reversible_leapfrog=2, nystrom4=4, euler=1, midpoint=2, rk4=4, dopri5=5)
 GRADIENTS = ("direct", "checkpoint", "reversible", "adjoint")
 
 
@@ -189,8 +190,9 @@ def _torchdiffeq(f, x0, v0, span, steps, solver, tolerance, integrate=None, **op
         how = dict(options=dict(first_step=first, ifactor=2.0, step_t=_grid(ends, steps)))
         how.update(rtol=math.inf, atol=math.inf)
     else:
+        # Without step_t the last step would reach beyond the end, where f may not be defined.
         tolerance = (1e-9 if x0.dtype == torch.float64 else 1e-5) if tolerance is None else tolerance
-        how = dict(rtol=tolerance, atol=tolerance)
+        how = dict(rtol=tolerance, atol=tolerance, options=dict(step_t=ends))
     x, v = (integrate or odeint)(
         lambda s, y: (y[1], f(s, *y)), (x0, v0), ends, method=solver, **how, **options
     )
