@@ -34,9 +34,9 @@ def start(*arguments: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, start_new_session=True, **{**pipes, **options})
 
 
-def call(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess:
+def call(*arguments: str, timeout: float = 120, **options) -> subprocess.CompletedProcess:
     """Run `cunet ...` to its end."""
-    process = start(*arguments)
+    process = start(*arguments, **options)
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -1,0 +1,154 @@
+"""The command line: help, exit statuses, one paragraph for what a user can mend."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import TINY, call
+from typer.testing import CliRunner
+
+from cunet import cli
+from cunet.errors import InputError
+from cunet.processes import Interrupted
+
+COMMANDS = ("reproduce", "notebook", "train", "sample", "bench", "info")
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    """Call `main` in this process; returns status, stdout, stderr."""
+    runner = CliRunner()
+    result = runner.invoke(cli.app, list(arguments), standalone_mode=False)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return -1, result.stdout, repr(result.exception)
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples_that_name_it(command):
+    status, said, _ = run(command, "--help")
+    assert status == 0 and "Examples" in said and f"cunet {command}" in said
+
+
+def test_options_in_the_examples_exist():
+    for command in COMMANDS:
+        said = run(command, "--help")[1]
+        head, examples = said.split("Examples")
+        for option in re.findall(r"(?<![\w-])--?[a-z][\w-]*", examples.split(" -- ")[0]):
+            assert option in head, f"{command} has no {option}"
+
+
+def test_help_imports_none_of_the_heavy_libraries():
+    heavy = "{'torch', 'numpy', 'pandas', 'matplotlib', 'papermill', 'jupytext'}"
+    code = (
+        "import sys; from cunet import cli; cli.app(['--help'], standalone_mode=False); "
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("[]"), done.stderr
+
+
+def test_info_counts_the_u_net_as_the_paper_does():
+    status, said, _ = run("info", "unet", "--json")
+    facts = json.loads(said)
+    assert status == 0 and facts["parameters"] == facts["trainable_parameters"] == 35_710_339
+    assert facts["evaluations"] == 0 and facts["macs"] > 1e9 and facts["image_size"] == 64
+
+
+def test_info_for_people_says_the_same(capsys):
+    status, said, _ = run("info", "cunet", "--size", "smoke", "--channels", "1")
+    facts = json.loads(run("info", "cunet", "--size", "smoke", "--channels", "1", "--json")[1])
+    assert status == 0
+    for key, value in facts.items():
+        assert key.replace("_", " ") in said and (f"{value:,}" if isinstance(value, int) else value) in said
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["info", "cunt"], "Did you mean 'cunet'"),
+        (["info", "cunet", "--size", "huge"], "huge"),
+        (["info", "cunet", "--channels", "0"], "channels"),
+        (["notebook", "nowhere.py"], "no notebook 'nowhere.py'"),
+        (["notebook", str(TINY / "01_first.py"), "-p", "cuont=1"], "did you mean 'count'"),
+        (["notebook", str(TINY / "01_first.py"), "-f", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["reproduce", "--profile", "smok"], "did you mean 'smoke'"),
+        (["reproduce", "--set", "sise=paper"], "did you mean 'size'"),
+        (["reproduce", "--jobs", "0"], "1 or more"),
+        (["reproduce", "--run", "../x"], "cannot be the name of a run"),
+        (["train", "--dataset", "mnits"], "mnits"),
+        (["train", "--set", "learning_rate=-1"], "learning_rate"),
+        (["sample", "--size", "smoke"], "no released checkpoint"),
+        (["sample", "--checkpoint", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["bench", "--tasks", "fly"], "fly"),
+        (["bench", "--batches", "x"], "--batches has 'x'"),
+    ],
+)
+def test_bad_input_is_an_input_error_and_writes_nothing(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, error = run(*arguments)
+    assert status == -1 and error.startswith("InputError(") and message in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error, status, text",
+    [
+        (InputError("It is wrong."), 2, "cunet: It is wrong."),
+        (Interrupted(15), 143, "cunet: Stopped by SIGTERM."),
+        (KeyboardInterrupt(), 130, "cunet: Stopped."),
+        (FileNotFoundError(2, "No such file", "/x/y"), 2, "cunet: /x/y: No such file"),
+        (OSError(28, "No space left on device", "/x/y"), 2, "cunet: /x/y: No space left"),
+        (SystemExit(3), 3, ""),
+    ],
+)
+def test_each_kind_of_failure_has_its_status_and_one_paragraph(error, status, text, capsys):
+    assert cli._explain(error) == status
+    said = capsys.readouterr().err
+    assert said.startswith(text) and said.count("\n") <= 1
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli._explain(ZeroDivisionError())
+
+
+def test_as_a_process_bad_input_is_one_paragraph_and_status_2_from_any_folder(tmp_path):
+    done = call("info", "cunt", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("cunet: ") and "Traceback" not in done.stderr
+    unknown = call("info", "unet", "--jsn", cwd=tmp_path)
+    assert unknown.returncode == 2 and "--jsn" in unknown.stderr and "Traceback" not in unknown.stderr
+
+
+def test_train_then_sample_leave_what_their_last_lines_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["--size", "smoke", "--images", "64", "--set", "batch_size=32", "--set", "validate_every=0"]
+    status, said, error = run("train", *small, "--out", "c")
+    assert status == 0, error
+    path = tmp_path / "c" / "mnist-cunet-smoke-s0.safetensors"
+    assert said.splitlines()[-1].startswith("Checkpoint: ") and path.is_file()
+    draw = [
+        "sample",
+        "--checkpoint",
+        str(path),
+        "--n",
+        "3",
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--out",
+        "s",
+    ]
+    status, said, error = run(*draw)
+    assert status == 0, error
+    sheet = tmp_path / "s" / "mnist-cunet-smoke-s0-ddim2-s0.png"
+    assert said.splitlines()[-1].startswith("Samples: ") and sheet.read_bytes()[:4] == b"\x89PNG"
+    import numpy as np
+
+    pixels = np.load(sheet.with_suffix(".npy"))
+    assert pixels.shape == (3, 16, 16, 1) and pixels.dtype == np.uint8
+    assert os.listdir(tmp_path / "s") and pixels.std() > 0

@@ -1,0 +1,101 @@
+"""Each notebook: header, parameters, order, and that jupytext gives it back unchanged."""
+
+import ast
+import re
+
+import jupytext
+import pytest
+from conftest import ROOT
+from jupytext.config import load_jupytext_configuration_file
+
+from cunet import parameters
+
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.py"))
+COUNT = 8  # 00, 01, 03, 04, 05, 06, 07, 12
+HEADER = """\
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+"""
+
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path):
+    return jupytext.read(path, fmt="py:percent").cells
+
+
+def tagged(path, tag: str) -> list[int]:
+    return [i for i, cell in enumerate(cells(path)) if tag in cell.metadata.get("tags", [])]
+
+
+def test_there_are_as_many_notebooks_as_the_tests_think():
+    assert len(NOTEBOOKS) == COUNT
+    assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem) for path in NOTEBOOKS)
+    numbers = [path.stem[:2] for path in NOTEBOOKS]
+    assert len(set(numbers)) == COUNT
+
+
+@each
+def test_the_header_is_the_same_everywhere(path):
+    assert path.read_text(encoding="utf-8").startswith(HEADER + "\n# %%")
+
+
+@each
+def test_jupytext_gives_the_file_back_unchanged(path):
+    config = load_jupytext_configuration_file(str(FOLDER / "jupytext.toml"))
+    notebook = jupytext.read(path, config=config)
+    assert jupytext.writes(notebook, fmt="py:percent", config=config) == path.read_text(encoding="utf-8")
+
+
+@each
+def test_it_opens_with_a_title_then_parameters_then_imports(path):
+    content = cells(path)
+    (at,) = tagged(path, "parameters")
+    assert content[0].cell_type == "markdown" and content[0].source.startswith("# ")
+    assert all(cell.cell_type == "markdown" for cell in content[:at])
+    assert "import" in content[at + 1].source
+
+
+@each
+def test_its_parameters_name_itself_and_each_has_a_comment(path):
+    declared = parameters.declaration(path)
+    assert declared["run_dir"] == "papermill_runs/interactive" and declared["profile"] == "laptop"
+    assert declared["job"] == path.stem and declared["seed"] == 0
+    (at,) = tagged(path, "parameters")
+    source = cells(path)[at].source
+    for statement in ast.parse(source).body:
+        lines = source.splitlines()[statement.lineno - 1 : statement.end_lineno]
+        assert any("#" in line for line in lines), f"say what {lines[0]} is, with its unit"
+
+
+@each
+def test_it_opens_its_run_saves_its_result_and_ends_with_what_was_found(path):
+    code = [cell.source for cell in cells(path) if cell.cell_type == "code"]
+    assert sum("Run.open(globals())" in source for source in code) == 1
+    saves = [i for i, source in enumerate(code) if "save_result(" in source]
+    assert len(saves) == 1 and saves[0] < len(code) - 1, "the result is saved once, and read by what follows"
+
+
+@each
+def test_it_holds_no_outputs_no_magic_installs_and_no_local_paths(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"^[%!]?\s*pip install|/work/|/home/|/root/|\bC:\\", text, re.MULTILINE)
+    assert "torch.load(" not in text
+
+
+def test_only_the_text_form_is_in_the_folder_for_git():
+    committed = {
+        path.name for path in FOLDER.iterdir() if path.suffix != ".ipynb" and not path.name.startswith(".")
+    }
+    assert committed - {"__pycache__"} == {path.name for path in NOTEBOOKS} | {"jupytext.toml"}
