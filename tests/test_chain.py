@@ -192,7 +192,7 @@ def test_a_failed_job_is_explained_and_the_same_command_goes_on(repository):
 
 
 def sleeping(repository):
-    """Start a chain whose first job sleeps; returns it when the kernel is at it, and the kernel's processes."""
+    """Start a chain whose first job sleeps; returns it and the kernel, once that is there."""
     process = start("reproduce", "--profile", "tiny", "--set", "01_first.action=sleep")
     kernels = wait_for(lambda: processes.marked(runs.JOB, "01_first"), "a kernel", 120)
     return process, kernels

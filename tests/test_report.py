@@ -134,9 +134,8 @@ def test_what_an_evil_notebook_holds_is_harmless():
     error = nbformat.v4.new_output("error", ename="E", evalue="v", traceback=["\x1b[31mred\x1b[0m " + EVIL])
     stream = nbformat.v4.new_output("stream", name="stdout", text="10%\r50%\r100%\n" + EVIL)
     content = notebook(
-        words(
-            f"# T\n{EVIL}\n\n![p](http://evil.example/p.png) [go](javascript:alert(1)) $\\href{{javascript:x}}{{y}}$"
-        ),
+        words(f"# T\n{EVIL}\n\n![p](http://evil.example/p.png) [go](javascript:alert(1))"),
+        words("$\\href{javascript:alert(1)}{y}$"),
         code(
             EVIL,
             error,

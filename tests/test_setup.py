@@ -95,7 +95,7 @@ def test_conda_environment_installs_this_repository_as_pip_does():
 
 
 def test_setup_is_quick_and_installs_nothing_when_current(tmp_path):
-    """With the key of the present files in the environment, `make setup` does not call pip; with another it does."""
+    """With the key of the present files, `make setup` does not call pip; with another it does."""
     environment = tmp_path / "venv"
     (environment / "bin").mkdir(parents=True)
     python = environment / "bin" / "python"
