@@ -7,8 +7,10 @@ that an earlier, killed command left behind are ended first, and Snakemake repea
 import json
 import re
 import subprocess
+import threading
 import time
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 from rich.progress import (
@@ -99,16 +101,23 @@ def _snakemake(command: list[str], plan: chain.Plan, dry_run: bool) -> None:
                 errors="replace",
                 start_new_session=True,  # Ctrl-C is ours to hand on
             )
+        reader = threading.Thread(target=_follow, args=(child.stdout, stream, board), daemon=True)
+        reader.start()
         try:
-            for line in child.stdout:
-                stream.write(line)
-                stream.flush()
-                board.line(line)
-            status = child.wait()
+            status = child.wait()  # not the end of its output: a job that outlives it holds that open
         finally:
             processes.end_marked(RUN, str(plan.run_dir), patience=2.0)
+            reader.join(5.0)
     if status:
         raise ChainError(_why(plan, board, log))
+
+
+def _follow(output: IO[str], log: IO[str], board: "_Board") -> None:
+    """Write Snakemake's output to the log, and show what it says about jobs."""
+    for line in output:
+        log.write(line)
+        log.flush()
+        board.line(line)
 
 
 def _why(plan: chain.Plan, board: "_Board", log: Path) -> str:
