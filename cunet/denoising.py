@@ -97,29 +97,20 @@ def denoise(
     seed: image i at level L has its noise from (seed, i, L) alone, the same for every network.
     batch_size: images a network call.    progress: show a bar.
     resume: a folder. Every batch_size images are put there when done, and taken from there by a later call
-    with the same arguments, network weights included.
+    with the same arguments, network and library.
 
     Returns Denoised. Raises InputError for arguments outside these ranges.
     """
     _check(images, diffusion, levels, variants, metrics, frames)
     whole_numbers(stride=(stride, 1), every=(every, 1), seed=(seed, 0), batch_size=(batch_size, 1))
     plan = Plan(tuple(sorted(set(levels), reverse=True)), stride, every, tuple(frames))
-    walks = {s: [v for v in variants if VARIANTS[v].stochastic is s] for s in (False, True)}
+    walks = {s: [v for v in VARIANTS if v in variants and VARIANTS[v].stochastic is s] for s in (False, True)}
     walks = {stochastic: names for stochastic, names in walks.items() if names}
-    settings = (
-        diffusion.settings(),
-        plan.levels,
-        list(variants),
-        list(metrics),
-        stride,
-        every,
-        plan.frames,
-        seed,
-    )
-    key = _fingerprint(model, images, settings, batch_size) if resume else ""
-    done = []
-    total = len(images) * plan.calls * len(walks)
+    settings = (plan.levels, sorted(variants), sorted(metrics), stride, every, plan.frames, seed, batch_size)
+    total, done, key = len(images) * plan.calls * len(walks), [], ""
     with evaluating(model), progress_bar(total, f"denoising {len(images)} images", progress) as bar:
+        if resume:
+            key = _fingerprint(model, images.float(), diffusion, settings)
         for begin in range(0, len(images), batch_size):
             file = Path(resume) / f"{key}-{begin:06d}.pt" if resume else None
             group = images[begin : begin + batch_size].float()
@@ -240,12 +231,17 @@ def _store(parts: dict, file: Path | None) -> None:
     os.replace(draft, file)
 
 
-def _fingerprint(model: Callable, images: Tensor, settings: tuple, batch_size: int) -> str:
-    """What a stored result stands for: network, images and settings, as 16 hexadecimal digits."""
-    digest = hashlib.sha256(repr((type(model).__name__, *settings, batch_size, tuple(images.shape))).encode())
-    weights = model.state_dict() if isinstance(model, nn.Module) else {}
-    for name, tensor in {"": images, **weights}.items():
-        digest.update(name.encode())
+def _fingerprint(model: Callable, images: Tensor, diffusion: Diffusion, settings: tuple) -> str:
+    """What a stored result stands for: network, images, settings and this library, as 16 hexadecimal digits.
+
+    Of the network: its weights, and what it sees in one image, which depends on its solver and wiring too.
+    """
+    digest = hashlib.sha256(repr((diffusion.settings(), settings, tuple(images.shape))).encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    answer = predict(model, diffusion, images[:1].to(device_of(model)), diffusion.timesteps // 2, clip=False)
+    weights = model.state_dict().values() if isinstance(model, nn.Module) else ()
+    for tensor in (images, answer, *weights):
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -86,6 +86,25 @@ def test_equation_2_is_the_step_of_diffusers(schedule, kind, clip):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+def test_equation_2_is_the_step_of_an_untouched_scheduler_but_for_its_float32_coefficients(schedule):
+    diffusion = Diffusion(schedule)
+    theirs = DDPMScheduler(**diffusion.scheduler_config(), clip_sample=False)
+    for t, tolerance in (
+        (999, 1e-5),
+        (998, 1e-5),
+        (500, 1e-5),
+        (100, 1e-5),
+        (50, 1e-5),
+        (5, 3e-4),
+        (1, 3e-4),
+    ):
+        x, out, noise = normal(2, *SHAPE), normal(2, *SHAPE, seed=1), normal(2, *SHAPE, seed=3)
+        ours = ancestral_step(diffusion, diffusion.to_epsilon(out, x, t), x, t, noise)
+        step = theirs.step(out, t, x, generator=torch.Generator().manual_seed(3))
+        torch.testing.assert_close(ours, step.prev_sample, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_ddpm_with_fewer_steps_is_the_respaced_chain_of_diffusers(schedule):
     diffusion = Diffusion(schedule, prediction_type="epsilon")
     model = Gaussian(diffusion)
@@ -134,7 +153,7 @@ def test_ddim_with_full_noise_is_ddpm():
 def test_thousand_steps_of_equation_2_give_the_distribution_of_the_data(schedule):
     diffusion = Diffusion(schedule)
     oracle = Gaussian(diffusion)
-    x = sample(oracle, 24, diffusion, "ddpm", 1000, shape=(1, 24, 24), clip=False)
+    x = sample(oracle, 6, diffusion, "ddpm", 1000, shape=(1, 48, 48), clip=False)
     assert abs(x.mean() - oracle.mean) < 0.01
     assert abs(x.std() / oracle.ancestral_std(SPACINGS["trailing"](diffusion, 1000)) - 1) < 0.02
     assert abs(x.std() / oracle.std - 1) < 0.05
