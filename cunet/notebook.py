@@ -159,10 +159,15 @@ def _run(content, stage: Path, job: str, parameters: dict[str, Any], progress: b
             target=_papermill, args=(content, stage, job, parameters, progress, failure), daemon=True
         )
         thread.start()
-        while thread.is_alive():
-            thread.join(0.5)
-            if not _guarded():
-                raise NotebookError("The chain that started this job has been killed.")
+        try:
+            while thread.is_alive():
+                thread.join(0.5)
+                if not _guarded():
+                    raise NotebookError("The chain that started this job has been killed.")
+        finally:
+            if thread.is_alive():  # interrupted: papermill ends when its kernel does
+                processes.end_marked(runs.STAGING, str(stage))
+                thread.join(2.0)
     if failure:
         raise NotebookError(_explain(failure[0])) from failure[0]
 

@@ -113,9 +113,12 @@ def end(processes: list[psutil.Process], patience: float = 3.0) -> int:
 
 def end_marked(name: str, value: str, patience: float = 3.0) -> int:
     """End every process marked with `name=value`, and what they start meanwhile; returns the count."""
-    count = 0
-    while found := marked(name, value):
+    count = quiet = 0
+    while quiet < 2:  # a process that is just being started shows its environment a moment later
+        found = marked(name, value)
         count += end(found, patience)
+        quiet = 0 if found else quiet + 1
+        time.sleep(0 if found else 0.05)
     return count
 
 

@@ -34,7 +34,7 @@ def start(*arguments: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, start_new_session=True, **{**pipes, **options})
 
 
-def call(*arguments: str, timeout: float = 120, **options) -> subprocess.CompletedProcess:
+def call(*arguments: str, timeout: float = 280, **options) -> subprocess.CompletedProcess:
     """Run `cunet ...` to its end."""
     process = start(*arguments, **options)
     try:
@@ -45,7 +45,7 @@ def call(*arguments: str, timeout: float = 120, **options) -> subprocess.Complet
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
-def wait_for(condition, what: str, seconds: float = 60):
+def wait_for(condition, what: str, seconds: float = 200):
     """Wait until `condition()` is true, and return what it returned."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -182,7 +182,7 @@ def test_a_failed_job_is_explained_and_the_same_command_goes_on(repository):
     path.write_text(whole + "raise ValueError('too | bad')\n")
     failed = call("reproduce", "--profile", "tiny")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    assert "12_last: The notebook failed in cell 6: ValueError: too | bad." in failed.stderr
+    assert "12_last: The notebook failed in cell 7: ValueError: too | bad." in failed.stderr
     assert (repository / "papermill_runs" / "tiny" / "logs" / "12_last.ipynb").is_file()
     before = mtimes(repository / "papermill_runs" / "tiny")
     assert set(before) == {"01_first"}
@@ -194,7 +194,7 @@ def test_a_failed_job_is_explained_and_the_same_command_goes_on(repository):
 def sleeping(repository):
     """Start a chain whose first job sleeps; returns it and the kernel, once that is there."""
     process = start("reproduce", "--profile", "tiny", "--set", "01_first.action=sleep")
-    kernels = wait_for(lambda: processes.marked(runs.JOB, "01_first"), "a kernel", 120)
+    kernels = wait_for(lambda: processes.marked(runs.JOB, "01_first"), "a kernel")
     return process, kernels
 
 

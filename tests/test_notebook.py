@@ -43,7 +43,7 @@ def test_a_notebook_leaves_its_result_and_itself_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     "action, message",
     [
-        ("fail", "failed in cell 4: ValueError: the third cell failed"),
+        ("fail", "failed in cell 5: ValueError: the third cell failed"),
         ("die", "kernel died"),
         ("forget", "without its result file"),
     ],
