@@ -14,7 +14,7 @@ TINY = bench.Settings(
     models=("unet", "cunet-released", "cunet-released@attention=0"),
     size="smoke",
     channels=1,
-    batches=(1,),
+    batches=(2,),
     training_batch=2,
     modes=("eager",),
     repeats=2,
@@ -79,7 +79,7 @@ def test_table_gives_the_first_network_in_its_unit_and_the_others_as_ratios(meas
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     ratio = frame.query("task == 'parameters' and model == 'cunet-released'")["ratio"].item()
     assert cells[1].endswith((" k", " M")) and cells[2] == f"{ratio:.3f}"
-    assert any("denoising step, batch 1, eager" in line for line in lines)
+    assert any("denoising step, batch 2, eager" in line for line in lines)
 
 
 @pytest.mark.parametrize(
