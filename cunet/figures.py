@@ -93,21 +93,21 @@ def to_display(image: Tensor) -> np.ndarray:
     return shown[:, :, 0] if shown.shape[2] == 1 else shown
 
 
-def image_rows(
-    rows: Mapping[str, Tensor | Sequence[Tensor]], columns: Sequence[str] = (), title: str = ""
-) -> Figure:
+def image_rows(rows: Mapping | Sequence[tuple], columns: Sequence[str] = (), title: str = "") -> Figure:
     """Rows of images with a label each, and a heading a column.
 
-    rows: label -> (N, C, H, W) or N of (C, H, W), in [-1, 1]. columns: N headings, or none.
+    rows: label -> images, or pairs (label, images); images are (N, C, H, W) or N of (C, H, W), in [-1, 1].
+    columns: N headings, or none.
     """
-    wide = max(len(images) for images in rows.values())
+    rows = list(rows.items() if isinstance(rows, Mapping) else rows)
+    wide = max(len(images) for _, images in rows)
     with style():
         cell = min(0.8, (PAGE - 1.1) / wide)
         figure = Figure(figsize=(cell * wide + 1.1, cell * len(rows) + (0.5 if title or columns else 0.1)))
         grid = figure.subplots(len(rows), wide, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
-        for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for line, (name, images) in zip(grid, rows, strict=True):
             line[0].text(-0.12, 0.5, name, ha="right", va="center", transform=line[0].transAxes)
             for axes, image in zip(line, images, strict=False):
                 axes.imshow(to_display(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -245,7 +245,8 @@ def curves(
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         axes.set_xscale("log" if logx else "linear")
         axes.set_yscale("log" if logy else "linear")
-        axes.legend(fontsize=7)
+        beside = dict(loc="upper left", bbox_to_anchor=(1, 1)) if len(lines) > 4 else {}
+        axes.legend(fontsize=7, **beside)
     return figure
 
 

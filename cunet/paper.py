@@ -156,6 +156,21 @@ RELEASED_CODE = (
     Printed("cunet-released-nores", 6_138_083, None),
     Printed("cunet-released-plain", 5_874_915, None),
 )
+RELEASED_RECIPE = {  # for CelebA at 64 x 64; the paper itself gives no training settings
+    "batch_size": 128,
+    "learning_rate": 2e-4,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "clip": 1.0,
+    "ema_decay": 0.9999,
+    "schedule": "sigmoid",
+    "timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "flip": True,
+    "precision": "16-mixed",
+    "accumulate": 2,
+    "steps": 500_000,
+}
 RELEASED_CODE_PLACE = "github.com/Sergio20f/cDDPM, state of 2023-07-27, output of alt_diffusion.ipynb"
 
 
@@ -262,6 +277,11 @@ ERRATA = (
         "tab. 5",
         "Megabytes in Memory",
         "the size of a training checkpoint in MiB (weights, average, two Adam moments), not memory in use",
+    ),
+    Erratum(
+        "tab. 5, no resblocks",
+        "1.71 GFLOPS and 92.0 MB for one network",
+        "1.71 fits five attention layers, 92.0 MB fits two",
     ),
     Erratum(
         "tab. 5, fig. 6",

@@ -155,6 +155,41 @@ def tells_the_noise_level(sensitivity: float, benefit: float | None = None) -> s
     return REPRODUCED if benefit is not None and benefit >= 1.05 else PARTLY
 
 
+# -------------------------------------------------------------------------------------------- the mathematics
+
+
+@rule("C17")
+def first_order_adjoint_is_enough_and_cheaper(difference: float, cost: float) -> str:
+    """Reproduced when first- and second-order adjoint give the same gradient (relative difference up to 1e-6)
+    and the second-order one takes at least 1.1 times the multiply-accumulates; partly when only the first."""
+    if difference > 1e-6:
+        return NOT_REPRODUCED
+    return REPRODUCED if cost >= 1.1 else PARTLY
+
+
+@rule("C19")
+def orders_differ_by_one(deviation: float) -> str:
+    """Reproduced when, for every one-step solver on every problem, the fitted exponents of local and global
+    error differ by one within 0.25 (two fits, each good to about 0.15); partly within 0.5."""
+    return graded(deviation, reproduced=0.25, partly=0.5)
+
+
+@rule("C20")
+def memory_is_flat_in_the_steps(direct: float, constant: float) -> str:
+    """Growth of a training step's peak memory a solver step, in states of the block. Reproduced when it is at
+    most 0.1 with plain backpropagation, as the authors trained; partly when it is so with some other way to
+    the gradient; not reproduced with none."""
+    return REPRODUCED if direct <= 0.1 else PARTLY if constant <= 0.1 else NOT_REPRODUCED
+
+
+@rule("C21")
+def second_order_needs_fewer_evaluations(same_solver: float, best_solver: float) -> str:
+    """Reproduced when second order takes at most 0.9 times the first order's evaluations for 1 % error, both
+    with the same solver and each with its best one; partly when so in one of the two comparisons."""
+    fewer = [same_solver <= 0.9, best_solver <= 0.9]
+    return REPRODUCED if all(fewer) else PARTLY if any(fewer) else NOT_REPRODUCED
+
+
 # ------------------------------------------------------------------------------------------ continuous time
 
 
@@ -257,6 +292,31 @@ def rules() -> pd.DataFrame:
         [(c, CLAIMS[c].text, " ".join(RULES[c].__doc__.split())) for c in sorted(RULES)],
         columns=["id", "claim", "rule"],
     )
+
+
+def conclusion(result: Mapping) -> str:
+    """The end of a notebook as Markdown: its claims, what the paper says, what was measured, why they differ.
+
+    result: what the notebook's result file holds. A claim's row may say why in `why`, written by the notebook
+    from its own numbers.
+    """
+    lines = ["| claim | the paper says | we measured | verdict |", "|---|---|---|---|"]
+    reasons = []
+    rows = (*result["claims"], *result["timings"].get("claims", ()))
+    for row in sorted(rows, key=lambda row: row["id"]):
+        claim = CLAIMS[row["id"]]
+        setting = ", ".join(str(row[k]) for k in ("dataset", "size") if row.get(k) not in (None, "-"))
+        judged = verdict(row["id"], row.get("value"), result["profile"])
+        cells = (
+            f"**{claim.id}** {claim.text}",
+            f"{claim.paper} ({claim.place})",
+            f"{row['measured']}" + (f" ({setting})" if setting else ""),
+            f"**{judged}**",
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        if row.get("why"):
+            reasons.append(f"- **{claim.id}**: {row['why']}")
+    return "\n".join(lines + ["", "**Why.**", "", *dict.fromkeys(reasons)] if reasons else lines)
 
 
 def _row(row: dict, result: dict) -> dict:

@@ -38,6 +38,18 @@ BORDERS = [  # claim, value, verdict: on the border, just past it, far past it
     ("C16", dict(gap=0.0, velocity=0.3), REPRODUCED),
     ("C16", dict(gap=0.0, velocity=0.0), PARTLY),
     ("C16", dict(gap=0.5, velocity=0.3), NOT_REPRODUCED),
+    ("C17", dict(difference=1e-6, cost=1.1), REPRODUCED),
+    ("C17", dict(difference=1e-6, cost=1.09), PARTLY),
+    ("C17", dict(difference=2e-6, cost=2.0), NOT_REPRODUCED),
+    ("C19", 0.25, REPRODUCED),
+    ("C19", 0.26, PARTLY),
+    ("C19", 0.51, NOT_REPRODUCED),
+    ("C20", dict(direct=0.1, constant=0.0), REPRODUCED),
+    ("C20", dict(direct=5.0, constant=0.1), PARTLY),
+    ("C20", dict(direct=5.0, constant=0.2), NOT_REPRODUCED),
+    ("C21", dict(same_solver=0.9, best_solver=0.9), REPRODUCED),
+    ("C21", dict(same_solver=0.91, best_solver=0.9), PARTLY),
+    ("C21", dict(same_solver=0.91, best_solver=0.91), NOT_REPRODUCED),
     ("C24", dict(sensitivity=0.4, benefit=1.05), REPRODUCED),
     ("C24", dict(sensitivity=0.4, benefit=1.04), PARTLY),
     ("C24", 0.4, PARTLY),
@@ -192,3 +204,17 @@ def test_a_measured_claim_without_a_rule_is_refused(monkeypatch):
     monkeypatch.setattr(scorecard, "RULES", {})
     with pytest.raises(InputError, match="has no rule"):
         scorecard.verdict("C01", 0.1)
+
+
+def test_a_conclusion_sets_paper_and_measurement_side_by_side_with_the_reason():
+    counted = dict(id="C01", measured="a | b", size="paper", value=0.2, why="Fewer channels.")
+    timed = dict(id="C05", measured="54 %", value=0.54)
+    text = scorecard.conclusion(result(counted, timed=[timed]))
+    table, reasons = text.split("**Why.**")
+    rows = table.strip().splitlines()[2:]
+    assert len(rows) == 2
+    assert (
+        paper.CLAIMS["C01"].paper in rows[0] and "a \\| b (paper)" in rows[0] and "**reproduced**" in rows[0]
+    )
+    assert "C05" in rows[1] and "54 %" in rows[1]
+    assert reasons.strip() == "- **C01**: Fewer channels."

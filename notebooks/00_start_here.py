@@ -1,0 +1,164 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Start here: the paper in ten minutes
+#
+# *"The Missing U for Efficient Diffusion Models" replaces the network inside a diffusion model by one that solves
+# differential equations. This notebook says what that means, what is claimed for it, where each claim is tested,
+# and what came out.*
+#
+# **The question: is a continuous U-Net a cheaper, faster, equally good denoiser, as the paper says?**
+#
+# Nothing on this page is typed from a run. Quotations come from `cunet/paper.py`, pictures are computed here, and
+# findings are read from the result files of the run that this page belongs to.
+
+# %% tags=["parameters"]
+run_dir = "papermill_runs/interactive"  # the run whose results are read
+job = "00_start_here"  # name of the result file
+profile = "laptop"  # name of this set of numbers
+seed = 0  # of the noise in the first picture
+digits = 3  # test images in the first picture
+noising_steps = [0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999]  # t in it, of T = 1000
+
+# %%
+# %matplotlib inline
+import re
+
+import pandas as pd
+import torch
+from IPython.display import HTML, Markdown, display
+
+from cunet import datasets, figures, models, paper, runs, scorecard
+from cunet.diffusion import Diffusion
+
+run = runs.Run.open(globals())
+results = {name: result for name, result in runs.results(run.run_dir).items() if name != job}
+
+# %% [markdown]
+# ## Minute 1: a diffusion model
+#
+# Bury an image in noise, in a thousand small steps. That is easy, and needs no learning:
+#
+# $$ x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon\sim\mathcal N(0, I). $$
+
+# %%
+diffusion = Diffusion()
+images = datasets.load("mnist", "test").batch(range(digits))
+noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+rows = [
+    ("", [diffusion.add_noise(x[None], e[None], t)[0] for t in noising_steps])
+    for x, e in zip(images, noise, strict=True)
+]
+picture = figures.image_rows(rows, [f"t = {t}" for t in noising_steps])
+run.save_figure(picture, "ext_start_noising", "A diffusion model learns to go from right to left")
+picture
+
+# %% [markdown]
+# Now learn to go from right to left. A network is shown $x_t$, is told $t$, and guesses the noise
+# (equation 3 of the paper). Take a little of the guessed noise away, ask again, and after some tens or hundreds of
+# calls there is a new image (equation 2). **The network is called at every step, so its cost is the cost of the
+# model.** Notebook 06 walks through both directions.
+#
+# ## Minute 3: the U-Net, and a continuous one
+#
+# The network is usually a U-Net: blocks of convolutions at falling and rising resolution, with connections across.
+# A residual block computes $x \mapsto x + f(x)$. That is one Euler step of a differential equation, and the idea of
+# Neural ODEs (equation 1) is to take the equation itself for the block:
+#
+# $$ \frac{dx}{ds} = f(x, s). $$
+#
+# A solver evaluates the *same* $f$ several times where a deep network would have several layers: depth without
+# parameters. The paper goes one order further. Its blocks obey
+#
+# $$ x'' = f(x, x', t, s), \qquad x(0) = x_0, \qquad x'(0) = g(x_0), $$
+#
+# (equation 4) where features have a position and a velocity, and an initial velocity is learned. $t$ is the diffusion
+# step; $s$, from 0 to 1, is the block's own time. Here is the network, drawn by running it:
+
+# %%
+network = models.build("cunet", "paper")
+picture = figures.architecture(network, 64, 3, "The continuous U-Net as described")
+run.save_figure(picture, "ext_start_architecture", "The continuous U-Net as the paper describes it")
+picture
+
+# %% [markdown]
+# Notebook 01 takes the block apart, 02 its gradient, 03 the stochastic equations behind it, and 04 the networks.
+#
+# ## Minute 5: two networks by one name
+#
+# The authors published their code. It is not quite the network that the paper describes: among other things it is of
+# first order, and it is not told the step. So there are two cU-Nets in this repository. `cunet` is ours, after the
+# description. `cunet-released` is theirs, to the last parameter. Every number says whose it is; notebook 04 shows the
+# differences, one experiment each.
+#
+# The text has errors, too. Each is shown where it matters:
+
+# %%
+errata = pd.DataFrame(paper.ERRATA)
+display(HTML(errata.to_html(index=False)))
+
+# %% [markdown]
+# ## Minute 7: what is claimed, and where it is tested
+#
+# The map is read from the first lines of the notebooks. A verdict stands where a notebook of this run has measured
+# the claim; the rule behind it is a function in `cunet/scorecard.py`, and its sentence is in notebook 12.
+
+# %%
+answers = {claim: [] for claim in paper.CLAIMS}
+for path in sorted((runs.root() / "notebooks").glob("[0-9][0-9]_*.py")):
+    first = path.read_text(encoding="utf-8").split('tags=["parameters"]')[0]
+    for claim in re.findall(r"\bC\d\d\b", first) if path.stem[:2] not in ("00", "12") else ():
+        if path.stem not in answers[claim]:
+            answers[claim].append(path.stem)
+card = scorecard.scorecard(results.values())
+overall = scorecard.overall(card)
+places = pd.DataFrame(
+    [(c.id, c.text, c.place, ", ".join(answers[c.id]) or "-", overall[c.id]) for c in paper.CLAIMS.values()],
+    columns=["id", "claim", "place in the paper", "notebook", "verdict"],
+)
+display(HTML(places.to_html(index=False)))
+
+# %% [markdown]
+# ## Minute 9: what was found
+
+# %%
+measured = card[~card.verdict.isin([scorecard.UNMEASURED])]
+lines = [
+    f"- **{row.id}**, {row.claim}: {row.measured}. *{row.verdict[0].upper()}{row.verdict[1:]}* ({row.notebook})."
+    for row in measured.itertuples()
+]
+if profile == "smoke":
+    lines.insert(0, "*A smoke run: it shows that everything runs. Its numbers mean nothing.*\n")
+none = "Nothing yet: this run has no results. `make reproduce` computes them; then run this page again."
+display(Markdown("\n".join(lines) if len(measured) else none))
+
+# %% [markdown]
+# ## How to read on
+#
+# - In a hurry: 04 (what the networks cost), 07 (how good their images are), 12 (all verdicts).
+# - For the mathematics: 01, 02 and 03, which need nothing but a pencil.
+# - To train your own: 05, then 06 with `checkpoints = "train"`.
+#
+# Every notebook runs by hand in JupyterLab (`make lab`), with the values of its parameters cell. `make reproduce`
+# runs all of them in order, and puts every figure and table on one page, `report/index.html`, in the run's folder.
+#
+# ## What the paper says, what we measured, why they differ
+
+# %%
+counts = scorecard.counts(card)
+result = run.save_result(
+    {"map": answers}, timings={"counts": counts.to_dict()}
+)  # some verdicts are about times
+tally = ", ".join(f"{n} {verdict}" for verdict, n in result["timings"]["counts"].items() if n)
+display(Markdown(f"Of {len(paper.CLAIMS)} claims: {tally}. The reasons stand at the end of each notebook."))

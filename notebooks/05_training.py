@@ -1,0 +1,188 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Training
+#
+# *One run a data set, network and seed. Gives the trained networks that notebooks 06 and later use, their loss
+# curves, and a first look at what each has learned. No claim of the paper is judged here.*
+#
+# A diffusion model is trained by a guessing game. Take an image $x_0$, a diffusion step $t$ and noise $\epsilon$; mix
+# them to $x_t$; let the network guess what was mixed in, and correct it by the squared error (Ho et al. 2020,
+# algorithm 1):
+#
+# $$ x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon, \qquad
+#    \min_\theta\ \mathbb E_{x_0, t, \epsilon}\,\big\| \tilde U_\theta(x_t, t) - y \big\|^2 . $$
+#
+# Equation 3 of the paper has $y = \epsilon$. The authors' code, and ours, has
+# $y = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$ ("v-prediction", Salimans and Ho 2022): it asks for the
+# noise where the image is nearly clean, and for the image where it is nearly all noise.
+#
+# **The question: did this training work, and what did it see?**
+
+# %% tags=["parameters"]
+run_dir = "papermill_runs/interactive"  # where figures, tables, results and trained networks go
+job = "05_training"  # name of the result file
+profile = "laptop"  # name of this set of numbers
+seed = 0  # of weights, batches, diffusion steps and noise
+dataset = "mnist"  # a name in cunet.datasets.DATASETS
+model = "cunet"  # a name in cunet.models.MODELS
+size = "laptop"  # a name in cunet.models.SIZES; gives the side of the images
+variant = ""  # what sets this training apart from the standard one, as in the file's name
+checkpoints = "released"  # released: read the network that ships; train: train it here, with what follows
+images = 200_000  # images to see in all, repeats counted
+max_seconds = 0.0  # s; above 0 it is the budget in place of `images`
+batch_size = 64  # images an optimiser step
+learning_rate = 1.5e-3  # of Adam, at its peak
+warmup = 200  # optimiser steps of linear rise to the peak; from there a cosine falls to 0
+ema_decay = 0.999  # a step, of the average of the weights, which is what is kept
+clip = 1.0  # largest norm of the gradient
+schedule = "cosine"  # noise schedule
+prediction_type = "v_prediction"  # what the network guesses
+flip = False  # mirror images at random; digits must not be
+channels_last = True  # memory format: faster on most processors, the same numbers up to rounding
+precision = "32-true"  # as in Lightning Fabric
+devices = 1  # processes; above 1 they are started by torchrun
+validate_every = 25_000  # images between validations
+data_root = ""  # folder of the data set where it does not ship; empty: the standard one
+samples = 32  # images on the sample sheet
+sampling_steps = 50  # DDIM steps a sample
+
+# %%
+# %matplotlib inline
+import subprocess
+import sys
+
+import pandas as pd
+from IPython.display import Markdown, display
+
+from cunet import checkpoints as store
+from cunet import cost, datasets, figures, paper, recipe, runs, sampling, validation
+from cunet.diffusion import Diffusion
+from cunet.errors import InputError
+
+run = runs.Run.open(globals())
+keys = [key for key in recipe.TrainConfig.model_fields if key in globals()]
+config = recipe.configure({key: globals()[key] for key in keys})
+print(config.name)
+
+# %% [markdown]
+# ## 1. The training
+#
+# It is a process of its own (`python -m cunet.training`), so that it can run on several GPUs, and so that a stopped
+# one goes on where it was: batches, diffusion steps and noise are functions of the seed and the step alone.
+
+
+# %%
+def trained(config):
+    """The path of the checkpoint, after training it, or as much of it as is missing, in a process."""
+    settings = run.checkpoints / f"{config.name}.recipe.json"
+    runs.write_atomically(settings, config.model_dump_json(indent=1))
+    torchrun = ["torch.distributed.run", f"--nproc-per-node={config.devices}", "-m"]
+    command = [sys.executable, "-m", *(torchrun if config.devices > 1 else []), "cunet.training"]
+    command += ["--config", str(settings), "--out", str(run.checkpoints)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = [print(line.rstrip()) or line for line in process.stdout]
+    if process.wait():
+        raise InputError(f"The training {config.name} ended with status {process.returncode}: {lines[-1:]}")
+    return run.checkpoints / f"{config.name}.safetensors"
+
+
+where = (dataset, model, size, seed, variant)
+path = trained(config) if checkpoints == "train" else store.released(*where)
+network, card = store.load(path, model=model, size=size)
+print(f"{path.name}: {card['images_seen']:,} images in {card['wall_time_s'] / 60:.1f} minutes")
+
+# %% [markdown]
+# What it was trained with, from the card that lies beside the weights; beside it, what the authors' code has for
+# CelebA. The paper itself gives no training settings.
+
+# %%
+used = {key: value for key, value in card["recipe"].items() if key not in recipe.OPERATIONAL}
+used["steps"] = card["steps"]
+authors = [str(paper.RELEASED_RECIPE.get(key, "")) for key in used]
+table = pd.DataFrame({"setting": list(used), "here": map(str, used.values()), "authors": authors})
+slug = config.name.replace("-", "_")
+run.save_table(table, f"ext_recipe_{slug}", f"How {config.name} was trained")
+table
+
+# %% [markdown]
+# ## 2. Did it learn?
+#
+# The thin line is the loss on the batches as they came. The thick one is the loss of the averaged weights on 2,000
+# test images, each always with the same diffusion step and the same noise, so that its values can be compared
+# between moments, seeds and networks.
+
+# %%
+name = f"{model}-{variant}" if variant else model
+picture = figures.loss_curves({name: card})
+run.save_figure(picture, f"ext_loss_{slug}", f"Loss of {config.name}")
+picture
+
+# %% [markdown]
+# **Check.** The weights that are kept are the weights that were validated: their loss, computed anew, is the card's.
+
+# %%
+diffusion = Diffusion(**card["diffusion"])
+test = datasets.load(dataset, "test", network.image_size, data_root or None)
+losses = validation.validation_losses(network, test, diffusion)
+again, quarters = validation.validation_summary(losses, diffusion.timesteps)
+assert abs(again / card["validation_loss"] - 1) < 0.01, (again, card["validation_loss"])
+T = diffusion.timesteps
+steps = [f"t = {T * q // 4} ... {T * (q + 1) // 4 - 1}" for q in range(4)]
+print(f"validation loss {again:.4f}; on the card {card['validation_loss']:.4f}")
+print({step: round(loss, 4) for step, loss in zip(steps, quarters, strict=True)})
+
+# %% [markdown]
+# The loss is not the same thing as good images: most of it comes from small $t$, where the guess is about grain that
+# nobody sees. So look.
+#
+# ## 3. What has it learned?
+
+# %%
+generated = sampling.sample(network, samples, diffusion, "ddim", sampling_steps, seed)
+sheets = {"data": test.batch(range(samples)), f"{figures.label(name)}, {sampling_steps} steps": generated}
+picture = figures.sample_sheets(sheets)
+run.save_figure(picture, f"ext_samples_{slug}", f"The first {samples} samples of {config.name}, beside data")
+picture
+
+# %%
+values = {
+    "name": config.name,
+    "checkpoint": runs.shown(path),
+    "parameters": cost.parameters(network).total,
+    "images_seen": card["images_seen"],
+    "steps": card["steps"],
+    "validation_loss": card["validation_loss"],
+    "validation_quarters": quarters,
+    "trained_here": checkpoints == "train",
+}
+timings = {key: card.get(key) for key in ("wall_time_s", "images_per_second", "threads", "processor")}
+result = run.save_result(values, timings={"training": timings}, inputs=[path])
+# %% [markdown]
+# ## What the paper says, what we measured, why they differ
+
+# %%
+
+found = {**result["timings"]["training"], **result["values"]}
+authors = paper.RELEASED_RECIPE["steps"] * paper.RELEASED_RECIPE["batch_size"]
+display(
+    Markdown(
+        f"The paper gives neither loss curves nor training times; the authors' code trains for up to"
+        f" {authors:,} images on GPUs. We: `{found['name']}`, {found['parameters']:,} parameters,"
+        f" {found['images_seen']:,} images ({found['images_seen'] / authors:.2%} of theirs), validation loss"
+        f" {found['validation_loss']:.4f}, {found['wall_time_s'] / 60:.1f} minutes on"
+        f" {found['threads']} threads ({found['processor']}). A network this small and trained this briefly"
+        " can show which of two designs does better, not how good either becomes."
+    )
+)
