@@ -16,42 +16,42 @@
 #
 # *Answers: equations 2, 5-9 and 15-18 of the paper; claims C18 and C26 (their theory); two errata.*
 #
-# A diffusion model with infinitely many steps is a stochastic differential equation. Section 3.3 of the paper
-# builds its case for continuous networks on that limit: the reverse SDE is a deterministic *probability flow*
-# plus *Langevin* noise; the flow alone is therefore faster; but it is less accurate.
+# A diffusion model with infinitely many steps is a stochastic differential equation. Section 3.3 of the
+# paper builds its case for continuous networks on that limit: the reverse SDE is a deterministic
+# *probability flow* plus *Langevin* noise; the flow alone is therefore faster; but it is less accurate.
 #
-# **The question: which links of this chain hold, and when?** To answer it without a network between us and the
-# truth, the data here are a mixture of three Gaussians in the plane. Their score is a formula at every noise
-# level, so every error below is an error of the method, never of training.
+# **The question: which links of this chain hold, and when?** To answer it without a network between us and
+# the truth, the data here are a mixture of three Gaussians in the plane. Their score is a formula at every
+# noise level, so every error below is an error of the method, never of training.
 
 # %% tags=["parameters"]
 run_dir = "papermill_runs/interactive"  # where figures, tables and results go
 job = "03_sde"  # name of the result file
 profile = "laptop"  # name of this set of numbers
 seed = 0  # of every random draw
-points = 32768  # points in a cloud (a power of 2: Sobol points are even only then)
+points = 16384  # points in a cloud (a power of 2: Sobol points are even only then)
 steps = 200  # solver steps where their number is not the question (a multiple of 20)
 langevin_speed = 8  # how many times faster than in equation 9 Langevin runs when it runs alone
 counts = [8, 16, 32, 64, 128]  # score evaluations, mixture
 exact_counts = [64, 128, 256, 512, 1024]  # score evaluations, one Gaussian
-target = 0.01  # error at which solvers are compared (distance in the plane; the data are about 1.2 wide)
+target = 0.02  # error at which solvers are compared (distance in the plane; the data are about 1.2 wide)
 training_steps = 1500  # of the small denoiser in section 9
 toy_grid = 41  # grid points of the perception-distortion problem in section 9
 
 # %%
 # %matplotlib inline
 import math
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import sympy as sp
 import torch
-from IPython.display import Markdown
-from matplotlib.figure import Figure
+from IPython.display import Markdown, display
 from scipy.optimize import linprog
 
-from cunet import figures, paper, runs, scorecard
+from cunet import runs, scorecard, sde_figures
 from cunet.diffusion import Diffusion
 from cunet.sampling import ancestral_step
 from cunet.sde import (
@@ -70,21 +70,31 @@ torch.set_default_dtype(torch.float64)
 generator = torch.Generator().manual_seed(seed)
 run = runs.Run.open(globals())
 
+
+def keep(figure, name, caption):
+    """Save a figure in the run's folder, and show it."""
+    run.save_figure(figure, name, caption)
+    return figure
+
+
 # %% [markdown]
 # ## 1. A thousand small steps become an SDE
 #
-# One step of the forward process multiplies by $\sqrt{1-\beta_k}$ and adds noise of variance $\beta_k$. Let a
-# step take the time $h=1/T$ and write $\beta_k=\beta(t)\,h$. As $h\to0$, $\sqrt{1-\beta h}\approx1-\frac12\beta h$, and
+# One step of the forward process multiplies by $\sqrt{1-\beta_k}$ and adds noise of variance $\beta_k$. Let
+# a step take the time $h=1/T$ and write $\beta_k=\beta(t)\,h$. As $h\to0$, $\sqrt{1-\beta
+# h}\approx1-\frac12\beta h$, and
 #
 # $$ x_{t+h} = x_t - \tfrac12\beta(t)\,x_t\,h + \sqrt{\beta(t)\,h}\;z
 # \quad\longrightarrow\quad dx = \underbrace{-\tfrac12\beta(t)\,x}_{f(x,t)}\,dt + \underbrace{\sqrt{\beta(t)}}_{g(t)}\,dw . $$
 #
-# The left-hand side *is* a solver for the right-hand side: the Euler-Maruyama method. $dw$ is the increment of
-# Brownian motion, a Gaussian whose variance is the time that passes: hence the $\sqrt h$.
+# The left-hand side *is* a solver for the right-hand side: the Euler-Maruyama method. $dw$ is the increment
+# of Brownian motion, a Gaussian whose variance is the time that passes: hence the $\sqrt h$.
 #
-# The equation is linear, so its solution is known: $x_t=\sqrt{\bar\alpha}\,x_0+\sqrt{1-\bar\alpha}\,\epsilon$ with
-# $\bar\alpha(t)=\exp(-\int_0^t\beta)$. A Gaussian $\mathcal N(m,C)$ becomes
-# $\mathcal N(\sqrt{\bar\alpha}\,m,\ \bar\alpha C+(1-\bar\alpha)I)$, and a mixture stays a mixture.
+# The equation is linear, so its solution is known:
+# $x_t=\sqrt{\bar\alpha}\,x_0+\sqrt{1-\bar\alpha}\,\epsilon$ with $\bar\alpha(t)=\exp(-\int_0^t\beta)$. A
+# Gaussian $\mathcal N(m,C)$ becomes $\mathcal N(\sqrt{\bar\alpha}\,m,\ \bar\alpha C+(1-\bar\alpha)I)$, and a
+# mixture stays a mixture.
+
 
 # %%
 def tilted(long, short, degrees):
@@ -104,18 +114,23 @@ score = sde.score(data)
 # Two checks of the ground under everything below. The score, $\nabla\log p_t$, against automatic
 # differentiation; and the claim that a simulated cloud has the density $p_t$.
 #
-# The yardstick for clouds is the *sliced Wasserstein distance*: how far mass has to be moved to turn the cloud
-# into the exact density, averaged over directions from which one looks at the plane. It has the unit of $x$. A
-# cloud of $n$ perfect points does not have distance 0, but a *floor* of order $1/\sqrt n$.
+# The yardstick for clouds is the *sliced Wasserstein distance*: how far mass has to be moved to turn the
+# cloud into the exact density, averaged over directions from which one looks at the plane. It has the unit
+# of $x$. A cloud of $n$ perfect points does not have distance 0, but a *floor* of order $1/\sqrt n$.
 
 # %%
 y = data.sample(500, generator).requires_grad_()
 (by_autograd,) = torch.autograd.grad(sde.marginal(data, 0.3).log_prob(y).sum(), y)
 assert torch.allclose(score(y.detach(), 0.3), by_autograd, atol=1e-10)
 
-cloud = data.sample(points, generator)
+
+def floor_of(n):
+    """Distance of n perfect, independent points from the density that they were drawn from: average of 4."""
+    return np.mean([sliced_wasserstein(data.sample(n, generator), data) for _ in range(4)])
+
+
+cloud, floor = data.sample(points, generator), floor_of(points)
 cloud = euler_maruyama(sde.drift, sde.diffusion, cloud, time_grid(steps, 0.0, 0.3), generator)
-floor = sliced_wasserstein(data.sample(points, generator), data)
 distance = sliced_wasserstein(cloud, sde.marginal(data, 0.3))
 assert distance < 3 * floor
 print(f"simulated cloud to exact density at t = 0.3: {distance:.4f}; floor for {points} points: {floor:.4f}")
@@ -127,8 +142,9 @@ print(f"simulated cloud to exact density at t = 0.3: {distance:.4f}; floor for {
 #
 # $$ \partial_t p = -\nabla\!\cdot(b\,p) + \tfrac12\gamma^2\,\Delta p . $$
 #
-# Drift carries density along; noise spreads it. Now let time run backwards ($dt<0$, as the paper has it). Drift is
-# simply undone, but noise still *spreads*, so against the clock its term changes sign. Try the family
+# Drift carries density along; noise spreads it. Now let time run backwards ($dt<0$, as the paper has it).
+# Drift is simply undone, but noise still *spreads*, so against the clock its term changes sign. Try the
+# family
 #
 # $$ dx = \big[f - c\,g^2\,\nabla\log p_t\big]\,dt + \lambda\, g\,dw ,\qquad dt<0, $$
 #
@@ -147,15 +163,16 @@ assert sp.simplify(needed - (1 + lam**2) / 2) == 0
 sp.Eq(c, needed)
 
 # %% [markdown]
-# So $c=\frac12(1+\lambda^2)$, whatever the data, $f$ and $g$ are. Noise of strength $\lambda$ has to be paid for by more pull
-# along the score. Two members have names:
+# So $c=\frac12(1+\lambda^2)$, whatever the data, $f$ and $g$ are. Noise of strength $\lambda$ has to be paid
+# for by more pull along the score. Two members have names:
 #
 # * $\lambda=1$, $c=1$: the **reverse SDE**, equation 5, as printed;
 # * $\lambda=0$, $c=\frac12$: the **probability flow**, equation 6. The paper prints $c=1$.
 #
-# The missing $\frac12$ is an **erratum**: equation 8, derived from equation 6, has it again. The next cell puts the
-# paper's $f=-\frac12\beta x$ and $g=\sqrt\beta$ into each equation. What is left over for equation 6 as printed,
-# $-\frac12g^2\,\partial_x^2p$, is a diffusion equation run backwards: it sharpens the density without end.
+# The missing $\frac12$ is an **erratum**: equation 8, derived from equation 6, has it again. The next cell
+# puts the paper's $f=-\frac12\beta x$ and $g=\sqrt\beta$ into each equation. What is left over for equation
+# 6 as printed, $-\frac12g^2\,\partial_x^2p$, is a diffusion equation run backwards: it sharpens the density
+# without end.
 
 # %%
 beta, s = sp.symbols("beta s", positive=True)
@@ -176,9 +193,10 @@ mismatch.subs({c: 1, lam: 0})
 # $$ dx = \underbrace{-\tfrac12\beta\,[x+s]\,dt}_{\text{probability flow}}\;
 #  \underbrace{-\,\tfrac12\beta\,s\,dt+\sqrt{\beta}\,dw}_{\text{Langevin}} ,\qquad s=\nabla\log p_t . $$
 #
-# The second part, with $d\tau=-\beta\,dt>0$, is $dx=\frac12 s\,d\tau+dw$: the Langevin equation, climbing the log-density against
-# noise. It moves points, yet keeps the density $p_t$ as it is. The flow does the opposite: no noise, and it
-# carries $p_t$ into $p_{t-dt}$. **All progress is the flow's; Langevin only shuffles, towards equilibrium.**
+# The second part, with $d\tau=-\beta\,dt>0$, is $dx=\frac12 s\,d\tau+dw$: the Langevin equation, climbing
+# the log-density against noise. It moves points, yet keeps the density $p_t$ as it is. The flow does the
+# opposite: no noise, and it carries $p_t$ into $p_{t-dt}$. **All progress is the flow's; Langevin only
+# shuffles, towards equilibrium.**
 #
 # Checked in symbols, then on the library: one step of the SDE is one step of each, to the last digit.
 
@@ -199,9 +217,9 @@ assert gap < 1e-12
 # %% [markdown]
 # ## 4. Watch the densities
 #
-# Five clouds start from the exact $p_1$ and travel back to $t=0$: the reverse SDE; the flow; the Langevin part
-# of equation 9 alone; the same with its clock running several times faster; and equation 6 as printed. At every
-# mark each is compared with the exact $p_t$.
+# Five clouds start from the exact $p_1$ and travel back to $t=0$: the reverse SDE; the flow; the Langevin
+# part of equation 9 alone; the same with its clock running several times faster; and equation 6 as printed.
+# At every mark each is compared with the exact $p_t$.
 #
 # Without the flow, Langevin can only chase the moving target. The faster it runs, the closer it follows, and
 # every bit of speed costs score evaluations.
@@ -243,50 +261,28 @@ assert end["reverse SDE (eq. 7)"] < 4 * floor and end["flow (eq. 8)"] < 4 * floo
 assert end[fast] < end["Langevin alone"] and end["eq. 6 as printed"] > 20 * end["flow (eq. 8)"]
 
 # %%
-COLOURS = dict(zip(ways, ("#D55E00", "#0072B2", "#009E73", "#56B4E9", "#555555"), strict=True))
-EDGE = 3.3  # half the side of the pictures, in units of x
-line = torch.linspace(-EDGE, EDGE, 121)
-plane = torch.cartesian_prod(line, line)
-
-
-def draw(axes, cloud, density, colours="magma_r"):
-    """A cloud as a picture of its density, under contours of the exact one."""
-    height = density.log_prob(plane).exp().view(121, 121).T
-    shown = height
-    if cloud is not None:
-        shown = np.histogram2d(*cloud.T.numpy(), bins=66, range=[[-EDGE, EDGE]] * 2, density=True)[0].T
-    axes.imshow(shown, origin="lower", extent=[-EDGE, EDGE] * 2, cmap=colours, vmin=0, vmax=1.1 * height.max())
-    axes.contour(line, line, height, levels=[f * height.max() for f in (0.1, 0.5)], colors="#3a7ca5", linewidths=0.6)
-    axes.set(xticks=[], yticks=[])
-
-
-# %%
-with figures.style():
-    figure = Figure(figsize=(figures.PAGE, 7.3))
-    shown = [marks.index(at) for at in (1.0, 0.5, 0.3, 0.1, 0.0)]
-    rows = {"exact": [None] * len(marks)} | {k: v for k, v in ways.items() if k != "Langevin alone"}
-    for row, (name, clouds) in zip(figure.subplots(len(rows), len(shown)), rows.items(), strict=True):
-        for axes, i in zip(row, shown, strict=True):
-            draw(axes, clouds[i], exact[i])
-            if clouds[i] is None:
-                axes.set_title(f"t = {marks[i]:g}", loc="center", weight="normal")
-            else:
-                axes.text(0.96, 0.04, f"{distances[name][i]:.3f}", transform=axes.transAxes, ha="right", fontsize=7)
-        row[0].set_ylabel(name.replace(", ", ",\n").replace(" (", "\n(").replace("as ", "\nas "))
-run.save_figure(figure, "ext_sde_density_flow", "Clouds on their way back, contours of the exact density.")
-figure
+shown = [marks.index(at) for at in (1.0, 0.5, 0.3, 0.1, 0.0)]
+label = {name: name.replace(", ", ",\n").replace(" (", "\n(") for name in ways if name != "Langevin alone"}
+rows = {"exact": [None] * 5} | {text: [ways[name][i] for i in shown] for name, text in label.items()}
+numbers = {text: [distances[name][i] for i in shown] for name, text in label.items()}
+heads = [f"t = {marks[i]:g}" for i in shown]
+figure = sde_figures.densities(rows, [exact[i] for i in shown], heads, numbers)
+keep(figure, "ext_sde_density_flow", "Clouds on their way back, under contours of the exact density.")
 
 # %% [markdown]
-# The number in each picture is the distance from the exact density. The SDE and the flow stay on $p_t$ throughout.
-# Equation 6 as printed leaves it at once and ends in a few points: no noise to balance its doubled pull.
+# The number in each picture is the distance from the exact density. The SDE and the flow stay on $p_t$
+# throughout. Equation 6 as printed leaves it at once and collapses almost to a point: it has the pull of the
+# SDE, and no noise to balance it.
 #
-# How thin do they get? For Gaussian data $\mathcal N(0,\sigma^2)$ the flow of equation 6 is linear, and with $v_t=\bar\alpha\sigma^2+1-\bar\alpha$
-# its variance obeys $\frac{d}{dt}\log V=-\beta+2\beta/v_t=\frac{d}{dt}\log v_t+\beta/v_t$. As $\dot v_t=\beta\,(1-v_t)$, the
-# extra term integrates to $\log\frac{v}{1-v}$, and
+# How thin does it get? For Gaussian data $\mathcal N(0,\sigma^2)$ the flow of equation 6 is linear, and with
+# $v_t=\bar\alpha\sigma^2+1-\bar\alpha$ its variance obeys $\frac{d}{dt}\log
+# V=-\beta+2\beta/v_t=\frac{d}{dt}\log v_t+\beta/v_t$. As $\dot v_t=\beta\,(1-v_t)$, the extra term
+# integrates to $\log\frac{v}{1-v}$, and
 #
 # $$ V_0=\sigma^4\,\bar\alpha(1)/v_1 \qquad\text{instead of}\qquad \sigma^2 . $$
 #
 # With the usual schedule, $\bar\alpha(1)\approx4\cdot10^{-5}$: nothing is left of the width.
+
 
 # %%
 def affine(step, times, variance):
@@ -306,68 +302,47 @@ assert abs(left / (sigma**4 * sde.alpha_bar(1.0) / v1) - 1) < 0.01
 print(f"equation 6 as printed turns variance {sigma**2} into {left:.2e}")
 
 # %%
-with figures.style():
-    figure = Figure(figsize=(figures.PAGE, 2.9))
-    left_axes, right_axes = figure.subplots(1, 2, width_ratios=[1.15, 1])
-    for name, values in distances.items():
-        left_axes.plot(marks, values, marker="o", ms=3, color=COLOURS[name], label=name)
-    left_axes.axhspan(0, 1.5 * floor, color="0.85", lw=0)
-    left_axes.set(xlim=(1, 0), yscale="log", xlabel="t (time runs to the right)", ylabel="distance from exact $p_t$")
-    left_axes.legend(fontsize=6.5)
-    for name in ("reverse SDE (eq. 7)", "flow (eq. 8)", "eq. 6 as printed"):
-        right_axes.hist(ways[name][-1][:, 0].numpy(), bins=150, range=(-EDGE, EDGE), density=True,
-                        histtype="step", color=COLOURS[name], lw=1)  # fmt: skip
-    across = GaussianMixture(data.weights, centres[:, :1], shapes[:, :1, :1])
-    right_axes.plot(line, across.log_prob(line[:, None]).exp(), "k--", lw=1, label="exact")
-    right_axes.set(ylim=(0, 1.2), xlabel="$x_1$ at t = 0", ylabel="density")
-run.save_figure(figure, "ext_sde_distance", "Distance from the exact density along the way, and the end.")
-figure
+lines = {name: (marks, values) for name, values in distances.items()}
+axes = "t (time runs to the right)", "distance from the exact $p_t$"
+panel = sde_figures.Panel(lines, *axes, falling=True, floor=floor, legend="below")
+figure = sde_figures.panels(panel, height=3.7)
+keep(figure, "ext_sde_distance", "Distance from the exact density along the way back.")
 
 # %% [markdown]
-# **Same densities, different paths.** Below, the same twelve starting points go back by the SDE and by the flow, over
-# the exact density of $x_1$ at every $t$ (grey). The flow's paths are smooth, and in the plane they never cross: a
-# solver can take long steps along them. The SDE's are rough at every scale. This is the whole reason why the
-# flow *can* be faster. Whether it *is* remains to be measured.
+# **Same densities, different paths.** Below, the same eight starting points go back by the SDE and by the
+# flow, over the exact density of $x_1$ at every $t$ (grey). The flow's paths are smooth, so a solver can
+# take long steps along them. (They cross only in this view from the side: two points of the plane never
+# meet.) The SDE's are rough at every scale. This is the whole reason why the flow *can* be faster. Whether
+# it *is* remains to be measured.
 
 # %%
-starts, times = sde.marginal(data, 1.0).sample(12, generator), time_grid(steps)
-paths = {}
+times, paths = time_grid(steps), {}
 for name, weight in (("reverse SDE", 1.0), ("flow", 0.0)):
-    pair = sde.reverse_drift(score, weight), sde.reverse_diffusion(weight)
-    path = [starts]
+    back = sde.reverse_drift(score, weight), sde.reverse_diffusion(weight)
+    path = [sde.marginal(data, 1.0).sample(8, torch.Generator().manual_seed(seed))]
     for span in pairwise(times):
-        path.append(euler_maruyama(*pair, path[-1], span, generator))
+        path.append(euler_maruyama(*back, path[-1], span, generator))
     paths[name] = torch.stack(path)[..., 0]
 height = torch.linspace(-3, 3, 200)
-across = GaussianMixture(data.weights, centres[:, :1], shapes[:, :1, :1])
+across = GaussianMixture(data.weights, centres[:, :1], shapes[:, :1, :1])  # the density of x_1
 wall = torch.stack([sde.marginal(across, at).log_prob(height[:, None]).exp() for at in times], 1)
-
-# %%
-with figures.style():
-    figure = Figure(figsize=(figures.PAGE, 2.8))
-    for axes, (name, path), colour in zip(
-        figure.subplots(1, 2, sharey=True), paths.items(), ("#D55E00", "#0072B2"), strict=True
-    ):
-        axes.pcolormesh(times, height, wall, cmap="Greys", vmax=1.3 * wall.max(), shading="auto", rasterized=True)
-        axes.plot(times, path, color=colour, lw=0.8)
-        axes.set(title=name, xlim=(1, 0), ylim=(-3, 3), xlabel="t (time runs to the right)")
-        axes.grid(False)
-    figure.axes[0].set_ylabel("$x_1$")
-run.save_figure(figure, "ext_sde_trajectories", "Twelve points on their way back, by the SDE and by the flow.")
-figure
+figure = sde_figures.paths(paths, wall, times, height)
+keep(figure, "ext_sde_trajectories", "Eight points on their way back, by the SDE and by the flow.")
 
 # %% [markdown]
 # ## 5. Equation 2: DDPM's step, derived
 #
-# DDPM does not start from an SDE. It asks for the law of $x_{k-1}$ given $x_k$ *and* $x_0$, which is Gaussian: a
-# product of $q(x_k\mid x_{k-1})$ and $q(x_{k-1}\mid x_0)$. The exponent is quadratic in $x_{k-1}$, so its maximum is the mean
-# and its curvature the inverse variance. Then $x_0$ is eliminated by $x_0=(x_k-\sqrt{1-\bar\alpha_k}\,\epsilon)/\sqrt{\bar\alpha_k}$:
+# DDPM does not start from an SDE. It asks for the law of $x_{k-1}$ given $x_k$ *and* $x_0$, which is
+# Gaussian: a product of $q(x_k\mid x_{k-1})$ and $q(x_{k-1}\mid x_0)$. The exponent is quadratic in
+# $x_{k-1}$, so its maximum is the mean and its curvature the inverse variance. Then $x_0$ is eliminated by
+# $x_0=(x_k-\sqrt{1-\bar\alpha_k}\,\epsilon)/\sqrt{\bar\alpha_k}$:
 #
 # $$ x_{k-1}=\frac1{\sqrt{\alpha_k}}\Big(x_k-\frac{\beta_k}{\sqrt{1-\bar\alpha_k}}\,\epsilon_\theta\Big)+\sigma_k z ,
 # \qquad \sigma_k^2=\frac{1-\bar\alpha_{k-1}}{1-\bar\alpha_k}\,\beta_k . $$
 #
-# The paper's equation 2 has $\sqrt{\beta_k}/\sqrt{1-\alpha_k}$ as the factor of $\epsilon_\theta$. Since $\alpha_k=1-\beta_k$, that is 1 at every
-# step: an **erratum** (Ho et al. 2020, algorithm 2, have the factor above).
+# The paper's equation 2 has $\sqrt{\beta_k}/\sqrt{1-\alpha_k}$ as the factor of $\epsilon_\theta$. Since
+# $\alpha_k=1-\beta_k$, that is 1 at every step: an **erratum** (Ho et al. 2020, algorithm 2, have the factor
+# above).
 
 # %%
 xk, xb, eps = sp.symbols("x_k x_{k-1} epsilon", real=True)
@@ -385,18 +360,21 @@ assert sp.simplify(variance - beta_k * (1 - before_abar) / (1 - abar)) == 0
 assert sp.simplify(mean - as_printed) != 0  # the erratum
 
 # %% [markdown]
-# The library's `ancestral_step` is this formula; the next cell holds it to that, and then samples with both
-# versions. The network is replaced by the exact answer $\epsilon=-\sqrt{1-\bar\alpha}\;\nabla\log p$.
+# The library's `ancestral_step` is this formula. The next cell holds it to that; the one after it samples
+# with both versions. The network is replaced by the exact answer $\epsilon=-\sqrt{1-\bar\alpha}\;\nabla\log
+# p$.
 #
-# **DDPM is a solver of the reverse SDE.** Put $\beta_k=h\beta$ and $\epsilon=-\sqrt{1-\bar\alpha}\,s$ into equation 2 and expand in
-# $h$: what remains to first order is the Euler-Maruyama step of equation 7. The difference in one step is
-# $O(h^2)$, so after $1/h$ steps it is $O(h)$: like Euler-Maruyama, DDPM should have **weak order 1**, which section
-# 6 measures. ("Weak": the error of the density, not of single paths.)
+# **DDPM is a solver of the reverse SDE.** Put $\beta_k=h\beta$ and $\epsilon=-\sqrt{1-\bar\alpha}\,s$ into
+# equation 2 and expand in $h$: what remains to first order, in the mean and in the variance $\sigma_k^2$, is
+# the Euler-Maruyama step of equation 7. The difference in one step is $O(h^2)$, so after $1/h$ steps it is
+# $O(h)$: like Euler-Maruyama, DDPM should have **weak order 1**, which section 6 measures. ("Weak": the
+# error of the density, not of single paths.)
 
 # %%
 h = sp.symbols("h", positive=True)
 step = ho.subs(eps, -sp.sqrt(1 - abar) * s).subs(alpha, 1 - h * beta)
 assert sp.simplify(sp.series(step, h, 0, 2).removeO() - (xk - h * eq7.subs(x, xk))) == 0
+assert sp.simplify(sp.series(variance.subs(alpha, 1 - h * beta), h, 0, 2).removeO() - h * beta) == 0
 
 chain = Diffusion("linear", timesteps=steps, prediction_type="epsilon")
 k = steps // 3
@@ -428,29 +406,44 @@ for k in reversed(range(steps)):
     wrong = wrong + float(chain.betas[k].sqrt()) * torch.randn(wrong.shape, generator=generator) * (k > 0)
 printed_distance, ddpm_distance = sliced_wasserstein(wrong, data), sliced_wasserstein(right, data)
 assert printed_distance > 10 * ddpm_distance
-print(f"distance from the data, {steps} steps: equation 2 of Ho et al. {ddpm_distance:.3f}, as printed {printed_distance:.3f}")
+print(f"distance from the data after {steps} steps: {ddpm_distance:.3f}; as printed: {printed_distance:.3f}")
 
 # %% [markdown]
 # ## 6. Error against the number of steps
 #
-# Two measurements. **One Gaussian, exactly:** every solver's step is linear there, $x\mapsto ax+bz$, so the variance it
-# ends with follows from $a$ and $b$ with no sampling at all, and orders come out clean. **The mixture:** clouds against
-# the exact density. For the flow, Sobol points push the floor below $10^{-3}$. For stochastic solvers every step draws fresh noise,
+# Two measurements. **One Gaussian, exactly:** every solver's step is linear there, $x\mapsto ax+bz$, so the
+# variance it ends with follows from $a$ and $b$ with no sampling at all, and orders come out clean.
+# Langevin, which does not travel, starts from the exact width, runs for a fixed time towards the same
+# Gaussian, and is judged by the width it ends with. **The mixture:** clouds against the exact density. For
+# the flow, Sobol points push the floor below $10^{-3}$. For stochastic solvers every step draws fresh noise,
 # and the floor of the cloud remains.
 #
-# The horizontal axis counts evaluations of the score (the network, in practice): that is what costs time. Heun's
-# method uses two a step.
+# The horizontal axis counts evaluations of the score (the network, in practice): that is what costs time.
+# Heun's method uses two a step.
+
 
 # %%
+def sde_solver(data, x, times, noise=None):
+    drift = sde.reverse_drift(sde.score(data))
+    return euler_maruyama(drift, sde.reverse_diffusion(), x, times, generator, noise)
+
+
+def flow_solver(method):
+    return lambda data, x, times, noise=None: method(sde.reverse_drift(sde.score(data), 0.0), x, times)
+
+
 solvers = {
-    "reverse SDE, Euler-Maruyama": lambda data, x, times, noise=None: euler_maruyama(
-        sde.reverse_drift(sde.score(data)), sde.reverse_diffusion(), x, times, generator, noise
-    ),
+    "reverse SDE, Euler-Maruyama": sde_solver,
     "reverse SDE, DDPM (eq. 2)": ddpm,
-    "flow, Euler": lambda data, x, times, noise=None: euler(sde.reverse_drift(sde.score(data), 0.0), x, times),
-    "flow, Heun": lambda data, x, times, noise=None: heun(sde.reverse_drift(sde.score(data), 0.0), x, times),
+    "flow, Euler": flow_solver(euler),
+    "flow, Heun": flow_solver(heun),
 }
-calls, expected = [1, 1, 1, 2], [1, 1, 1, 2]  # score evaluations a step, and the order that theory promises
+calls = [1, 1, 1, 2]  # score evaluations a step
+
+
+def langevin_step(x, span, z):
+    """Langevin towards the density of `bell`; here span is a piece of Langevin's own time."""
+    return euler_maruyama(lambda y, _: 0.5 * bell.score(y), lambda _: 1.0, x, span, noise=z)
 
 
 def order(evaluations, error):
@@ -464,11 +457,13 @@ start = sde.marginal(data, 1.0).sample(2 * points, generator, quasi=True)
 for (name, solve), each in zip(solvers.items(), calls, strict=True):
     exact_errors[name], cloud_errors[name] = [], []
     for n in exact_counts:
-        v = affine(lambda x, span, z: solve(bell, x, span, z), time_grid(n // each), v1)  # noqa: B023
+        v = affine(partial(solve, bell), time_grid(n // each), v1)
         exact_errors[name].append(abs(math.sqrt(v) / sigma - 1))
     for n in counts:
         cloud_errors[name].append(sliced_wasserstein(solve(data, start, time_grid(n // each)), data))
-floors = [sliced_wasserstein(data.sample(2 * points, generator, quasi=q), data) for q in (False, True)]
+widths = [math.sqrt(affine(langevin_step, time_grid(n, 0.0, 8.0), sigma**2)) for n in exact_counts]
+exact_errors["Langevin, fixed $p_0$"] = [abs(width / sigma - 1) for width in widths]
+
 
 # %%
 def evaluations_for(error):
@@ -478,47 +473,46 @@ def evaluations_for(error):
 
 table = pd.DataFrame(
     {
-        "solver": list(solvers),
-        "order, theory": expected,
+        "order, theory": [1, 1, 1, 2, 1],
         "order, one Gaussian": [order(exact_counts, e) for e in exact_errors.values()],
-        f"distance at {counts[-1]} evaluations": [e[-1] for e in cloud_errors.values()],
-        f"evaluations to reach {target}": [evaluations_for(e) for e in cloud_errors.values()],
-    }
+    },
+    index=pd.Index(exact_errors, name="solver"),
 )
+reached = {name: evaluations_for(e) for name, e in cloud_errors.items()}
+table[f"mixture, distance at {counts[-1]}"] = pd.Series({name: e[-1] for name, e in cloud_errors.items()})
+table[f"mixture, evaluations to reach {target}"] = pd.Series(reached)
 assert (table["order, one Gaussian"] - table["order, theory"]).abs().max() < 0.15
 run.save_table(table, "ext_sde_orders", "Measured orders of solvers of the reverse SDE and of the flow.")
 table.round(3)
 
 # %%
-with figures.style():
-    figure = Figure(figsize=(figures.PAGE, 3.1))
-    for axes, n, errors in zip(figure.subplots(1, 2), (exact_counts, counts), (exact_errors, cloud_errors), strict=True):
-        for (name, error), colour, mark in zip(errors.items(), ("#D55E00", "#CC79A7", "#56B4E9", "#0072B2"), "os^D", strict=True):
-            slope = f": slope {-order(n, error):.2f}" if errors is exact_errors else ""
-            axes.loglog(n, error, color=colour, marker=mark, label=name + slope)
-        axes.set_xticks(n, [str(m) for m in n])
-        axes.minorticks_off()
-        axes.set(xlabel="score evaluations")
-    axes.axhspan(axes.get_ylim()[0], floors[0], color="0.88", lw=0)
-    axes.text(counts[0], floors[0], "floor of independent points", fontsize=7, color="0.4", va="top")
-    figure.axes[0].set(title="one Gaussian, exact", ylabel="relative error of the width")
-    axes.set(title="mixture, clouds", ylabel="distance from the exact density")
-    figure.axes[0].legend(fontsize=6.5, loc="lower left")
-run.save_figure(figure, "ext_sde_orders", "Error against score evaluations, with fitted slopes.")
-figure
+slopes = {f"{k}: slope {-order(exact_counts, e):.2f}": (exact_counts, e) for k, e in exact_errors.items()}
+clouds = {name: (counts, e) for name, e in cloud_errors.items()}
+log = {"xlabel": "score evaluations", "logx": True, "legend": "below"}
+exactly = sde_figures.Panel(slopes, ylabel="relative error of the width", title="one Gaussian, exact", **log)
+by_clouds = sde_figures.Panel(clouds, ylabel="distance from the data", title="mixture, clouds", **log)
+by_clouds.floor = floor_of(2 * points)
+figure = sde_figures.panels(exactly, by_clouds, height=3.8)
+keep(figure, "ext_sde_orders", "Error against score evaluations, with fitted slopes.")
 
 # %% [markdown]
 # With an exact score, then:
 #
-# * **The flow is faster.** At every number of evaluations it is nearer to the data than either solver of the SDE, and
-#   it admits methods of higher order, which repay more and more as accuracy is asked for.
-# * **The flow is not less accurate.** Both go to the exact density, and the flow goes there sooner. "Although [it] is
-#   faster, it is less accurate" does not follow from equation 9.
+# * **The flow is faster.** Step for step, Euler on the flow is nearer to the data than Euler-Maruyama and
+#   DDPM on the SDE; and the flow admits methods of higher order, which repay more and more as accuracy is
+#   asked for.
+# * **The flow is not less accurate.** Both go to the exact density, and the flow goes there sooner.
+#   "Although [it] is faster, it is less accurate" does not follow from equation 9.
+# * **DDPM is a first-order solver of the reverse SDE**, with a larger constant than Euler-Maruyama: its
+#   $\sigma_k^2$ is exact for data of no width at all (exercise 1) and too small for ours. Near $t=0$, where
+#   $1-\bar\alpha_k$ is no larger than $\beta_k$, the expansion in $h$ is not yet valid, and the slope
+#   approaches 1 from below.
 #
-# And Langevin on its own? The next cell lets it run towards a fixed $p_t$, starting from pure noise, at several
-# noise levels. Where noise has filled the valleys between the modes, it arrives soon. At $t=0$ points sit in the mode
-# that they found first: within each mode all is well, and the shares of the modes stay wrong for an age. And
-# however long it runs, its step $h$ leaves a bias of order $h$ (exercise 4).
+# And Langevin on its own? The next cell lets it run towards a fixed $p_t$, starting from pure noise, at
+# several noise levels. Where noise has filled the valleys between the modes, it arrives soon. At $t=0$
+# points sit in the mode that they found first: within each mode all is well, and the shares of the modes
+# stay wrong for an age. And however long it runs, its step $h$ leaves the bias measured above (exercise 4
+# computes it).
 
 # %%
 levels, rounds = (0.4, 0.2, 0.1, 0.0), 8
@@ -530,40 +524,35 @@ for at, width in zip(levels, narrowest, strict=True):
     for _ in range(rounds):
         chased[at].append(sliced_wasserstein(cloud, stay))
         cloud = langevin(stay.score, cloud, 0.3 * width, steps // 8, generator)
-with figures.style():
-    figure = Figure(figsize=(figures.PAGE * 0.62, 2.7))
-    axes = figure.subplots()
-    for (at, values), colour in zip(chased.items(), ("#009E73", "#56B4E9", "#E69F00", "#000000"), strict=True):
-        axes.semilogy(np.arange(rounds) * (steps // 8), values, marker="o", color=colour, label=f"t = {at:g}")
-    axes.set(xlabel="Langevin steps", ylabel="distance from $p_t$")
-    axes.legend(fontsize=7)
-run.save_figure(figure, "ext_sde_langevin", "Langevin alone, from pure noise towards p_t at four noise levels.")
-figure
+lines = {f"t = {at:g}": (np.arange(rounds) * (steps // 8), values) for at, values in chased.items()}
+panel = sde_figures.Panel(lines, "Langevin steps", "distance from $p_t$")
+keep(sde_figures.panels(panel), "ext_sde_langevin", "Langevin alone, from pure noise towards four p_t.")
 
 # %% [markdown]
 # ## 7. When the score is wrong
 #
-# Why, then, do practitioners see better samples from the SDE (Karras et al. 2022, section 4)? Because a network's
-# score is wrong. Let $q$ be the density of the samples on their way, and $\hat s=s+e$ the score that drives them.
-# From the Fokker-Planck equation, with $\tau=1-t$,
+# Why, then, do practitioners see better samples from the SDE (Karras et al. 2022, section 4)? Because a
+# network's score is wrong. Let $q$ be the density of the samples on their way, and $\hat s=s+e$ the score
+# that drives them. From the Fokker-Planck equation, with $\tau=1-t$,
 #
 # $$ \frac{d}{d\tau}\,\mathrm{KL}(q\,\|\,p_t) = -\tfrac12\lambda^2\beta\;\mathbb E_q\big\|\nabla\log\tfrac{q}{p_t}\big\|^2
 #  + \tfrac12(1+\lambda^2)\,\beta\;\mathbb E_q\big[e\cdot\nabla\log\tfrac{q}{p_t}\big]. $$
 #
-# The first term is Langevin's. It only ever lowers the error, **whatever made it**: a wrong score earlier, or a coarse step. For the
-# flow, $\lambda=0$, it is missing: the flow hands every old error on unchanged. The second term is the damage that a
-# wrong score does *now*, and noise makes it worse, by $1+\lambda^2$: more noise needs more pull, and pull uses the
-# wrong score.
+# The first term is Langevin's. It only ever lowers the error, **whatever made it**: a wrong score earlier,
+# or a coarse step. For the flow, $\lambda=0$, it is missing: the flow hands every old error on unchanged.
+# The second term is the damage that a wrong score does *now*, and noise makes it worse, by $1+\lambda^2$:
+# more noise needs more pull, and pull uses the wrong score.
 #
-# By $-a u^2+bu\le b^2/4a$ the sum is at most $\frac{(1+\lambda^2)^2}{8\lambda^2}\,\beta\,\mathbb E\|e\|^2$. The best guarantee against a score error of
-# unknown shape is at $\lambda=1$: the reverse SDE itself. The flow has none.
+# By $-a u^2+bu\le b^2/4a$ the sum is at most $\frac{(1+\lambda^2)^2}{8\lambda^2}\,\beta\,\mathbb E\|e\|^2$.
+# The best guarantee against a score error of unknown shape is at $\lambda=1$: the reverse SDE itself. For
+# the flow this argument gives none at all.
 
 # %%
 guarantee = (1 + lam**2) ** 2 / (8 * lam**2)
 assert sp.solve(sp.diff(guarantee, lam), lam) == [-1, 1] and guarantee.subs(lam, 1) == sp.Rational(1, 2)
 
 weights = [0.0, 0.5, 1.0, 1.5, 2.0]  # lambda
-flaws = {"early (t > 0.4)": (0.1, 0.4, 1.0), "late (t < 0.1)": (0.2, 0.0, 0.1), "throughout": (0.05, 0.0, 1.0)}
+flaws = {"early (t > 0.4)": (0.1, 0.4, 1.0), "late (t < 0.1)": (0.2, 0.0, 0.1), "throughout": (0.05, 0.0, 1.0)}  # fmt: skip
 
 
 def flawed(size, low, high):
@@ -575,95 +564,88 @@ def flawed(size, low, high):
 def error_with(score, weight, steps):
     times = time_grid(steps)
     back = sde.reverse_drift(score, weight), sde.reverse_diffusion(weight)
-    return sliced_wasserstein(euler_maruyama(*back, start[: points // 2], times, generator), data)
+    return sliced_wasserstein(euler_maruyama(*back, start[:points], times, generator), data)
 
 
 # %%
-flawed_errors = {
-    name: [error_with(flawed(*flaw), weight, counts[-1]) for weight in weights] for name, flaw in flaws.items()
-}
-coarse_errors = {f"{n} steps": [error_with(score, weight, n) for weight in weights] for n in counts[1:]}
+flawed_errors, coarse_errors = {}, {}
+for name, flaw in flaws.items():
+    flawed_errors[name] = [error_with(flawed(*flaw), weight, counts[-1]) for weight in weights]
+for n in counts[1:]:
+    coarse_errors[f"{n} steps"] = [error_with(score, weight, n) for weight in weights]
 early, late = flawed_errors["early (t > 0.4)"], flawed_errors["late (t < 0.1)"]
 assert early[0] > 2 * early[2]  # an old error: the SDE repairs what the flow keeps
 assert late[2] > 1.2 * late[0]  # a fresh one: noise makes it worse
-pd.DataFrame(flawed_errors, index=pd.Index(weights, name="lambda")).round(3)
 
 # %%
-with figures.style():
-    figure = Figure(figsize=(figures.PAGE, 2.9))
-    titles = "the score is wrong", "the score is exact, steps are coarse"
-    small_floor = floors[0] * 2
-    for axes, lines, title in zip(figure.subplots(1, 2), (flawed_errors, coarse_errors), titles, strict=True):
-        for (name, values), colour in zip(lines.items(), ("#D55E00", "#0072B2", "#009E73", "#000000"), strict=False):
-            axes.semilogy(weights, values, marker="o", color=colour, label=name)
-        axes.axhspan(axes.get_ylim()[0], small_floor, color="0.88", lw=0)
-        axes.set(title=title, xlabel=r"noise $\lambda$   (0: flow, 1: reverse SDE)", xticks=weights)
-        axes.legend(fontsize=7)
-    figure.axes[0].set_ylabel("distance from the data")
-run.save_figure(figure, "ext_sde_imperfect_score", "What noise on the way back repairs, and what it costs.")
-figure
+axes = r"noise $\lambda$  (0: flow, 1: reverse SDE)", "distance from the data"
+shown = {"the score is wrong": flawed_errors, "the score is exact, steps are coarse": coarse_errors}
+panels = [
+    sde_figures.Panel({name: (weights, e) for name, e in errors.items()}, *axes, title=title, floor=floor)
+    for title, errors in shown.items()
+]
+keep(sde_figures.panels(*panels), "ext_sde_imperfect_score", "What noise on the way back repairs, and costs.")
 
 # %% [markdown]
-# An error made early is repaired by noise: the more, the better. An error made late is made worse. With coarse steps and an
-# exact score, noise costs accuracy. So "the flow is faster and less accurate" is right **where the score is
-# wrong early on and steps are many**, and wrong where the score is good and steps are few. Real networks make errors
-# of all kinds, which is why Karras et al. tune the amount of noise for each network, and switch it off near
-# the end.
+# An error made early is repaired by noise. An error made late is made worse. An error made throughout is
+# least harmful in between, as the guarantee suggests. With an exact score and coarse steps, noise only costs
+# accuracy. So "the flow is faster and less accurate" is right **where the score is wrong early on and steps
+# are many**, and wrong where the score is good and steps are few. Real networks make errors of all kinds,
+# which is why Karras et al. tune the amount of noise for each network, and confine it to a middle range of
+# noise levels.
 #
 # ## 8. Log-likelihood
 #
-# Along the flow $\dot x=b(x,t)$ a small volume changes at the rate $\nabla\!\cdot b$, so the density of a point that
-# is carried along obeys $\frac{d}{dt}\log p_t(x_t)=-\nabla\!\cdot b(x_t,t)$, and
+# Along the flow $\dot x=b(x,t)$ a small volume changes at the rate $\nabla\!\cdot b$, so the density of a
+# point that is carried along obeys $\frac{d}{dt}\log p_t(x_t)=-\nabla\!\cdot b(x_t,t)$, and
 #
 # $$ \log p_0(x_0)=\log p_1(x_1)+\int_0^1\nabla\!\cdot b(x_t,t)\,dt . $$
 #
 # The divergence needs $D$ backward passes for $D$ dimensions. For images one takes Hutchinson's estimate
-# $e^\top\frac{\partial b}{\partial x}e$ with random signs $e$: one pass, and unbiased, because $\mathbb E[ee^\top]=I$.
+# $e^\top\frac{\partial b}{\partial x}e$ with random signs $e$: one pass, and unbiased, because $\mathbb
+# E[ee^\top]=I$.
 #
-# One more error is always there: samplers take $\mathcal N(0,I)$ for $p_1$. The cell below separates it.
+# One more error is always there: samplers take $\mathcal N(0,I)$ for $p_1$. The table has it in a column of its own.
 
 # %%
-probe = data.sample(200, generator)
-p1 = sde.marginal(data, 1.0).log_prob
+probe, p1 = data.sample(200, generator), sde.marginal(data, 1.0).log_prob
 truth = data.log_prob(probe)
-likelihood_steps = [4, 8, 16, 32, 64]
-likelihood_errors = [
-    float((log_likelihood(sde, score, probe, n, prior=p1) - truth).abs().max()) for n in likelihood_steps
-]
-prior_error = float((log_likelihood(sde, score, probe, 64) - truth).abs().max())
-assert likelihood_errors[-1] < 1e-3 < prior_error
-few, copies = probe[:4], 500
-many = log_likelihood(sde, score, few.repeat(copies, 1), 32, "hutchinson", p1, generator).view(copies, 4)
-bias = (many.mean(0) - truth[:4]) / (many.std(0) / math.sqrt(copies))
-assert bias.abs().max() < 4  # standard errors
-print(f"largest error with 64 steps: {likelihood_errors[-1]:.1e} nats; with N(0, I) for p_1: {prior_error:.3f}")
-print(f"one Hutchinson estimate scatters by {float(many.std(0).mean()):.2f} nats; the mean of {copies} is on the spot")
+
+
+def likelihood_error(n, prior=p1):
+    return float((log_likelihood(sde, score, probe, n, prior=prior) - truth).abs().max())
+
+
+likelihood = pd.DataFrame({"rk4 steps": [8, 16, 32, 64, 128]})
+likelihood["largest error in nats"] = [likelihood_error(n) for n in likelihood["rk4 steps"]]
+likelihood["with N(0, I) for p_1"] = [likelihood_error(n, None) for n in likelihood["rk4 steps"]]
+*_, (_, best, with_normal) = likelihood.itertuples(index=False)
+assert best < 1e-3 < with_normal
+run.save_table(likelihood, "ext_sde_likelihood", "Log-likelihood along the flow against the exact one.")
+likelihood
+
+# %% [markdown]
+# Down to $10^{-3}$ nats and far below it, once the true $p_1$ is used. What is left with $\mathcal N(0,I)$ no solver
+# can mend: it is the signal $\sqrt{\bar\alpha(1)}\,m$ that the noise never covered. Next, Hutchinson's estimate,
+# many times for each of four points: it scatters, and its mean is right.
 
 # %%
-with figures.style():
-    figure = Figure(figsize=(figures.PAGE, 2.7))
-    axes, scatter = figure.subplots(1, 2)
-    axes.loglog(likelihood_steps, likelihood_errors, "o-", color="#0072B2")
-    tail = order(likelihood_steps[-3:], likelihood_errors[-3:])
-    axes.axhline(prior_error, color="#D55E00", ls="--", lw=1)
-    axes.text(likelihood_steps[0], 1.15 * prior_error, "N(0, I) for $p_1$", color="#D55E00", fontsize=7)
-    axes.set_xticks(likelihood_steps, [str(n) for n in likelihood_steps])
-    axes.minorticks_off()
-    axes.set(xlabel="rk4 steps", ylabel="largest error in nats", title=f"exact trace: order {tail:.1f}")
-    scatter.violinplot(list((many - truth[:4]).T.numpy()), showextrema=False, showmeans=True)
-    scatter.axhline(0, color="black", lw=0.8)
-    scatter.set(xlabel="data point", ylabel="error in nats", xticks=[1, 2, 3, 4], title="one Hutchinson probe")
-run.save_figure(figure, "ext_sde_likelihood", "Log-likelihood against the exact density.")
-figure
+few, copies = probe[:4], 500
+many = log_likelihood(sde, score, few.repeat(copies, 1), 64, "hutchinson", p1, generator).view(copies, 4)
+bias = (many.mean(0) - truth[:4]) / (many.std(0) / math.sqrt(copies))
+assert bias.abs().max() < 4  # in standard errors
+print(f"one estimate scatters by {many.std(0).mean():.2f} nats; the mean of {copies} is off by", end=" ")
+print(f"{(many.mean(0) - truth[:4]).abs().mean():.3f}, as chance allows")
 
 # %% [markdown]
 # ## 9. What the L2 loss asks for: the posterior mean
 #
-# A denoiser trained with $\mathbb E\|x_0-D(y)\|^2$ is pulled, at every $y$, towards the mean of all clean $x_0$ that may
-# lie behind that $y$. Indeed $\mathbb E\|x_0-D\|^2=\mathbb E\|x_0-\mathbb E[x_0|y]\|^2+\mathbb E\|\mathbb E[x_0|y]-D\|^2$ (the mixed term vanishes on
-# averaging over $x_0$ given $y$), and only the second term depends on $D$. For our mixture the posterior mean is a formula (Tweedie's),
-# $\mathbb E[x_0|y]=(y+(1-\bar\alpha)\,\nabla\log p_t(y))/\sqrt{\bar\alpha}$, so we can train a small network on noisy points and see where
-# it ends up.
+# A denoiser trained with $\mathbb E\|x_0-D(y)\|^2$ is pulled, at every $y$, towards the mean of all clean
+# $x_0$ that may lie behind that $y$. Indeed $\mathbb E\|x_0-D\|^2=\mathbb E\|x_0-\mathbb
+# E[x_0|y]\|^2+\mathbb E\|\mathbb E[x_0|y]-D\|^2$ (the mixed term vanishes on averaging over $x_0$ given
+# $y$), and only the second term depends on $D$. For our mixture the posterior mean is a formula (Tweedie's),
+# $\mathbb E[x_0|y]=(y+(1-\bar\alpha)\,\nabla\log p_t(y))/\sqrt{\bar\alpha}$, so we can train a small network
+# on noisy points and see where it ends up.
 
 # %%
 noise_time = 0.3
@@ -689,16 +671,18 @@ for _ in range(training_steps):
     schedule.step()
 
 # %% [markdown]
-# Now four denoisers see the same noisy points: the network; the exact posterior mean; the flow, run from $t$ down to 0;
-# and the reverse SDE, which draws one sample from the posterior. Two numbers each: **distortion**, the mean squared distance from the
-# original, and **perception**, how far the outputs *as a whole* are from the data.
+# Now four denoisers see the same noisy points: the network; the exact posterior mean; the flow, run from $t$
+# down to 0; and the reverse SDE, which draws one sample from the posterior. Two numbers each:
+# **distortion**, the mean squared distance from the original, and **perception**, how far the outputs *as a
+# whole* are from the data.
+
 
 # %%
 def rms(difference):
     return float(difference.square().sum(1).mean().sqrt())
 
 
-clean = data.sample(points // 2, generator)
+clean = data.sample(points, generator)
 noisy, down = noised(clean), time_grid(steps, noise_time, 0.0)
 with torch.no_grad():
     answers = {
@@ -721,31 +705,36 @@ smoothing = pd.DataFrame(
     index=pd.Index(answers, name="denoiser"),
 )
 lost = float(data.covariance().trace()) - smoothing.variance["posterior mean"]
-assert abs(lost / mmse - 1) < 0.05  # the variance that averaging takes away is the mean squared error
-assert abs(smoothing.distortion["posterior sample (reverse SDE)"] / mmse - 2) < 0.1
-run.save_table(smoothing, "ext_sde_denoisers", "Four denoisers of one noise level: distortion and perception.")
+assert abs(lost / mmse - 1) < 0.1  # the variance that averaging takes away is the mean squared error
+assert abs(smoothing.distortion["posterior sample (reverse SDE)"] / mmse - 2) < 0.2
+run.save_table(
+    smoothing, "ext_sde_denoisers", "Four denoisers of one noise level: distortion and perception."
+)
 smoothing.round(3)
 
 # %% [markdown]
-# The network is the posterior mean, but for a few per cent. And the posterior mean is **over-smoothed**: by the law of total
-# variance, exactly the mean squared error is missing from its variance, and its outputs lie between the modes, where there
-# are no data. A posterior sample looks right but is twice as far from the original, again exactly: it and the
-# original are two independent draws from one posterior.
+# The network is the posterior mean, but for a few per cent. And the posterior mean is **over-smoothed**: by
+# the law of total variance, exactly the mean squared error is missing from its variance, and its outputs lie
+# between the modes, where there are no data. A posterior sample looks right but is twice as far from the
+# original, again exactly: it and the original are two independent draws from one posterior.
 #
-# **Equations 16-18.** How good can perception be at a given distortion? On a grid this is a linear program: choose the joint
-# probabilities of $y$ and $\hat x$ to minimise $d_\mathrm{TV}(p_{\hat X},p_X)$ subject to $\mathbb E(X-\hat X)^2\le D$. That makes $P(D)$ **convex**, and the
-# proof is three lines: take the best estimators for $D_1$ and $D_2$ and toss a coin for which one to use. The distortion is
-# then $\lambda D_1+(1-\lambda)D_2$; the output's density is the same mixture of the two; and the total variation, being convex, is at
-# most $\lambda P(D_1)+(1-\lambda)P(D_2)$. The optimum can only be lower.
+# **Equations 16-18.** How good can perception be at a given distortion? On a grid this is a linear program:
+# choose the joint probabilities of $y$ and $\hat x$ to minimise $d_\mathrm{TV}(p_{\hat X},p_X)$ subject to
+# $\mathbb E(X-\hat X)^2\le D$. That makes $P(D)$ **convex**, and the proof is three lines: take the best
+# estimators for $D_1$ and $D_2$ and toss a coin for which one to use. The distortion is then $\lambda
+# D_1+(1-\lambda)D_2$; the output's density is the same mixture of the two; and the total variation, being
+# convex, is at most $\lambda P(D_1)+(1-\lambda)P(D_2)$. The optimum can only be lower.
 
 # %%
-grid = np.linspace(-2, 2, toy_grid)
-prior = 0.6 * np.exp(-((grid + 0.9) ** 2) / 0.18) + 0.4 * np.exp(-((grid - 0.9) ** 2) / 0.18)
-prior /= prior.sum()
-joint = prior[:, None] * np.exp(-((grid[None] - grid[:, None]) ** 2) / (2 * 0.8**2))  # X down, Y across
+grid, sightings = np.linspace(-2, 2, toy_grid), np.linspace(-6, 6, toy_grid)  # values of X and Xhat, and of Y
+prior = sum(share * np.exp(-((grid - at) ** 2) / (2 * 0.3**2)) for share, at in ((0.6, -0.9), (0.4, 0.9)))
+prior /= prior.sum()  # two narrow modes, seen through noise of standard deviation 2
+joint = np.exp(-((sightings - grid[:, None]) ** 2) / (2 * 2.0**2))  # X down, Y across
 joint *= (prior / joint.sum(1))[:, None]
 seen = joint.sum(0)
-cost = ((grid[:, None, None] - grid) ** 2 * (joint / seen)[:, :, None]).sum(0)  # E[(X - xhat)^2 | y]: (Y, Xhat)
+cost = ((grid[:, None, None] - grid) ** 2 * (joint / seen)[:, :, None]).sum(
+    0
+)  # E[(X - xhat)^2 | y]: (Y, Xhat)
 lowest = float(seen @ cost.min(1))
 
 
@@ -766,28 +755,27 @@ violation = float((curve[1:-1] - (curve[:-2] + curve[2:]) / 2).max())  # equatio
 assert violation < 1e-7 and (np.diff(curve) < 1e-9).all() and curve[budgets >= 2 * lowest].max() < 1e-7
 
 # %%
-with figures.style():
-    figure = Figure(figsize=(figures.PAGE, 2.6))
-    axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.5])
-    shown = {"noisy": noisy} | {k: answers[k] for k in ("posterior mean", "posterior sample (reverse SDE)")}
-    for panel, (name, values) in zip(axes, shown.items(), strict=False):
-        draw(panel, values, sde.marginal(data, noise_time) if name == "noisy" else data)
-        panel.set_title(name.replace(" (", "\n("), loc="center", weight="normal", fontsize=7.5)
-    axes[3].plot(budgets / lowest, curve, "o-", color="black", ms=3)
-    axes[3].plot([1, 2], [curve[0], 0], "--", color="0.6", lw=1)
-    axes[3].set(xlabel="distortion D / smallest possible", ylabel="$P(D)$: total variation", title="convex, eq. 17-18")
-run.save_figure(figure, "ext_perception_distortion", "Over-smoothing by the posterior mean; P(D) on a toy.")
-figure
+shown = {"noisy": noisy} | {k: a for k, a in answers.items() if "network" not in k}
+heads = [name.replace(" (", "\n(") for name in shown]
+behind = [sde.marginal(data, noise_time), data, data, data]
+smooth = sde_figures.densities({"": list(shown.values())}, behind, heads)
+ends = {"posterior mean": ([1], curve[:1]), "posterior sample": ([2], [0.0])}
+axes = "distortion D, in units of the smallest", "total variation from $p_X$"
+panel = sde_figures.Panel({"P(D)": (budgets / lowest, curve)} | ends, *axes, logy=False)
+tradeoff = sde_figures.panels(panel)
+display(keep(smooth, "ext_sde_smoothing", "What three denoisers make of the same noisy points."))
+keep(tradeoff, "ext_perception_distortion", "P(D) of equation 17 on a toy: convex.")
 
 # %% [markdown]
-# $P(D)$ falls steeply where $D$ is smallest, and reaches 0 before twice the smallest distortion, as theory says it must (Blau and Michaeli
-# 2018). The flow, in the table above, is a good bargain: deterministic, with outputs distributed as the data, and less distortion than a
-# posterior sample.
+# $P(D)$ falls steeply where $D$ is smallest, and reaches 0 before twice the smallest distortion, as theory
+# says it must (Blau and Michaeli 2018). The flow, in the table above, is a good bargain: deterministic, with
+# outputs distributed as the data, and less distortion than a posterior sample.
 #
 # ## Exercises
 #
-# **1.** *Two variances.* Ho et al. found $\sigma_k^2=\beta_k$ as good as the $\sigma_k^2$ of equation 2. Show on one Gaussian that the former is exact for
-# data $\mathcal N(0,1)$, and the latter for data that are a single point. (Use the affine map of a step.)
+# **1.** *Two variances.* Ho et al. found $\sigma_k^2=\beta_k$ as good as the $\sigma_k^2$ of equation 2.
+# Show on one Gaussian that the former is exact for data $\mathcal N(0,1)$, and the latter for data that are
+# a single point. (Use the affine map of a step.)
 
 # %% tags=["solution", "hide-input"]
 for width, choice in ((1.0, "beta"), (1e-6, "posterior")):
@@ -801,53 +789,67 @@ for width, choice in ((1.0, "beta"), (1e-6, "posterior")):
     print(f"data of width {width:g}, sigma^2 = {choice}: the chain ends with variance {v:.3e}")
 
 # %% [markdown]
-# **2.** *The flow keeps an error, Langevin forgets it.* Let the data be $\mathcal N(0,\sigma^2)$, and let a sampler arrive at $t=0.3$ with the right
-# variance but a mean that is off by 0.5. Compute $\mathrm{KL}(q\|p)$ there and at $t=0$, for $\lambda=0$, 1 and 2.
+# **2.** *The flow keeps an error, Langevin forgets it.* Let the data be $\mathcal N(0,\sigma^2)$, and let a
+# sampler arrive at $t=0.3$ with the right variance but a mean that is off by 0.5. Compute
+# $\mathrm{KL}(q\|p)$ there and at $t=0$, for $\lambda=0$, 1 and 2.
+
 
 # %% tags=["solution", "hide-input"]
 def kl(mean, variance, true):
     return 0.5 * (variance / true + mean**2 / true - 1 - math.log(variance / true))
 
 
-v = float(sde.marginal(bell, 0.3).covariance())
+def step_with(weight):
+    drift, noise = sde.reverse_drift(sde.score(bell), weight), sde.reverse_diffusion(weight)
+    return lambda x, span, z: euler_maruyama(drift, noise, x, span, noise=z)
+
+
+v, times = float(sde.marginal(bell, 0.3).covariance()), time_grid(500, 0.3, 0.0)
 kls = {"at t = 0.3": kl(0.5, v, v)}
 for weight in (0.0, 1.0, 2.0):
-    back = sde.reverse_drift(sde.score(bell), weight), sde.reverse_diffusion(weight)
-    times = time_grid(2000, 0.3, 0.0)
-    m = euler_maruyama(*back, torch.tensor([[0.5]]), times, noise=torch.zeros(2000, 1, 1)).item()
-    kls[f"lambda = {weight:g}"] = kl(m, affine(lambda x, span, z: euler_maruyama(*back, x, span, noise=z), times, v), sigma**2)  # noqa: B023,E501  # fmt: skip
-assert abs(kls["lambda = 0"] / kls["at t = 0.3"] - 1) < 0.02 and kls["lambda = 2"] < kls["lambda = 1"] < kls["lambda = 0"]
+    m, step = torch.tensor([[0.5]]), step_with(weight)
+    for span in pairwise(times):
+        m = step(m, span, torch.zeros(1, 1, 1))
+    kls[f"lambda = {weight:g}"] = kl(float(m), affine(step, times, v), sigma**2)
+assert (
+    abs(kls["lambda = 0"] / kls["at t = 0.3"] - 1) < 0.02
+    and kls["lambda = 2"] < kls["lambda = 1"] < kls["lambda = 0"]
+)
 kls
 
 # %% [markdown]
-# **3.** *Spend steps where they count.* Solve the flow by Heun's method in 16 steps on the even grid, and on $t=u^2$ with $u$ even. Why does
-# the second do better? (Look at how fast $p_t$ changes in section 4.)
+# **3.** *Spend steps where they count.* Solve the flow by Heun's method in 16 steps on the even grid, and on
+# $t=u^2$ with $u$ evenly spaced. Why does the second do better? (Look at how fast $p_t$ changes in section
+# 4.)
 
 # %% tags=["solution", "hide-input"]
 even = time_grid(16)
 grids = {"even": even, "t = u^2": [u**2 for u in even]}
 by_grid = {
-    name: sliced_wasserstein(heun(sde.reverse_drift(score, 0.0), start, times), data) for name, times in grids.items()
+    name: sliced_wasserstein(heun(sde.reverse_drift(score, 0.0), start, times), data)
+    for name, times in grids.items()
 }
-assert by_grid["t = u^2"] < by_grid["even"]
+assert (
+    by_grid["t = u^2"] < by_grid["even"]
+)  # p_t changes most where t is small: that is where steps are needed
 by_grid
 
 # %% [markdown]
-# **4.** *Langevin's bias.* Show that unadjusted Langevin with step $h$ turns $\mathcal N(0,V)$ into $\mathcal N(0,V/(1-\frac{h}{4V}))$, a bias of order 1 in $h$.
-# For which $h$ does it explode?
+# **4.** *Langevin's bias.* Show that unadjusted Langevin with step $h$ turns $\mathcal N(0,V)$ into
+# $\mathcal N(0,V/(1-\frac{h}{4V}))$, a bias of order 1 in $h$. For which $h$ does it explode?
 
 # %% tags=["solution", "hide-input"]
 V, ends = sigma**2, []
 sizes = [0.2, 0.1, 0.05]
 for size in sizes:  # one step is x -> (1 - h/(2V)) x + sqrt(h) z; it explodes for h > 4V
-    ends.append(affine(lambda x, span, z: euler_maruyama(lambda y, _: 0.5 * bell.score(y), lambda _: 1.0, x, span, noise=z),
-                       time_grid(400, 0.0, 400 * size), V))  # fmt: skip
+    ends.append(affine(langevin_step, time_grid(400, 0.0, 400 * size), V))
     assert abs(ends[-1] - V / (1 - size / (4 * V))) < 1e-9
 print(f"bias {[round(v - V, 4) for v in ends]}: order {-order(sizes, [v - V for v in ends]):.2f} in h")
 
 # %% [markdown]
-# **5.** *Hutchinson's variance.* The flow's Jacobian $J$ is symmetric (why?). Show that for random signs $\mathrm{Var}(e^\top Je)=2\sum_{i\ne j}J_{ij}^2$, and check it. For
-# which covariances of the data does one probe give the trace without error?
+# **5.** *Hutchinson's variance.* The flow's Jacobian $J$ is symmetric (why?). Show that for random signs
+# $\mathrm{Var}(e^\top Je)=2\sum_{i\ne j}J_{ij}^2$, and check it. For which covariances of the data does one
+# probe give the trace without error?
 
 # %% tags=["solution", "hide-input"]
 spot, at = probe[:1], 0.1
@@ -862,44 +864,41 @@ assert abs(float(estimates.var()) / (2 * float((J - J.diag().diag()).square().su
 # ## What the paper says, what we measured, why they differ
 
 # %%
-slow, quick = evaluations_for(cloud_errors["reverse SDE, Euler-Maruyama"]), evaluations_for(cloud_errors["flow, Euler"])
-speedup = slow / quick
-exact_ratio = cloud_errors["flow, Euler"][-1] / cloud_errors["reverse SDE, Euler-Maruyama"][-1]
-early_ratio, late_ratio = early[0] / early[2], late[0] / late[2]
-c18 = (
-    f"equation 9 holds to {gap:.0e}; at error {target} the flow needs {speedup:.1f} times fewer steps than the SDE; its error is"
-    f" {exact_ratio:.2f} of the SDE's with an exact score, {early_ratio:.1f} of it with a score that is wrong early,"
-    f" {late_ratio:.2f} with one that is wrong late"
-)
-c26 = (
-    f"P(D) convex (largest violation {max(violation, 0):.0e}); an L2-trained network is the posterior mean up to {l2_gap:.1%} of its"
-    f" error; the variance it loses is {lost / mmse:.2f} of the mean squared error"
-)
-common = {"dataset": "Gaussian mixture", "size": "2-D", "n": points}
-claims = [
-    {"id": "C18", "measured": c18, "value": {"gap": gap, "speedup": speedup, "accuracy": exact_ratio}, **common},
-    {"id": "C26", "measured": c26, "value": {"violation": violation, "gap": l2_gap}, **common},
-]
+sde_name, flow_name = "reverse SDE, Euler-Maruyama", "flow, Euler"
+speedup = reached[sde_name] / reached[flow_name]
+ratios = [errors[flow_name][2] / errors[sde_name][2] for errors in (cloud_errors, exact_errors)]
+c18 = {
+    "id": "C18",
+    "measured": f"a step of the SDE is one of the flow and one of Langevin, to {gap:.0e}; the flow takes"
+    f" {speedup:.1f} times fewer steps to an error of {target}; error of the flow / of the SDE at equal steps:"
+    f" {ratios[0]:.2f} (mixture) and {ratios[1]:.2f} (one Gaussian) with an exact score,"
+    f" {early[0] / early[2]:.1f} with one that is wrong early, {late[0] / late[2]:.2f} with one that is wrong late",
+    "value": {"gap": gap, "speedup": speedup, "accuracy": max(ratios)},
+    "why": "the decomposition is a theorem, and the flow is faster because its paths are smooth. But both have the"
+    " same densities, so neither is less accurate in itself. The SDE wins where the score was wrong earlier on:"
+    " Langevin repairs that. It repairs nothing that goes wrong at the end, and coarse steps make it an error itself",
+}
+c26 = {
+    "id": "C26",
+    "measured": f"P(D) nowhere above its chords by more than {max(violation, 0):.0e}; a network trained with L2 is"
+    f" the posterior mean up to {l2_gap:.1%} of its error; it loses {lost / mmse:.2f} of that error in variance",
+    "value": {"violation": violation, "gap": l2_gap},
+    "why": "both halves are theorems, and both can be seen here. Equation 15 is the posterior of x given y; the"
+    " sentence before it has the two the wrong way round",
+}
 values = {
-    "distances": distances, "marks": marks, "floor": floor, "printed_equation_6_variance": left,
-    "printed_equation_2_distance": printed_distance, "ddpm_distance": ddpm_distance,
-    "orders": dict(zip(table["solver"], table["order, one Gaussian"], strict=True)), "exact_errors": exact_errors,
-    "cloud_errors": cloud_errors, "flawed_errors": flawed_errors, "coarse_errors": coarse_errors,
-    "likelihood_errors": likelihood_errors, "prior_error": prior_error, "perception": curve, "budgets": budgets / lowest,
-}  # fmt: skip
-run.save_result(values, claims=claims);
+    "distances at marks": distances | {"t": marks, "floor": floor},
+    "variance left by equation 6 as printed": left,
+    "distance after equation 2": {"Ho et al.": ddpm_distance, "as printed": printed_distance},
+    "orders": table["order, one Gaussian"].to_dict(),
+    "errors": {"one Gaussian": exact_errors, "mixture": cloud_errors, "evaluations to target": reached},
+    "errors against lambda": {"wrong score": flawed_errors, "coarse steps": coarse_errors, "lambda": weights},
+    "log-likelihood errors": likelihood.to_dict("list"),
+    "denoisers": smoothing.to_dict("index"),
+    "perception-distortion": {"distortion": budgets / lowest, "perception": curve},
+}
+common = {"dataset": "Gaussian mixture", "size": "2-D", "n": points}
+result = run.save_result(values, claims=[c18 | common, c26 | common])
 
 # %%
-rows = ["| | the paper says | where | we measured | verdict |", "|---|---|---|---|---|"]
-for claim in run.result(job)["claims"]:
-    said = paper.CLAIMS[claim["id"]]
-    judged = scorecard.verdict(claim["id"], claim["value"], profile)
-    rows.append(f"| {said.id} | {said.text} | {said.place} | {claim['measured']} | {judged} |")
-Markdown("\n".join(rows))
-
-# %% [markdown]
-# **Why they differ.** C18: that the SDE is flow plus Langevin is a theorem, and the flow is faster because its paths are smooth. But
-# both have the same densities, so neither is less accurate in itself. What the paper observes comes from elsewhere:
-# Langevin repairs errors that a trained score made earlier. It repairs none made at the end, and with coarse steps it adds its own.
-# C26: both halves are theorems, and both can be seen here. Note that equation 15 is the posterior of $x$ given $y$; the sentence before it has
-# the two the wrong way round.
+Markdown(scorecard.conclusion(run.result(job)))
