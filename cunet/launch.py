@@ -49,12 +49,14 @@ def start_fabric(config: TrainConfig) -> Fabric:
             f"{running} run. Start them with `torchrun --nproc-per-node {config.devices} -m cunet.training "
             "--config FILE --out FOLDER`, or set both to 1."
         )
+    unused = config.model.startswith("cunet-released")  # its authors left a layer in it that no path uses
+    ddp = "ddp_find_unused_parameters_true" if unused else "ddp"
     fabric = Fabric(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=config.devices,
         num_nodes=config.num_nodes,
         precision=config.precision,
-        strategy="ddp" if world > 1 else "auto",
+        strategy=ddp if world > 1 else "auto",
     )
     fabric.launch()
     return fabric

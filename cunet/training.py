@@ -66,6 +66,10 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Path:
     path = Path(out) / f"{config.name}.safetensors"
     fabric = start_fabric(config)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(Signals())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        # before the lock, because it only reads: unknown names and missing data are refused, nothing written
+        training = None if storage.exists(path) else Training(config, path, fabric, stop)
         if fabric.is_global_zero:
             stack.enter_context(resume.lock(path))
             storage.clean(path)
@@ -77,9 +81,7 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Path:
             if fabric.is_global_zero:
                 storage.remove(resume.state_path(path))
             return path
-        stop = stack.enter_context(Signals())
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        training = Training(config, path, fabric, stop)
+        training = training or Training(config, path, fabric, stop)
         if storage.exists(resume.state_path(path)):
             resume.restore(training)
         elif fabric.is_global_zero:
@@ -132,15 +134,14 @@ class Training:
         config = self.config
         self.names = [name for name, p in self.network.named_parameters() if p.requires_grad]
         trained = [p for p in self.current if p.requires_grad]
-        fused = (
-            config.precision != "16-mixed"
-        )  # Fabric cannot unscale a fused optimiser's gradients to clip them
+        fused = config.precision != "16-mixed"  # Fabric cannot unscale, to clip, what a fused Adam unscales
         betas = (config.beta1, config.beta2)
         self.adam = torch.optim.Adam(trained, lr=config.learning_rate, betas=betas, fused=fused)
-        module = (
-            compiled_or_eager(self.network, self.share(self.batch(0), 0)) if config.compile else self.network
-        )
-        self.module, self.optimizer = self.fabric.setup(module, self.adam)
+        module = self.network
+        if config.compile:
+            module = compiled_or_eager(module, self.share(self.batch(0), 0))
+        again = self.fabric.world_size > 1  # DDP is compiled as a whole
+        self.module, self.optimizer = self.fabric.setup(module, self.adam, _reapply_compile=again)
 
     # --- one step
 
@@ -287,7 +288,7 @@ class Training:
         losses = validation_losses(
             self.ema, self.test, self.diffusion, rank, world, lambda: self.stop.requested
         )
-        losses[:, 0] = self.fabric.all_reduce(losses[:, 0].contiguous(), reduce_op="sum")
+        losses[:, 0] = self.fabric.all_reduce(losses[:, 0].to(self.fabric.device), reduce_op="sum").cpu()
         if self.agree(self.stop.requested):
             return False
         loss, quartiles = validation_summary(losses, self.config.timesteps)
