@@ -257,7 +257,7 @@ def _explain(error: BaseException) -> int:
             f"Stopped by {error}. Nothing is half-written. The same command resumes.", 128 + error.signum
         )
     if isinstance(error, KeyboardInterrupt) or name == "Abort":
-        return _say(f"{error or 'Stopped.'} The same command resumes.", 130)
+        return _say(f"{str(error) or 'Stopped.'} The same command resumes.", 130)
     if isinstance(error, BrokenPipeError):
         return 1
     if isinstance(error, OSError) and error.filename:
