@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from .figures import PAGE, style
 
@@ -32,9 +33,42 @@ MARKERS = {
 }  # fmt: skip
 
 
+UNDERLAID = ("euler", "naive leapfrog", "rk4", "direct")  # drawn wider, so that a line over them leaves a rim
+
+
 def look(name: str) -> dict:
-    """Colour and marker of a solver or of a way to the gradient."""
-    return dict(color=COLOURS[name], marker=MARKERS[name], label=name.replace("_", " "))
+    """Colour, marker, line of a solver or of a way to the gradient; lines that coincide stay visible."""
+    line = dict(lw=2.6, ms=6, alpha=0.6, zorder=2) if name in UNDERLAID else dict(lw=1.3, ms=4, zorder=3)
+    return dict(color=COLOURS[name], marker=MARKERS[name], label=name.replace("_", " "), **line)
+
+
+def _apart(values: Sequence[float], least: float) -> list[float]:
+    """Positions for labels near `values`: in their order, and no two closer than `least`."""
+    order = np.argsort(values)
+    placed = np.array(values, dtype=float)[order]
+    for _ in range(200):  # push neighbours apart, half each
+        gap = least - np.diff(placed)
+        if (gap <= 1e-9).all():
+            break
+        push = np.clip(gap, 0, None) / 2
+        placed[:-1] -= push
+        placed[1:] += push
+    result = np.empty_like(placed)
+    result[order] = placed
+    return result.tolist()
+
+
+def _plain_ticks(axis) -> None:
+    """Ticks 1, 2, 5, 10 ... on a logarithmic axis, written as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _counts(axes, numbers) -> None:
+    """Ticks of a logarithmic x axis at whole numbers, and nowhere else."""
+    axes.set_xticks(list(numbers), [str(n) for n in numbers])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def crossing(s, first, second, velocity, target: str = "x \u21a6 \u2212x") -> Figure:
@@ -53,9 +87,9 @@ def crossing(s, first, second, velocity, target: str = "x \u21a6 \u2212x") -> Fi
                 panel.plot(s[-1], -x[0, path], "_", color=colour, ms=9, mew=1.8, clip_on=False)
             axes[2].plot(second[:, path], velocity[:, path], color=colour, lw=1.2)
             axes[2].plot(second[0, path], velocity[0, path], "o", color=colour, ms=3.5)
-        axes[0].set(title="first order: paths cannot cross", xlabel="s", ylabel="x")
-        axes[1].set(title="second order: positions may", xlabel="s")
-        axes[2].set(title="in phase space none cross", xlabel="x", ylabel="v = dx/ds")
+        axes[0].set(title="first order: no crossing", xlabel="s", ylabel="x")
+        axes[1].set(title="second order: positions cross", xlabel="s")
+        axes[2].set(title="phase space: no crossing", xlabel="x", ylabel="v = dx/ds")
         for panel in axes[:2]:
             panel.set(ylim=(-1.25, 1.25), xticks=(0, 0.5, 1))
         axes[0].text(1.0, 1.13, f"wanted: {target} (bars)", ha="right", fontsize=7, color="0.35")
@@ -63,18 +97,16 @@ def crossing(s, first, second, velocity, target: str = "x \u21a6 \u2212x") -> Fi
 
 
 def _shades(n: int) -> list:
-    import matplotlib as mpl
-
-    return [
-        mpl.colormaps["RdBu"](x)
-        for x in np.concatenate([np.linspace(0.03, 0.25, n // 2), np.linspace(0.75, 0.97, n - n // 2)])
-    ]
+    """n colours from dark red over pale to dark blue, without the palest."""
+    halves = np.linspace(0.03, 0.25, n // 2), np.linspace(0.75, 0.97, n - n // 2)
+    return [mpl.colormaps["RdBu"](x) for x in np.concatenate(halves)]
 
 
 def order_lines(panels: Mapping[str, pd.DataFrame], ylabels: Sequence[str] = ("error",)) -> Figure:
     """Error against step size on two logarithms, a panel each; a method of order k is a line of slope k.
 
-    panels: title -> frame with columns solver, h, error. The fitted slope stands at the end of each line.
+    panels: title -> frame with columns solver, h, error. At the end of each line stands its slope, fitted to
+    the three smallest steps.
     """
     with style():
         figure = Figure(figsize=(PAGE, 3.3))
@@ -84,12 +116,13 @@ def order_lines(panels: Mapping[str, pd.DataFrame], ylabels: Sequence[str] = ("e
             ends = []
             for solver, line in frame.groupby("solver", sort=False):
                 line = line.sort_values("h")
-                slope = np.polyfit(np.log(line.h), np.log(line.error), 1)[0]
+                slope = np.polyfit(np.log(line.h[:3]), np.log(line.error[:3]), 1)[0]
                 axes.loglog(line.h, line.error, **look(solver))
                 ends.append((line.h.iloc[-1], line.error.iloc[-1], slope, COLOURS[solver]))
-            for x, y, slope, colour in ends:
-                axes.annotate(f"{slope:.2f}", (x, y), (5, 0), textcoords="offset points", va="center",
-                              fontsize=7, color=colour)  # fmt: skip
+            heights = 10 ** np.array(_apart([np.log10(y) for _, y, *_ in ends], least=0.045 * _decades(axes)))
+            for (x, _, slope, colour), y in zip(ends, heights, strict=True):
+                axes.annotate(f"{slope:.2f}", (x, y), (6, 0), textcoords="offset points",
+                              va="center", fontsize=7, color=colour)  # fmt: skip
             axes.set(title=title, xlabel="step size h")
             axes.set_xlim(right=frame.h.max() * 2.2)
         for axes, ylabel in zip(figure.axes, ylabels, strict=False):
@@ -98,46 +131,61 @@ def order_lines(panels: Mapping[str, pd.DataFrame], ylabels: Sequence[str] = ("e
     return figure
 
 
-def exponents(frame: pd.DataFrame, title: str = "") -> Figure:
-    """A table as a picture: rows problems, columns solvers; the shade is the distance from a whole number."""
+def _decades(axes) -> float:
+    """How many decades the y axis spans."""
+    low, high = axes.get_ylim()
+    return np.log10(high / low)
+
+
+def exponents(frames: Mapping[str, pd.DataFrame]) -> Figure:
+    """Tables as pictures: rows problems, columns solvers; the shade is the distance from a whole number."""
     with style():
-        figure = Figure(figsize=(PAGE, 0.3 * len(frame) + 0.9))
-        axes = figure.subplots()
-        values = frame.to_numpy(dtype=float)
-        axes.imshow(np.abs(values - np.round(values)), cmap="Oranges", vmin=0, vmax=0.5, aspect="auto")
-        for (row, column), value in np.ndenumerate(values):
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5)
-        axes.set_xticks(range(frame.shape[1]), [str(c).replace("_", "\n") for c in frame.columns], fontsize=7)
-        axes.set_yticks(range(frame.shape[0]), frame.index)
-        axes.grid(False)
-        axes.tick_params(length=0)
-        axes.set_title(title)
+        rows = max(len(frame) for frame in frames.values())
+        figure = Figure(figsize=(PAGE, 0.27 * rows + 1.0))
+        panels = figure.subplots(1, len(frames), sharey=True, squeeze=False)[0]
+        for axes, (title, frame) in zip(panels, frames.items(), strict=True):
+            values = frame.to_numpy(dtype=float)
+            axes.imshow(np.abs(values - np.round(values)), cmap="Oranges", vmin=0, vmax=0.5, aspect="auto")
+            for (row, column), value in np.ndenumerate(values):
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7)
+            names = [str(name).replace("_", " ") for name in frame.columns]
+            axes.set_xticks(
+                range(len(names)), names, fontsize=7, rotation=40, ha="right", rotation_mode="anchor"
+            )
+            axes.set_yticks(range(len(frame)), frame.index)
+            axes.grid(False)
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+            axes.set_title(title)
     return figure
 
 
-def energy(frame: pd.DataFrame, orbits: Mapping[str, np.ndarray]) -> Figure:
-    """Left: relative energy error against orbits, columns solver, orbit, drift. Right: the orbits drawn.
+def energy(frame: pd.DataFrame, orbits: Mapping[str, np.ndarray], exact: np.ndarray) -> Figure:
+    """Left: relative energy error against orbits (columns solver, orbit, drift). Right: each last orbit.
 
-    orbits: solver -> (N, 2) positions of the last revolutions.
+    orbits: solver -> (N, 2) positions; exact: (M, 2), the exact orbit. A dot marks where each path ends.
     """
     with style():
         figure = Figure(figsize=(PAGE, 3.0))
-        left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
+        left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
         for solver, line in frame.groupby("solver", sort=False):
-            left.loglog(line.orbit, line.drift, color=COLOURS[solver], label=solver.replace("_", " "), lw=1.1)
-        left.set(xlabel="orbits", ylabel="|energy \u2212 energy at the start| / |energy|",
-                 title="equal evaluations of the force an orbit")  # fmt: skip
-        left.legend(fontsize=7, ncols=2)
+            left.loglog(line.orbit, line.drift, color=COLOURS[solver], label=solver.replace("_", " "))
+        left.set(xlabel="orbits", ylabel="relative error of the energy", title="energy, at equal cost")
+        left.legend(fontsize=7)
+        right.plot(*exact.T, color="0.75", lw=3, label="exact", zorder=1)
         for solver, path in orbits.items():
-            right.plot(path[:, 0], path[:, 1], color=COLOURS[solver], lw=0.8, label=solver.replace("_", " "))
-        right.plot(0, 0, "o", color="0.2", ms=4)
-        right.set(aspect="equal", title="the last orbits", xticks=(), yticks=())
+            right.plot(*path.T, color=COLOURS[solver], lw=0.9, zorder=2)
+            right.plot(*path[-1], "o", color=COLOURS[solver], zorder=3)
+        right.plot(*exact[-1], "o", color="0.75", ms=7, zorder=2)
+        right.plot(0, 0, "*", color="0.2", ms=8)
+        right.set(aspect="equal", title="the last orbit (grey: exact)", xticks=(), yticks=())
+        right.spines[:].set_visible(False)
         right.grid(False)
     return figure
 
 
 def block_convergence(frame: pd.DataFrame, titles: Mapping[str, str], share: float = 0.01) -> Figure:
-    """Error share against evaluations, a panel a network: the median block, and all blocks as a band.
+    """Error share against evaluations, a panel a network: the median block, the middle half as a band.
 
     frame: columns network, block, solver, evaluations, share (`cunet.convergence.errors`).
     """
@@ -147,29 +195,23 @@ def block_convergence(frame: pd.DataFrame, titles: Mapping[str, str], share: flo
             figure.subplots(1, len(titles), sharey=True, squeeze=False)[0], titles.items(), strict=True
         ):
             for solver, lines in frame[frame.network == name].groupby("solver", sort=False):
-                spread = lines.groupby("evaluations").share.agg(["min", "median", "max"])
-                axes.loglog(spread.index, spread["median"], **look(solver))
+                spread = lines.groupby("evaluations").share.quantile([0.25, 0.5, 0.75]).unstack()
+                axes.loglog(spread.index, spread[0.5], **look(solver))
                 axes.fill_between(
-                    spread.index, spread["min"], spread["max"], color=COLOURS[solver], alpha=0.1, lw=0
+                    spread.index, spread[0.25], spread[0.75], color=COLOURS[solver], alpha=0.12, lw=0
                 )
             axes.axhline(share, color="0.4", lw=0.8, ls="--")
             axes.annotate("1 %", (1, share), (-2, 2), xycoords=("axes fraction", "data"),
                           textcoords="offset points", ha="right", fontsize=7, color="0.4")  # fmt: skip
-            ticks = sorted({n for n in frame.evaluations if math_is_power_of_two(n)})
-            axes.set_xticks(ticks, [str(n) for n in ticks])
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _counts(axes, sorted({n for n in frame.evaluations if n & (n - 1) == 0}))  # powers of two
             axes.set(title=title, xlabel="evaluations of f")
         figure.axes[0].set_ylabel("error, share of the way")
         figure.axes[-1].legend(fontsize=7, loc="lower left")
     return figure
 
 
-def math_is_power_of_two(n: int) -> bool:
-    return n > 0 and n & (n - 1) == 0
-
-
 def transported(paths, adjoints, times: Sequence[int], density, extent, goal) -> Figure:
-    """A flow in the plane from noise (dots) to data (squares), and the adjoint carried back along it (arrows).
+    """A flow in the plane from noise (dots) to data (squares); arrows: the adjoint, carried back along it.
 
     paths, adjoints: (N, P, 2), states and gradients of P points at N times; times: at which an arrow stands.
     density: (H, W), drawn behind over `extent`. goal: (2,), what the loss measures the distance to.
@@ -188,6 +230,7 @@ def transported(paths, adjoints, times: Sequence[int], density, extent, goal) ->
         axes.plot(*goal, "*", color="black", ms=10)
         axes.annotate("goal", goal, (6, -9), textcoords="offset points", fontsize=7)
         axes.set(xlim=extent[:2], ylim=extent[2:], xticks=(), yticks=())
+        axes.spines[:].set_visible(False)
         axes.grid(False)
     return figure
 
@@ -209,11 +252,10 @@ def gradient_costs(frame: pd.DataFrame) -> Figure:
             lines = frame[frame.subject == subject]
             for axes, (column, label, factor) in zip(row, what, strict=True):
                 for name, line in lines.groupby("gradient", sort=False):
-                    line = line.dropna(subset=column)
                     axes.loglog(line.steps, line[column] * factor, **look(name))
-                ticks = sorted(set(lines.steps))
-                axes.set_xticks(ticks, [str(n) for n in ticks])
-                axes.xaxis.set_minor_formatter(NullFormatter())
+                _counts(axes, sorted(set(lines.steps)))
+                if column != "error":
+                    _plain_ticks(axes.yaxis)
                 axes.set(xlabel="solver steps", ylabel=label)
             row[0].axhline(1e-5, color="0.4", lw=0.8, ls="--")
             row[0].set_title(subject)

@@ -118,7 +118,15 @@ def driven(w: float = 2.0, u: float = 3.0) -> Problem:
         x = (x0 - a) * c + v0 / w * d + a * math.cos(u * s)
         return x, -w * (x0 - a) * d + v0 * c - a * u * math.sin(u * s)
 
-    return Problem("driven", lambda s, x, v: -(w**2) * x + math.cos(u * s), x0, v0, (0.0, 2.0), exact, False)
+    return Problem(
+        "driven",
+        lambda s, x, v: -(w**2) * x + torch.cos(u * torch.as_tensor(s, **FLOAT)),
+        x0,
+        v0,
+        (0.0, 2.0),
+        exact,
+        False,
+    )
 
 
 def kepler(e: float = 0.2) -> Problem:

@@ -184,8 +184,9 @@ def memory_is_flat_in_the_steps(direct: float, constant: float) -> str:
 
 @rule("C21")
 def second_order_needs_fewer_evaluations(same_solver: float, best_solver: float) -> str:
-    """Reproduced when second order takes at most 0.9 times the first order's evaluations for 1 % error, both
-    with the same solver and each with its best one; partly when so in one of the two comparisons."""
+    """Second order's evaluations for 1 % error over first order's, at the upper quartile of the pairs tried.
+    Reproduced when at most 0.9 both with the same solver and each with its best one; partly when in one of
+    the two comparisons."""
     fewer = [same_solver <= 0.9, best_solver <= 0.9]
     return REPRODUCED if all(fewer) else PARTLY if any(fewer) else NOT_REPRODUCED
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from cunet.cost import peak_memory
 from cunet.errors import InputError
-from cunet.ode import FIXED_STEP, GRADIENTS, ORDER, SOLVERS, solve
+from cunet.ode import ADAPTIVE, FIXED_STEP, GRADIENTS, ORDER, SOLVERS, solve
 from cunet.problems import global_error, local_error
 
 EVALUATIONS = {
@@ -85,6 +85,19 @@ def test_evaluations_are_those_that_the_function_saw(solver, gradient):
     assert 0 <= min(seen) and max(seen) <= 1
     if solver != "dopri5":
         assert solution.evaluations == 5 * EVALUATIONS[solver]
+
+
+@pytest.mark.parametrize("solver", FIXED_STEP + ADAPTIVE)
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.25)])
+def test_neither_pass_leaves_the_span(solver, span):
+    seen, x = [], torch.ones(3, requires_grad=True)
+
+    def f(s, x, v):
+        seen.append(float(s))
+        return -x - 0.1 * v
+
+    solve(f, x, x, span, 3, solver, "adjoint").x.sum().backward()
+    assert min(span) <= min(seen) and max(seen) <= max(span)
 
 
 def test_dopri5_with_infinite_tolerance_takes_the_steps_asked_for():
