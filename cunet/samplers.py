@@ -72,7 +72,8 @@ class Sampler:
             prediction_type="sample",
             **self.options,
         )
-        scheduler.alphas_cumprod = alphas_cumprod  # its own went through float32, and 1 - beta with it
+        # its own are float32, which rounds the beta of a long step to 1 and the signal to none: log 0 follows
+        scheduler.alphas_cumprod = alphas_cumprod
         scheduler.set_timesteps(len(betas))
         return scheduler
 

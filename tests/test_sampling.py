@@ -164,10 +164,10 @@ def test_thousand_steps_of_equation_2_give_the_distribution_of_the_data(schedule
 def test_deterministic_samplers_follow_the_probability_flow(name, schedule):
     diffusion = Diffusion(schedule)
     oracle = Gaussian(diffusion)
-    x = sample(oracle, 16, diffusion, name, 250, shape=SHAPE, clip=False)
+    x = sample(oracle, 16, diffusion, name, 150, shape=SHAPE, clip=False)
     exact = oracle.flow(NoiseStreams(0, range(16), SHAPE)()).float()
-    torch.testing.assert_close(x, exact, atol=0.03, rtol=0)
-    assert abs(x.std() / exact.std() - 1) < 0.04 and abs(x.mean() - exact.mean()) < 2e-3
+    torch.testing.assert_close(x, exact, atol=0.045, rtol=0)
+    assert abs(x.std() / exact.std() - 1) < 0.06 and abs(x.mean() - exact.mean()) < 2e-3
 
 
 @pytest.mark.parametrize("name, order", [("ddim", 1), ("dpmsolver++", 2), ("unipc", 2), ("heun", 2)])
@@ -193,6 +193,14 @@ def test_every_sampler_takes_one_to_all_steps_and_asks_as_often_as_it_says(name,
     assert len(set(oracle.asked)) == steps and sorted(oracle.asked, reverse=True) == oracle.asked
     if SAMPLERS[name].spacing == "trailing":
         assert oracle.asked[0] == 99
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_few_long_steps_survive_schedules_that_end_at_almost_no_signal(name, schedule):
+    diffusion = Diffusion(schedule)
+    for steps in (1, 2, 5):
+        assert sample(Gaussian(diffusion), 1, diffusion, name, steps, shape=(1, 2, 2)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
