@@ -41,6 +41,10 @@ def build(run_dir: str | Path) -> Path:
     folder = run_dir / "report"
     shutil.rmtree(folder / "notebooks", ignore_errors=True)
     sections = [_section(run_dir, result, smoke) for result in results.values()]
+    titles = [section["title"] for section in sections]
+    for section in sections:  # jobs of one notebook are told apart by what follows its name
+        if titles.count(section["title"]) > 1:
+            section["title"] += ": " + section["job"].partition("-")[2]
     text = (
         pages.templates()
         .get_template("report.html")

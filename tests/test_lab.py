@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -34,7 +35,10 @@ def test_it_listens_on_loopback_only_and_asks_for_the_token(tmp_path):
     clean = {**os.environ, "HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
     clean.pop("DISPLAY", None)
     log = open(tmp_path / "log", "w+")
-    arguments = ["--ServerApp.port=0", "--ServerApp.port_retries=50"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     command = [sys.executable, "-m", "cunet.lab", *arguments]
     server = subprocess.Popen(command, cwd=tmp_path, env=clean, stdout=log, stderr=log)
     try:
@@ -44,7 +48,13 @@ def test_it_listens_on_loopback_only_and_asks_for_the_token(tmp_path):
                 r"http://127\.0\.0\.1:(\d+)(\S+)\?token=(\w{32,})", (tmp_path / "log").read_text()
             )
 
-        port, opened, token = wait_for(address, "the address", 120).groups()
+        def answers():
+            with socket.socket() as client:
+                return client.connect_ex(("127.0.0.1", port)) == 0
+
+        said, opened, token = wait_for(address, "the address").groups()
+        wait_for(answers, "an answer")
+        assert int(said) == port
         assert opened == "/lab/tree/notebooks/00_start_here.py"
         api = f"http://127.0.0.1:{port}/api/contents/notebooks"
         with urllib.request.urlopen(f"{api}?token={token}", timeout=30) as answer:
@@ -57,7 +67,7 @@ def test_it_listens_on_loopback_only_and_asks_for_the_token(tmp_path):
         listening = subprocess.run(
             ["cat", f"/proc/{server.pid}/net/tcp"], capture_output=True, text=True
         ).stdout
-        addresses = re.findall(rf"^ +\d+: (\w+):{int(port):04X} 00000000:0000 0A", listening, re.MULTILINE)
+        addresses = re.findall(rf"^ +\d+: (\w+):{port:04X} 00000000:0000 0A", listening, re.MULTILINE)
         assert addresses == ["0100007F"]
         assert not (tmp_path / "home").exists()
     finally:

@@ -96,6 +96,13 @@ def test_the_page_has_each_figure_and_table_and_links_to_each_notebook(run):
     assert "numbers mean nothing" not in page.text
 
 
+def test_jobs_of_one_notebook_are_told_apart_in_the_contents(tmp_path):
+    for job in ("05_training-mnist-unet-s0", "05_training-mnist-cunet-s0"):
+        make(tmp_path / "r", job)
+    page = Page(report.build(tmp_path / "r").read_text(encoding="utf-8"))
+    assert "mnist-unet-s0" in page.text and "The A line.: mnist-cunet-s0" in page.text
+
+
 def test_a_smoke_run_says_loudly_on_every_page_that_its_numbers_mean_nothing(tmp_path):
     make(tmp_path / "r", "04_networks", profile="smoke")
     index = report.build(tmp_path / "r")
