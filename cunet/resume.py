@@ -90,8 +90,7 @@ def restore(training: Training) -> None:
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in parts["adam"].items():
         parameter, _, key = name.rpartition(".")
-        index = int(parameter) if parameter.isdigit() else training.names.index(parameter)
-        moments.setdefault(index, {})[key] = value
+        moments.setdefault(training.names.index(parameter), {})[key] = value
     groups = training.adam.state_dict()["param_groups"]
     training.adam.load_state_dict({"state": moments, "param_groups": groups})
     for key in COUNTERS:
