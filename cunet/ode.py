@@ -242,8 +242,12 @@ def _adjoint_gradient(f, x0, v0, span, steps, solver, tolerance):
     if solver in ADAPTIVE and tolerance != math.inf:
         # The integral for the parameters does not feed back, so its error need not steer the steps
         # (Kidger et al. 2021, "Hey, that's not an ODE").
+        # Steps must end at the span's ends, and torchdiffeq's own first step would look beyond them. Where
+        # time runs down it has turned its sign by then, but not that of these options.
         ends = torch.tensor(span, dtype=torch.float64, device=x0.device)
-        options["adjoint_options"] = dict(norm="seminorm", step_t=ends)
+        ends = ends if span[1] > span[0] else -ends
+        eighth = abs(span[1] - span[0]) / 8
+        options["adjoint_options"] = dict(norm="seminorm", step_t=ends, first_step=eighth)
 
     def evaluate(s, x, v):
         return first.pop() if first else f(s, x, v)
