@@ -197,9 +197,11 @@ def _imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(text, str(path))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "cunet")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cunet":
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):  # from .x import y is cunet.x: the package is flat
+            module = ".".join(part for part in ("cunet" if node.level else "", node.module) if part)
+            if module.split(".")[0] == "cunet":
+                yield module
+                yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def cores() -> int:
