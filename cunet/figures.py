@@ -153,43 +153,47 @@ def _tiled(images: Tensor, columns: int, gap: int = 1) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------- curves
 
 
-def fd_against_steps(frame: pd.DataFrame, floor: float | None = None, metric: str = "FD-AlexNet") -> Figure:
+def fd_against_steps(
+    frame: pd.DataFrame, floor: float | None = None, metric: str = "FD-AlexNet", x: str = "steps"
+) -> Figure:
     """Distance against the number of sampling steps, a panel a sampler, a line a network, with bands.
 
-    frame: columns model, sampler, steps, fd, fd_low, fd_high. floor: the distance between training and test
-    images, drawn dashed. A ring marks each network's lowest distance.
+    frame: columns model, sampler, fd, fd_low, fd_high, and x. floor: the distance between training and test
+    images, drawn dashed. x: "steps", or "seconds" for the time a sample. A ring marks each network's lowest
+    distance.
     """
     samplers = list(dict.fromkeys(frame["sampler"]))
     with style():
-        figure = Figure(figsize=(PAGE, 3.0))
+        figure = Figure(figsize=(PAGE if len(samplers) > 1 else 0.7 * PAGE, 3.0))
         panels = figure.subplots(1, len(samplers), sharey=True, squeeze=False)[0]
         for axes, sampler in zip(panels, samplers, strict=True):
             for model, line in frame[frame["sampler"] == sampler].groupby("model", sort=False):
-                line = line.sort_values("steps")
-                axes.plot(
-                    line.steps,
-                    line.fd,
-                    color=colour(model),
-                    marker=MARKERS.get(model, "o"),
-                    label=label(model),
-                )
-                axes.fill_between(
-                    line.steps, line.fd_low, line.fd_high, color=colour(model), alpha=0.18, lw=0
-                )
-                best = line.loc[line.fd.idxmin()]
-                axes.plot(best.steps, best.fd, "o", ms=10, mfc="none", mec=colour(model))
+                _distances(axes, model, line.sort_values(x), x)
             if floor is not None:
                 axes.axhline(floor, color="0.4", ls="--", lw=0.9)
                 axes.annotate("train against test", (1, floor), (0, 3), xycoords=("axes fraction", "data"),
                               textcoords="offset points", ha="right", fontsize=7, color="0.4")  # fmt: skip
-            steps = sorted(frame["steps"].unique())
-            axes.set(xscale="log", yscale="log", xlabel="sampling steps", title=sampler)
-            axes.set_xticks(steps, [str(s) for s in steps])
-            axes.minorticks_off()
+            xlabel = {"steps": "sampling steps", "seconds": "seconds a sample"}[x]
+            axes.set(xscale="log", yscale="log", xlabel=xlabel, title=sampler)
+            if x == "steps":
+                steps = sorted(frame[x].unique())
+                axes.set_xticks(steps, [str(s) for s in steps])
+                axes.minorticks_off()
+            else:
+                _readable(axes.xaxis)
         _readable(panels[0].yaxis)
         panels[0].set_ylabel(f"{metric} (lower is better)")
         panels[-1].legend(fontsize=7)
     return figure
+
+
+def _distances(axes, model: str, line: pd.DataFrame, x: str) -> None:
+    """One network's distances with their band, and a ring around the lowest."""
+    hue = colour(model)
+    axes.plot(line[x], line.fd, color=hue, marker=MARKERS.get(model, "o"), label=label(model))
+    axes.fill_between(line[x], line.fd_low, line.fd_high, color=hue, alpha=0.18, lw=0)
+    best = line.loc[line.fd.idxmin()]
+    axes.plot(best[x], best.fd, "o", ms=10, mfc="none", mec=hue)
 
 
 def _readable(axis) -> None:

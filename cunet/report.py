@@ -127,7 +127,9 @@ def _scorecard(run_dir: Path) -> dict[str, Any] | None:
     header, rows = _read_csv(path)
     if "verdict" not in header:
         raise InputError(f"{runs.shown(path)} has no column 'verdict'. Make the job of notebook 12 again.")
-    rows = [dict(zip(header, row, strict=False)) for row in rows]
+    rows = [
+        {name: "" if cell == "-" else cell for name, cell in zip(header, row, strict=False)} for row in rows
+    ]
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS}
     others = len(rows) - sum(counts.values())
     return {"rows": rows, "counts": counts, "others": others, "kinds": VERDICTS}

@@ -78,7 +78,7 @@ def picture(axes, cloud: Tensor | None, density: GaussianMixture) -> None:
         shown = shown / len(cloud) * (CELLS / (2 * EDGE)) ** 2
     axes.imshow(shown, origin="lower", extent=[-EDGE, EDGE] * 2, cmap=INK, vmin=0, vmax=1.15 * height.max())
     levels = [0.1 * height.max(), 0.5 * height.max()]
-    axes.contour(line, line, height, levels=levels, colors="#2b7a9b", linewidths=0.6)
+    axes.contour(line.numpy(), line.numpy(), height, levels=levels, colors="#2b7a9b", linewidths=0.6)
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     for spine in axes.spines.values():
@@ -91,6 +91,7 @@ def paths(lines: Mapping[str, Tensor], density: Tensor, times: Sequence[float], 
     lines: name -> (times, points), the first point's path drawn bold. density: (heights, times). Time runs to
     the right, from times[0].
     """
+    density, height = density.numpy(), height.numpy()
     with style():
         figure = Figure(figsize=(PAGE, 2.8))
         panels = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
@@ -104,10 +105,10 @@ def paths(lines: Mapping[str, Tensor], density: Tensor, times: Sequence[float], 
                 shading="auto",
                 rasterized=True,
             )
-            axes.plot(times, path[:, 1:], color=colour(name, i), lw=0.7, alpha=0.65)
-            axes.plot(times, path[:, 0], color=colour(name, i), lw=1.8)
+            axes.plot(times, path[:, 1:].numpy(), color=colour(name, i), lw=0.7, alpha=0.65)
+            axes.plot(times, path[:, 0].numpy(), color=colour(name, i), lw=1.8)
             axes.set(title=name, xlim=(times[0], times[-1]), xlabel="t (time runs to the right)")
-            axes.set_ylim(float(height[0]), float(height[-1]))
+            axes.set_ylim(height[0], height[-1])
             axes.grid(False)
         panels[0].set_ylabel("$x_1$")
     return figure

@@ -32,7 +32,7 @@ seed = 0  # of every random draw
 size = "laptop"  # of the network that section 7 looks into: paper, laptop or smoke
 checkpoint = ""  # its weights (.safetensors); "" takes the released ones, "untrained" fresh ones
 others = []  # further networks to look into, by name, such as "cunet-firstorder"; same kind of weights
-images = 8  # MNIST test digits in the batch that section 7 watches
+images = 4  # MNIST test digits in the batch that section 7 watches
 timesteps = [100, 500, 900]  # diffusion steps at which it watches, 0 ... 999
 toy_iterations = 400  # optimiser steps of each toy in section 2
 toy_seeds = 10  # toys trained side by side, each from other weights
@@ -109,10 +109,9 @@ assert torch.equal(library.x, by_hand[0]) and torch.equal(library.v, by_hand[1])
 #
 # $$E(\varphi(x) + x)^2 = E\varphi^2 + 2\,E[\varphi\, x] + E x^2 \;\ge\; E x^2,$$
 #
-# because $E[\varphi\, x] \ge 0$ for increasing $\varphi$ (Chebyshev's sum inequality). **Doing nothing right,
-# $\varphi = 0$, is the best a first-order equation can do.** With second order it is the *pair* $(x, v)$ that
-# cannot meet; positions may cross at different velocities. A spring with $\omega = \pi$ does it:
-# $x(1) = \cos(\pi)\, x_0 = -x_0$.
+# because $E[\varphi\, x] \ge 0$ for increasing $\varphi$ (Chebyshev's sum inequality). **A first-order equation can
+# do no better than to send everything to 0.** With second order it is the *pair* $(x, v)$ that cannot meet;
+# positions may cross at different velocities. A spring with $\omega = \pi$ does it: $x(1) = \cos(\pi)\, x_0 = -x_0$.
 
 
 # %%
@@ -184,13 +183,13 @@ toy_table = pd.DataFrame(
 )
 run.save_table(toy_table, "ext_toy_losses", "Mean squared error of toy equations on maps of the line.")
 assert losses["x to -x", "first order"].min() >= floor * (1 - 1e-3), "an order-keeping map cannot beat 0"
-assert losses["x to -x", "second order"].median() < 1e-3
+assert losses["x to -x", "second order"].median() < floor / 20
 toy_table
 
 # %% [markdown]
-# The first-order equation stops at its floor, $E x^2$ (0.35 on these points), at any number of iterations; the
-# other two learn the map. So it is the doubled state that does it, and second order is the thrifty way to
-# double it: the derivative of one half comes free.
+# The first-order equation stops at its floor, $E x^2$, however long it is trained; the other two learn the map. So
+# it is the doubled state that does it, and second order is the thrifty way to double it: the derivative of one
+# half comes free.
 
 # %%
 which = losses["x to -x", "second order"].argmin()
@@ -278,7 +277,7 @@ for problem in PROBLEMS.values():
 # logarithms each is a straight line; we fit its slope where steps are small, but not yet lost in rounding.
 
 # %%
-STEPS = {1: (200, 400, 800), 2: (64, 128, 256), 4: (48, 96, 192), 5: (100, 140, 200)}  # by order, global
+STEPS = {1: (200, 400, 800), 2: (64, 128, 256), 4: (48, 96, 192), 5: (80, 115, 160)}  # by order, global
 SIZES = {1: (0.02, 0.01, 0.005), 2: (0.02, 0.01, 0.005), 4: (0.08, 0.04, 0.02), 5: (0.03, 0.02, 0.014)}
 rows = []
 for name, problem in PROBLEMS.items():
@@ -394,8 +393,9 @@ picture
 #
 # Order is about small steps. Over long times something else counts: leapfrog is *symplectic* and
 # time-symmetric, so its energy error oscillates and does not grow, while Runge-Kutta methods lose energy
-# steadily. At equal cost, rk4 is better for the first orbits and worse in the long run. A block runs over one
-# unit of time and never gets there: this is a reason to like leapfrog in astronomy, and none to choose it here.
+# steadily. At equal cost the methods of order 4 are better at first and worse in the long run. A block runs over
+# one unit of time, with forces that make and destroy energy: a reason to like leapfrog in astronomy, and none to
+# choose it here.
 
 # %%
 planet, cost = kepler(0.4), {"leapfrog": 1, "rk4": 4, "nystrom4": 4}  # eccentricity 0.4
@@ -488,7 +488,7 @@ print(
 
 # %% [markdown]
 # **How converged are the blocks?** Each block was trained with a fixed number of steps. We solve its equation
-# to ten digits and ask how far the solvers are from that after 1, 2, 4, 8 evaluations, as a share of the way
+# to convergence and ask how far the solvers are from that after 1, 2, 4, 8 evaluations, as a share of the way
 # that the state travels. (A solver that stays where it is has the error 1.)
 
 # %%

@@ -87,6 +87,13 @@ def test_the_ring_marks_each_networks_lowest_distance():
     assert sorted(marked.values()) == [[5.0, 4.0], [50.0, 2.0]]
 
 
+def test_distances_can_stand_against_time():
+    frame = steps_frame().assign(seconds=lambda f: f.steps / 10)
+    axes = figures.fd_against_steps(frame, x="seconds").axes[0]
+    assert axes.get_xlabel() == "seconds a sample"
+    assert list(axes.lines[0].get_xdata()) == [0.5, 5.0, 10.0]
+
+
 def test_time_in_loss_curves_is_wall_time():
     images, minutes = figures.loss_curves({"unet": CARD}).axes
     assert images.lines[0].get_xdata().max() == pytest.approx(1.0)  # thousands

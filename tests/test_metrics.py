@@ -1,6 +1,7 @@
 """Metrics: equal to what others use, right where the answer is known, and bad input is refused."""
 
 import hashlib
+import os
 import pickle
 import warnings
 
@@ -184,6 +185,10 @@ def test_batches_statistics_and_features_give_the_distance_of_the_whole():
     assert metrics.FrechetAlexNet(known, 3).update(generated, real=False).compute().value == pytest.approx(
         whole
     )
+    both = metrics.FrechetAlexNet(real[:20], 3).update(
+        metrics.FrechetAlexNet(real[20:], 3).statistics(), real=True
+    )
+    assert both.update(generated, real=False).compute().value == pytest.approx(whole)
     assert metrics.frechet_distance(known, metric.statistics(real=False)).value == pytest.approx(whole)
 
 
@@ -301,10 +306,16 @@ def test_fid_runs_inception_from_a_file_and_never_unpickles_objects(tmp_path, mo
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     same = metrics.fid(smooth(2), smooth(2), weights=file, sha256=digest, batch_size=1)
     assert same.value == pytest.approx(0, abs=1e-2) and "2048" in same.note and same.dimension == 2048
-    file.write_bytes(pickle.dumps(print, protocol=2))
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    file.write_bytes(pickle.dumps(Trap(), protocol=2))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     with pytest.raises(InputError, match="not a file of tensors"):
         metrics.fid(smooth(2), smooth(2), weights=file, sha256=digest)
+    assert not (tmp_path / "executed").exists()
 
 
 # what readers ask next
@@ -344,6 +355,7 @@ def test_nearest_finds_the_copy_and_its_distance():
     reference = torch.randint(0, 255, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(
         torch.uint8
     )
+    reference[20:30] = reference[[7, 31, 2, 7, 31, 2, 7, 31, 2, 7]] // 2  # darker copies are not nearer
     images = reference[[7, 31, 2]].clone()
     images[1] += 1
     distances, index = metrics.nearest(images, reference, chunk=2)

@@ -16,7 +16,7 @@ from cunet.problems import global_error, local_error
 EVALUATIONS = {
     "euler": 1, "leapfrog": 1, "reversible_leapfrog": 1, "midpoint": 2, "rk4": 4, "nystrom4": 4, "dopri5": 6,
 }  # fmt: skip
-STEPS = {1: (200, 400, 800), 2: (64, 128, 256), 4: (48, 96, 192), 5: (100, 140, 200)}  # over the whole span
+STEPS = {1: (200, 400, 800), 2: (64, 128, 256), 4: (48, 96, 192), 5: (80, 115, 160)}  # over the whole span
 SIZES = {1: (0.02, 0.01, 0.005), 2: (0.02, 0.01, 0.005), 4: (0.08, 0.04, 0.02), 5: (0.03, 0.02, 0.014)}
 every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS.keys())
 every_solver = pytest.mark.parametrize("solver", SOLVERS)
@@ -154,7 +154,7 @@ def exact_gradients():
 @pytest.mark.parametrize("solver", FIXED_STEP)
 def test_adjoint_against_direct(problem, solver, exact_gradients):
     """The continuous adjoint tends to the gradient of the exact solution, with the solver's order."""
-    steps = (20, 40, 80) if ORDER[solver] < 4 else (16, 32, 64)
+    steps = (20, 40, 80) if ORDER[solver] < 4 else (12, 24, 48)
     exact = exact_gradients[problem.name]
     errors = [difference(gradients(problem, solver, "adjoint", n), exact) for n in steps]
     assert -slope(steps, errors) > ORDER[solver] - 0.35
@@ -163,8 +163,8 @@ def test_adjoint_against_direct(problem, solver, exact_gradients):
 
 @every_problem
 def test_adjoint_against_direct_with_adaptive_steps(problem, exact_gradients):
-    adjoint = gradients(problem, "dopri5", "adjoint", 1, tolerance=1e-8)
-    assert difference(adjoint, exact_gradients[problem.name]) < 1e-5
+    adjoint = gradients(problem, "dopri5", "adjoint", 1, tolerance=1e-7)
+    assert difference(adjoint, exact_gradients[problem.name]) < 1e-4
 
 
 @every_problem

@@ -118,10 +118,11 @@ def test_the_scorecard_counts_verdicts(run):
         ("C04", "not measured in this run"),
     ]
     names = ["claim", "place", "paper", "measured", "spread", "n", "dataset", "size", "notebook"]
-    card = pd.DataFrame([{"id": i, **dict.fromkeys(names, ""), "verdict": v} for i, v in rows])
+    card = pd.DataFrame([{"id": i, **dict.fromkeys(names, "-"), "verdict": v} for i, v in rows])
     run.save_table(card, "scorecard")
     text = report.build(run.run_dir).read_text(encoding="utf-8")
     shown = re.sub(r"\s+", " ", Page(text).text)
+    assert "n = " not in shown and "(-)" not in shown  # a dash means nothing to show
     assert "2 reproduced" in shown and "1 not reproduced" in shown and "1 not measured in this run" in shown
 
 
