@@ -102,6 +102,12 @@ def _shades(n: int) -> list:
     return [mpl.colormaps["RdBu"](x) for x in np.concatenate(halves)]
 
 
+def _legend_below(figure: Figure) -> None:
+    """One legend for all panels, in a line under them."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=len(labels))
+
+
 def order_lines(panels: Mapping[str, pd.DataFrame], ylabels: Sequence[str] = ("error",)) -> Figure:
     """Error against step size on two logarithms, a panel each; a method of order k is a line of slope k.
 
@@ -127,7 +133,7 @@ def order_lines(panels: Mapping[str, pd.DataFrame], ylabels: Sequence[str] = ("e
             axes.set_xlim(right=frame.h.max() * 2.2)
         for axes, ylabel in zip(figure.axes, ylabels, strict=False):
             axes.set_ylabel(ylabel)
-        figure.axes[-1].legend(fontsize=7, loc="lower right")
+        _legend_below(figure)
     return figure
 
 
@@ -259,5 +265,5 @@ def gradient_costs(frame: pd.DataFrame) -> Figure:
                 axes.set(xlabel="solver steps", ylabel=label)
             row[0].axhline(1e-5, color="0.4", lw=0.8, ls="--")
             row[0].set_title(subject)
-        figure.axes[0].legend(fontsize=7)
+        _legend_below(figure)
     return figure

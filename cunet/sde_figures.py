@@ -158,8 +158,8 @@ def _panel(axes, panel: Panel) -> None:
         low, high = axes.get_ylim()
         low = min(low, panel.floor / 1.5)
         axes.axhspan(low, panel.floor, color="0.9", lw=0, zorder=0)
-        axes.text(0.98, panel.floor, "floor of independent points", transform=axes.get_yaxis_transform(),
-                  fontsize=6.5, color="0.4", ha="right", va="bottom")  # fmt: skip
+        note = "floor of independent points"
+        axes.text(0.5, 0.015, note, transform=axes.transAxes, fontsize=6.5, color="0.4", ha="center")
         axes.set_ylim(low, high)
     if panel.falling:
         axes.invert_xaxis()

@@ -11,10 +11,10 @@ H = np.array([0.4, 0.2, 0.1])
 
 
 def texts(figure: Figure) -> str:
-    found = [t.get_text() for axes in figure.axes for t in axes.texts]
-    return " ".join(
-        found + [t.get_text() for axes in figure.axes if axes.get_legend() for t in axes.get_legend().texts]
-    )
+    """Everything written in the panels and in legends."""
+    legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()] + figure.legends
+    found = [text for axes in figure.axes for text in axes.texts]
+    return " ".join(t.get_text() for t in found + [t for legend in legends for t in legend.texts])
 
 
 def test_every_solver_and_gradient_has_a_look_of_its_own():
