@@ -29,7 +29,7 @@ job = "00_start_here"  # name of the result file
 profile = "laptop"  # name of this set of numbers
 seed = 0  # of the noise in the first picture
 digits = 3  # test images in the first picture
-noising_steps = [0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999]  # t in it, of T = 1000
+noising_steps = [0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999]  # diffusion steps in it, of 1000
 
 # %%
 # %matplotlib inline

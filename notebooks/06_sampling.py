@@ -32,9 +32,9 @@ size = "laptop"  # of the networks
 datasets = ["mnist"]  # the first is used here
 models = ["unet", "cunet"]  # the trained networks; the last one is shown sampling
 seeds = [0]  # training seeds; the first is used here
-noising_steps = [0, 50, 100, 200, 400, 600, 800, 999]  # t of figure 4, of T = 1000
-told_steps = [50, 150, 300, 500, 700, 900]  # t at which networks are told the truth, or another of these
-error_images = 128  # test images behind each error
+noising_steps = [0, 50, 100, 200, 400, 600, 800, 999]  # diffusion steps of figure 4, of 1000
+told_steps = [50, 150, 300, 500, 700, 900]  # diffusion steps: the true ones, and those told
+error_images = 64  # test images behind each error
 steps = 50  # sampling steps where their number is not the question
 few_steps = [5, 10, 20, 50]  # sampling steps of the comparison of samplers
 shown = 10  # samples a row
