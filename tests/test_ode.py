@@ -191,7 +191,7 @@ def test_gradcheck(solver, gradient):
     """Against finite differences, with respect to the start and to a tensor that the force closes over."""
     torch.manual_seed(0)
     x, v, w = (torch.randn(1, 2, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    steps = 60 if gradient == "adjoint" else 3  # the adjoint is exact only in the limit
+    steps = 20 if gradient == "adjoint" else 3  # the adjoint is exact only in the limit
 
     def end(x, v, w):
         solution = solve(
