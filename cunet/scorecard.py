@@ -133,6 +133,77 @@ def as_good_at_equal_steps(share: float) -> str:
     return REPRODUCED if share >= 1 else PARTLY if share > 0 else NOT_REPRODUCED
 
 
+@rule("C23")
+def reaches_the_same_loss_sooner(images: float, time: float) -> str:
+    """What cU-Net needs to reach a validation loss that both reach, as shares of what the U-Net needs.
+    Reproduced when it is at most 0.9 both in images seen and in training time; partly when in one of them."""
+    sooner = [images <= 0.9, time <= 0.9]
+    return REPRODUCED if all(sooner) else PARTLY if any(sooner) else NOT_REPRODUCED
+
+
+# -------------------------------------------------------------------------------------------------- denoising
+
+
+def weighed(confirmed: int, contradicted: int, levels: int) -> str:
+    """A verdict from a paired test a noise level: how many found what the paper says, how many the opposite."""
+    if not contradicted and confirmed >= 0.75 * levels:
+        return REPRODUCED
+    return PARTLY if confirmed > contradicted else NOT_REPRODUCED
+
+
+@rule("C09")
+def who_has_the_better_ssim(confirmed: int, contradicted: int, levels: int) -> str:
+    """At a noise level a network counts as better when its mean best SSIM is higher and the paired test over
+    images gives p up to 0.05 (Holm over the levels). Reproduced when the network that table 2 favours is
+    better at three quarters of the levels or more, and the other one at none; partly when it is better at
+    more levels than the other; otherwise not."""
+    return weighed(confirmed, contradicted, levels)
+
+
+@rule("C10")
+def who_has_the_better_lpips(confirmed: int, contradicted: int, levels: int) -> str:
+    """The rule of C09, with best LPIPS, where lower is better."""
+    return weighed(confirmed, contradicted, levels)
+
+
+@rule("C11")
+def peaks_earlier_and_sooner(ssim: float, lpips: float, seconds: float) -> str:
+    """Shares of the noise levels at which cU-Net is ahead, by a paired test as in C09: step of the best SSIM,
+    step of the best LPIPS, time to them. Reproduced when each share is three quarters or more; partly when
+    one or two are."""
+    ahead = [share >= 0.75 for share in (ssim, lpips, seconds)]
+    return REPRODUCED if all(ahead) else PARTLY if any(ahead) else NOT_REPRODUCED
+
+
+@rule("C12")
+def beats_the_other_denoisers(lpips: float, ssim: float) -> str:
+    """Shares of the comparisons with BM3D, autoencoder and DnCNN that cU-Net wins by a paired test as in C09:
+    LPIPS at all levels of table 4, SSIM at 50. Reproduced when both shares are 1; partly when one of them is
+    at least a half; otherwise not."""
+    if min(lpips, ssim) >= 1:
+        return REPRODUCED
+    return PARTLY if max(lpips, ssim) >= 0.5 else NOT_REPRODUCED
+
+
+@rule("C13")
+def elbow_after_the_peak(unet: float, cunet: float) -> str:
+    """At a noise level a network has an elbow when it loses again, from its LPIPS peak to the end, more than
+    a tenth of what it had gained up to the peak, on average over images. Reproduced when U-Net has one at
+    half of the levels or more, and cU-Net at less than a quarter; partly when U-Net has one at more levels
+    than cU-Net; otherwise not."""
+    if unet >= 0.5 and cunet < 0.25:
+        return REPRODUCED
+    return PARTLY if unet > cunet else NOT_REPRODUCED
+
+
+@rule("C14")
+def above_along_the_way(above: float, below: float) -> str:
+    """Shares of the steps, at noise levels of 400 and more, at which U-Net's mean SSIM is above cU-Net's, and
+    below it, with a 95 % interval of the paired difference that leaves out 0. Reproduced when it is above at
+    nine tenths of the steps or more; partly when it is above at more steps than below; otherwise not."""
+    return REPRODUCED if above >= 0.9 else PARTLY if above > below else NOT_REPRODUCED
+
+
 # ----------------------------------------------------------------------------------------------- the networks
 
 

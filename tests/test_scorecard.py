@@ -35,6 +35,30 @@ BORDERS = [  # claim, value, verdict: on the border, just past it, far past it
     ("C08", 1.0, REPRODUCED),
     ("C08", 0.2, PARTLY),
     ("C08", 0.0, NOT_REPRODUCED),
+    ("C23", dict(images=0.9, time=0.2), REPRODUCED),
+    ("C23", dict(images=1.1, time=0.4), PARTLY),
+    ("C23", dict(images=1.1, time=0.95), NOT_REPRODUCED),
+    ("C09", dict(confirmed=6, contradicted=0, levels=8), REPRODUCED),
+    ("C09", dict(confirmed=5, contradicted=0, levels=8), PARTLY),
+    ("C09", dict(confirmed=7, contradicted=1, levels=8), PARTLY),
+    ("C09", dict(confirmed=4, contradicted=4, levels=8), NOT_REPRODUCED),
+    ("C09", dict(confirmed=0, contradicted=0, levels=8), NOT_REPRODUCED),
+    ("C10", dict(confirmed=3, contradicted=0, levels=4), REPRODUCED),
+    ("C10", dict(confirmed=3, contradicted=2, levels=6), PARTLY),
+    ("C10", dict(confirmed=0, contradicted=8, levels=8), NOT_REPRODUCED),
+    ("C11", dict(ssim=0.75, lpips=1.0, seconds=0.75), REPRODUCED),
+    ("C11", dict(ssim=0.74, lpips=0.0, seconds=0.75), PARTLY),
+    ("C11", dict(ssim=0.74, lpips=0.74, seconds=0.74), NOT_REPRODUCED),
+    ("C12", dict(lpips=1.0, ssim=1.0), REPRODUCED),
+    ("C12", dict(lpips=0.9, ssim=0.0), PARTLY),
+    ("C12", dict(lpips=0.4, ssim=0.4), NOT_REPRODUCED),
+    ("C13", dict(unet=0.5, cunet=0.24), REPRODUCED),
+    ("C13", dict(unet=1.0, cunet=0.25), PARTLY),
+    ("C13", dict(unet=0.4, cunet=0.4), NOT_REPRODUCED),
+    ("C13", dict(unet=0.0, cunet=0.0), NOT_REPRODUCED),
+    ("C14", dict(above=0.9, below=0.1), REPRODUCED),
+    ("C14", dict(above=0.5, below=0.4), PARTLY),
+    ("C14", dict(above=0.4, below=0.4), NOT_REPRODUCED),
     ("C16", dict(gap=0.0, velocity=0.3), REPRODUCED),
     ("C16", dict(gap=0.0, velocity=0.0), PARTLY),
     ("C16", dict(gap=0.5, velocity=0.3), NOT_REPRODUCED),
@@ -78,7 +102,9 @@ def test_a_rule_changes_its_verdict_at_the_border_it_states(claim, value, expect
 
 def test_every_rule_is_tried_and_every_verdict_is_reached():
     tried = {claim for claim, _, _ in BORDERS}
-    assert {"C01", "C02", "C03", "C04", "C05", "C06", "C07", "C08", "C16", "C24"} <= set(scorecard.RULES)
+    assert {"C01", "C02", "C03", "C04", "C05", "C06", "C07", "C08", "C16", "C23", "C24"} <= set(
+        scorecard.RULES
+    )
     for claim in tried:
         assert {v for c, _, v in BORDERS if c == claim} == {REPRODUCED, PARTLY, NOT_REPRODUCED}
 
