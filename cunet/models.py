@@ -27,7 +27,7 @@ _UNET = {
     "smoke": dict(dim=8, head_width=4),
 }
 _CONTINUOUS = {
-    "paper": dict(widths=(24, 48, 88, 152), time_width=256),
+    "paper": dict(widths=(24, 48, 80, 160), time_width=256),
     "laptop": dict(widths=(8, 20, 40, 56), time_width=64),
     "smoke": dict(widths=(4, 4, 8, 8), time_width=16),
 }

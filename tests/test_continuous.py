@@ -59,11 +59,15 @@ def test_every_parameter_learns(network, image):
 
 
 def test_size_paper_stays_within_its_budget():
-    """At most 21.6 % of the U-Net's parameters, 25 % of its MACs with every evaluation counted."""
+    """At most 21.6 % of the U-Net's parameters, 16 % of its MACs with every evaluation counted.
+
+    Widths are multiples of 8: what vector units and convolution kernels take at once.
+    """
     cunet, unet = models.build("cunet"), models.build("unet")
     count = [sum(p.numel() for p in m.parameters()) for m in (cunet, unet)]
     assert count[0] <= 0.216 * count[1]
-    assert macs(cunet, 64) <= 0.25 * macs(unet, 64)
+    assert macs(cunet, 64) <= 0.16 * macs(unet, 64)
+    assert all(block.acceleration.conv1.in_channels % 16 == 0 for block in cunet.blocks_down)  # x and v
 
 
 def test_each_ablation_lacks_what_its_name_says():
