@@ -145,7 +145,7 @@ def reaches_the_same_loss_sooner(images: float, time: float) -> str:
 
 
 def weighed(confirmed: int, contradicted: int, levels: int) -> str:
-    """A verdict from a paired test a noise level: how many found what the paper says, how many the opposite."""
+    """A verdict from a paired test a level: how many found what the paper says, how many the opposite."""
     if not contradicted and confirmed >= 0.75 * levels:
         return REPRODUCED
     return PARTLY if confirmed > contradicted else NOT_REPRODUCED
