@@ -9,9 +9,10 @@ the paper describes. Where the two part:
    channels is called velocity in the paper, and nothing makes it one.
 2. Blind to the diffusion step. The functions f are built without their time networks: t = 3 and t = 900 give
    the same output to the last bit. A frozen table of sinusoids is carried along, counted and not read.
-3. Blind to brightness and contrast, hence to the noise level. The input block starts with an instance norm
+3. Blind to brightness and contrast. The input block starts with an instance norm
    without affine parameters, and the input goes nowhere else: a x + b, a > 0 and b for each channel, gives
-   the output of x up to the norm's epsilon. With point 2, nothing tells the network how noisy its input is.
+   the output of x up to the norm's epsilon. With point 2, the only sign of the noise level is how rough the
+   normalised image is.
 4. No adjoint: gradients go back through the solver, so memory grows with the number of evaluations.
 5. Softplus where the paper writes ReLU.
 6. Table 5's 2.90 "GFLOPS" belong to attention=5, figure 6's 8.8 M parameters to attention=2. They are

@@ -73,7 +73,8 @@ def graded(value: float, reproduced: float, partly: float) -> str:
 
 @rule("C01")
 def a_quarter_of_the_parameters(ratio: float) -> str:
-    """Reproduced up to 27.5 % of the U-Net's parameters (a quarter, and a tenth of it); partly up to half."""
+    """Reproduced up to 27.5 % of the U-Net's parameters (a quarter, and a tenth of it), or less; partly up to
+    half."""
     return graded(ratio, reproduced=0.275, partly=0.5)
 
 
@@ -112,10 +113,13 @@ def thirty_percent_faster(saved: float, low: float | None = None) -> str:
 
 
 @rule("C06")
-def on_a_par(ratio: float, overlap: bool = False) -> str:
-    """Reproduced when the distance is at most 1.1 times the U-Net's, each network at its best number of steps
-    (the paper's own worst is 1.09), or their intervals overlap; partly up to 1.5 times."""
-    return REPRODUCED if overlap else graded(ratio, reproduced=1.1, partly=1.5)
+def on_a_par(cunet: float, unet: float, overlap: bool = False) -> str:
+    """Each network at its best number of steps, its distance above that of as many real images. Reproduced
+    when cU-Net's is at most 1.1 times the U-Net's (the paper's own worst is 1.09), or not above real images';
+    partly up to 1.5 times, or when their intervals overlap."""
+    if cunet <= max(1.1 * unet, 0):
+        return REPRODUCED
+    return PARTLY if cunet <= 1.5 * unet or overlap else NOT_REPRODUCED
 
 
 @rule("C07")
@@ -128,8 +132,9 @@ def best_in_fewer_steps(cunet: int, unet: int, cunet_flat: int, unet_flat: int) 
 
 @rule("C08")
 def as_good_at_equal_steps(share: float) -> str:
-    """The paper leaves it open. Reproduced when cU-Net's distance is at most 1.1 times the U-Net's at every
-    number of steps tried; partly at some; not reproduced at none."""
+    """The paper leaves it open; what is judged is that cU-Net is as good. Reproduced when its distance above
+    that of real images is at most 1.1 times the U-Net's at every number of steps tried; partly at some; not
+    reproduced at none."""
     return REPRODUCED if share >= 1 else PARTLY if share > 0 else NOT_REPRODUCED
 
 

@@ -47,6 +47,16 @@ class Trajectory:
         index = scores.argmax(1) if METRICS[metric] is max else scores.argmin(1)
         return scores.gather(1, index[:, None])[:, 0], self.steps[index]
 
+    def elbow(self, metric: str) -> float:
+        """How much of what was gained up to the peak is lost again by the end, as a share of the gain.
+
+        The means over images of both, divided; a peak is each image's own. 0: the best image is the last one;
+        1: as bad as the noisy one again; inf: nothing had been gained.
+        """
+        scores, (best, _) = self.scores[metric].double(), self.best(metric)
+        lost, gained = ((scores[:, i] - best).abs().mean() for i in (-1, 0))
+        return float(lost / gained) if lost else 0.0
+
     def mean(self, metric: str) -> Tensor:
         """The average over images at each step, (K,) float32: the curves of figures 10 and 11."""
         return self.scores[metric].mean(0)

@@ -147,7 +147,7 @@ display(Markdown("\n".join(lines) if len(measured) else none))
 # ## How to read on
 #
 # - In a hurry: 04 (what the networks cost), 07 (how good their images are), 12 (all verdicts).
-# - For the mathematics: 01, 02 and 03, which need nothing but a pencil.
+# - For the mathematics: 01, 02 and 03, whose first halves need nothing but a pencil.
 # - To train your own: 05, then 06 with `checkpoints = "train"`.
 #
 # Every notebook runs by hand in JupyterLab (`make lab`), with the values of its parameters cell. `make reproduce`

@@ -144,8 +144,8 @@ print(f"validation loss {again:.4f}; on the card {card['validation_loss']:.4f}")
 print({step: round(loss, 4) for step, loss in zip(steps, quarters, strict=True)})
 
 # %% [markdown]
-# The loss is not the same thing as good images: most of it comes from small $t$, where the guess is about grain that
-# nobody sees. So look.
+# The loss is not the same thing as good images: at small $t$ the guess is about grain that nobody sees, and at large
+# $t$ the answer $v$ asks for an image that almost no signal is left of. So look.
 #
 # ## 3. What has it learned?
 

@@ -19,7 +19,7 @@
 # The notebooks before this one each measured some of the paper's claims and left the numbers in result files. Here
 # they are put side by side.
 #
-# **The question: what did the paper get right?**
+# **The question: which of the claims hold, by which rule?**
 #
 # No verdict is typed by hand. Each claim has a *rule*, a function in `cunet/scorecard.py` that was written down with
 # its thresholds, and that takes the measured numbers and returns one of four words: *reproduced*, *partly*, *not
@@ -86,6 +86,8 @@ result = run.save_result(
 
 # %% [markdown]
 # ## What the paper says, what we measured, why they differ
+#
+# The reasons stand at the end of each notebook; here is what it comes to.
 
 # %%
 groups = {}

@@ -12,7 +12,7 @@ from cunet import parameters
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.py"))
-COUNT = 9  # 00 to 07, and 12
+COUNT = 10  # 00 to 08, and 12
 HEADER = """\
 # ---
 # jupyter:

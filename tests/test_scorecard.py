@@ -25,10 +25,12 @@ BORDERS = [  # claim, value, verdict: on the border, just past it, far past it
     ("C05", dict(saved=0.5, low=0.31), REPRODUCED),
     ("C05", 0.0, NOT_REPRODUCED),
     ("C05", -0.5, NOT_REPRODUCED),
-    ("C06", 1.1, REPRODUCED),
-    ("C06", 1.11, PARTLY),
-    ("C06", 1.51, NOT_REPRODUCED),
-    ("C06", dict(ratio=1.3, overlap=True), REPRODUCED),
+    ("C06", dict(cunet=1.1, unet=1.0), REPRODUCED),
+    ("C06", dict(cunet=1.11, unet=1.0), PARTLY),
+    ("C06", dict(cunet=1.51, unet=1.0), NOT_REPRODUCED),
+    ("C06", dict(cunet=1.6, unet=1.0, overlap=True), PARTLY),
+    ("C06", dict(cunet=-0.1, unet=0.2), REPRODUCED),
+    ("C06", dict(cunet=0.1, unet=-0.2), NOT_REPRODUCED),
     ("C07", dict(cunet=5, unet=30, cunet_flat=5, unet_flat=20), REPRODUCED),
     ("C07", dict(cunet=50, unet=30, cunet_flat=5, unet_flat=20), PARTLY),
     ("C07", dict(cunet=30, unet=30, cunet_flat=20, unet_flat=20), NOT_REPRODUCED),
@@ -117,7 +119,7 @@ def test_the_papers_own_numbers_pass_the_rules_except_where_the_paper_contradict
     for dataset in ("mnist", "celeba", "lsun_church"):
         a, b = (r for r in paper.TABLE_1 if r.dataset == dataset)
         assert scorecard.verdict("C05", 1 - b.seconds / a.seconds) == REPRODUCED
-        assert scorecard.verdict("C06", b.fid / a.fid) == REPRODUCED
+        assert scorecard.verdict("C06", dict(cunet=b.fid, unet=a.fid)) == REPRODUCED
         steps = dict(cunet=b.steps, unet=a.steps, cunet_flat=b.steps, unet_flat=a.steps)
         assert scorecard.verdict("C07", steps) == REPRODUCED
 
@@ -144,7 +146,15 @@ def test_the_scorecard_has_every_claim_and_the_promised_columns():
 
 
 def test_a_measurement_stands_beside_the_papers_words_with_its_setting():
-    row = dict(id="C06", measured="4.1", spread="0.2", n=500, dataset="mnist", size="laptop", value=1.0)
+    row = dict(
+        id="C06",
+        measured="4.1",
+        spread="0.2",
+        n=500,
+        dataset="mnist",
+        size="laptop",
+        value=dict(cunet=1.0, unet=1.0),
+    )
     found = the(scorecard.scorecard([result(row)]), "C06")
     assert found.paper == paper.CLAIMS["C06"].paper
     assert list(found[["measured", "spread", "n", "dataset", "size", "notebook"]]) == (

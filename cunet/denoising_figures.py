@@ -1,0 +1,160 @@
+"""Figures of notebook 08: images on their way, scores against steps, distortion against perception.
+
+Like everything in `cunet.figures`, each function returns a matplotlib Figure in the common style and saves
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .denoising_tables import band
+from .figures import MARKERS, OTHERS, PAGE, colour, label, style, to_display
+from .trajectories import METRICS, Denoised, Trajectory
+
+UNITS = {"ssim": "SSIM (higher is better)", "lpips": "LPIPS (lower is better)", "psnr": "PSNR, dB"}
+
+
+class Strip(NamedTuple):
+    """A row of `along_the_steps`: a network, its frames (F, C, H, W), the steps, a number below each, and
+    which of them is the best one."""
+
+    model: str
+    frames: Tensor
+    steps: Sequence[int]
+    numbers: Sequence[float]
+    best: int
+
+
+def strip(model: str, trajectory: Trajectory, image: int, metric: str) -> Strip:
+    """One image's frames with their scores; the best is the best of the frames, not of the steps between."""
+    at = [trajectory.steps.tolist().index(step) for step in trajectory.frame_steps.tolist()]
+    numbers = trajectory.scores[metric][image, at].tolist()
+    best = numbers.index(METRICS[metric](numbers))
+    return Strip(model, trajectory.frames[image], trajectory.frame_steps.tolist(), numbers, best)
+
+
+def along_the_steps(original: Tensor, rows: Sequence[Strip], metric: str) -> Figure:
+    """Figures 7 to 9: an image on its way, a row a network; below each frame its score, the best one framed.
+
+    original: (C, H, W), shown at the left of every row.
+    """
+    with style():
+        wide = len(rows[0].frames) + 1
+        cell = min(0.85, (PAGE - 1.3) / wide)
+        figure = Figure(figsize=(cell * wide + 1.3, (cell + 0.24) * len(rows) + 0.3))
+        for line, row in zip(figure.subplots(len(rows), wide, squeeze=False), rows, strict=True):
+            for axes, image in zip(line, [original, *row.frames], strict=True):
+                axes.imshow(to_display(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                axes.set(xticks=(), yticks=())
+                axes.spines[:].set_visible(False)
+            line[0].set_ylabel(label(row.model), rotation=0, ha="right", va="center")
+            for axes, number in zip(line[1:], row.numbers, strict=True):
+                axes.set_xlabel(f"{number:.3f}", fontsize=6.5, labelpad=2)
+            line[1 + row.best].spines[:].set(visible=True, color=colour(row.model), linewidth=2.2)
+            if row is rows[0]:
+                for axes, text in zip(line, ["original", *(f"step {s}" for s in row.steps)], strict=True):
+                    axes.set_title(text, loc="center", weight="normal", fontsize=7)
+        figure.supxlabel(f"{metric.upper()} below each; framed: the best of the row", fontsize=7)
+        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    return figure
+
+
+def against_steps(runs: Mapping[str, Denoised], variant: str, metric: str, image: int | None = 0) -> Figure:
+    """Figures 10 and 11: a score against the noise steps removed, a panel a noise level.
+
+    Thick: the mean over images, with its 95 % interval; thin: one image, as in the paper (none if None).
+    Vertical lines: where the mean curve peaks.
+    """
+    levels = sorted(level for v, level in next(iter(runs.values())).trajectories if v == variant)
+    columns = min(4, len(levels))
+    lines = -(-len(levels) // columns)
+    with style():
+        figure = Figure(figsize=(PAGE, 1.75 * lines + 0.45))
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes in grid.flat[len(levels) :]:
+            axes.set_axis_off()
+        for axes, level in zip(grid.flat, levels, strict=False):
+            for model, run in runs.items():
+                _against_steps(axes, model, run[variant, level], metric, image)
+            axes.set_title(f"{level} steps of noise")
+        for row in grid:
+            row[0].set_ylabel(metric.upper())
+        figure.supxlabel("noise steps removed", fontsize=8.5)
+        handles, names = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=7)
+    return figure
+
+
+def _against_steps(axes, model: str, trajectory: Trajectory, metric: str, image: int | None) -> None:
+    steps, mean, hue = trajectory.steps, trajectory.mean(metric), colour(model)
+    low, high = band(trajectory.scores[metric])
+    axes.fill_between(steps, low, high, color=hue, alpha=0.18, lw=0)
+    axes.plot(steps, mean, color=hue, lw=1.6, label=label(model))
+    if image is not None:
+        one = trajectory.scores[metric][image]
+        axes.plot(steps, one, color=hue, lw=0.7, ls="-.", alpha=0.8, label=f"{label(model)}, one image")
+    peak = mean.argmax() if METRICS[metric] is max else mean.argmin()
+    axes.axvline(steps[peak], color=hue, lw=0.9, ls="--")
+    axes.plot(steps[peak], mean[peak], MARKERS.get(model, "o"), color=hue, ms=4)
+
+
+def differences(frames: Mapping[str, pd.DataFrame], ylabel: str = "second minus first") -> Figure:
+    """By how much two networks' best values differ at each noise level, a mark a variant, a panel a metric.
+
+    frames: variant -> what `denoising_tables.comparison` gives. Above 0 the second network's is larger.
+    """
+    metrics = list(dict.fromkeys(next(iter(frames.values())).metric))
+    with style():
+        figure = Figure(figsize=(PAGE, 2.9))
+        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+            for i, (variant, frame) in enumerate(frames.items()):
+                rows = frame[(frame.metric == metric) & (frame.quantity == "value")]
+                at = [n + (i - (len(frames) - 1) / 2) * 0.12 for n in range(len(rows))]
+                reach = [rows.difference - rows.difference_low, rows.difference_high - rows.difference]
+                axes.errorbar(at, rows.difference, reach, fmt="osD^v"[i % 5], color=OTHERS[i % len(OTHERS)],
+                              ms=3.5, lw=0.9, label=variant)  # fmt: skip
+            axes.axhline(0, color="0.4", lw=0.8)
+            axes.set_xticks(range(len(rows)), rows.noise)
+            axes.set(
+                xlabel="steps of noise",
+                title=f"{UNITS[metric]}",
+            )
+        figure.axes[0].set_ylabel(ylabel)
+        handles, names = axes.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=7)
+    return figure
+
+
+def tradeoff(frame: pd.DataFrame, floor: float, xlabel: str = "distortion: mean squared error") -> Figure:
+    """Perception against distortion: a line a network and walk, from its first prediction (ring) on.
+
+    frame: columns model, variant, step, distortion, perception, in the order of the steps. floor: the
+    perception number of the originals themselves, drawn dashed.
+    """
+    walks = list(dict.fromkeys(frame.variant))
+    with style():
+        figure = Figure(figsize=(PAGE, 3.0))
+        panels = figure.subplots(1, len(walks), sharey=True, squeeze=False)[0]
+        for axes, variant in zip(panels, walks, strict=True):
+            for model, line in frame[frame.variant == variant].groupby("model", sort=False):
+                hue = colour(model)
+                axes.plot(
+                    line.distortion, line.perception, color=hue, marker=MARKERS.get(model, "o"),
+                    label=label(model),
+                )  # fmt: skip
+                first = line.iloc[0]
+                axes.plot(first.distortion, first.perception, "o", ms=10, mfc="none", mec=hue)
+            axes.axhline(floor, color="0.4", ls="--", lw=0.9)
+            axes.annotate("the originals", (1, floor), (0, 3), xycoords=("axes fraction", "data"), ha="right",
+                          textcoords="offset points", fontsize=7, color="0.4")  # fmt: skip
+            axes.set(xlabel=xlabel, title=variant)
+        panels[0].set_ylabel("FD-AlexNet (lower is better)")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=7)
+    return figure

@@ -1,0 +1,137 @@
+"""Tables 2 and 3: statistics against closed forms and the library's own, and who is said to be ahead."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cunet import denoising_tables as tables
+from cunet import metrics, paper
+from cunet.errors import InputError
+from cunet.trajectories import Denoised, Trajectory
+
+LEVELS = (50, 400)
+
+
+def trajectory(level, ssim, lpips):
+    """A run scored at the start, at 40 % and at the end; scores (N, 3)."""
+    steps = torch.tensor([0, 2 * level // 5, level])
+    scores = {"ssim": torch.tensor(ssim).float(), "lpips": torch.tensor(lpips).float()}
+    nothing = torch.empty(len(ssim), 0, 1, 1, 1)
+    return Trajectory(level, "mean", steps, scores, torch.empty(0, dtype=torch.int64), nothing)
+
+
+def network(peak_early: bool, ssim: float, lpips: float, n=12):
+    """A network whose images score `ssim` and `lpips` at 40 % of the way or at the end; a little apart."""
+    jitter = [0.001 * i for i in range(n)]
+    curves = [[0.1, ssim + j, ssim - 0.2] if peak_early else [0.1, 0.15, ssim + j] for j in jitter]
+    worse = [[0.9, lpips + j, lpips + 0.2] if peak_early else [0.9, 0.8, lpips + j] for j in jitter]
+    return Denoised({("mean", level): trajectory(level, curves, worse) for level in LEVELS}, 0.01)
+
+
+RUNS = {"unet": network(False, 0.8, 0.3), "cunet": network(True, 0.7, 0.2)}
+SECONDS = {"unet": 0.02, "cunet": 0.01}
+
+
+def test_bands_are_the_bootstrap_intervals_of_each_column():
+    values = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    low, high = tables.band(values, resamples=200, seed=4)
+    for column in range(3):
+        single = metrics.bootstrap_interval(values[:, column], resamples=200, seed=4)
+        assert (float(low[column]), float(high[column])) == pytest.approx((single.low, single.high), abs=1e-6)
+
+
+def test_a_sign_flip_test_is_exact_for_few_images_and_fair_for_many():
+    assert tables.sign_flip(torch.ones(6)) == pytest.approx(2 / 2**6)
+    assert tables.sign_flip(torch.tensor([1.0, 2.0, -3.0])) == 1
+    many = torch.linspace(-1, 1, 40, dtype=torch.float64)
+    assert tables.sign_flip(many) > 0.9 and tables.sign_flip(many + 1) < 0.001
+
+
+def test_holms_adjustment_is_as_in_his_example_and_keeps_the_order():
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert tables.holm(p) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert tables.holm([0.6, 0.7]) == pytest.approx([1, 1])
+
+
+def test_each_row_compares_the_same_images_and_names_who_is_ahead():
+    frame = tables.comparison(RUNS, "mean", SECONDS)
+    assert len(frame) == len(LEVELS) * 2 * 3
+    row = tables.part(frame, "ssim", "value").loc[50]
+    assert (row["first"], row["second"]) == pytest.approx((0.8055, 0.7055), abs=1e-5)
+    assert row.difference == pytest.approx(-0.1, abs=1e-5) and row.ahead == "first"
+    assert row.p == pytest.approx(2 / 2**12) and row.p_holm == pytest.approx(4 / 2**12)
+    assert row.first_low < row["first"] < row.first_high
+    assert (tables.part(frame, "lpips", "value").ahead == "second").all(), "a lower LPIPS is better"
+    peak = tables.part(frame, "lpips", "step").loc[400]
+    assert (peak["first"], peak["second"], peak.ahead) == (400, 160, "second")
+    time = tables.part(frame, "ssim", "seconds").loc[50]
+    assert (time["first"], time["second"]) == pytest.approx((1.0, 0.2))
+
+
+def test_a_difference_that_the_images_do_not_decide_puts_nobody_ahead():
+    one, other = network(False, 0.8, 0.3), network(False, 0.8, 0.3)
+    frame = tables.comparison({"unet": one, "cunet": other}, "mean", SECONDS)
+    assert (frame[frame.quantity != "seconds"].ahead == "").all()
+
+
+def test_a_comparison_is_of_two():
+    with pytest.raises(InputError, match="not of 1: unet"):
+        tables.comparison({"unet": RUNS["unet"]}, "mean", SECONDS)
+
+
+def test_tables_print_both_networks_and_the_papers_numbers():
+    frame = tables.comparison(RUNS, "mean", SECONDS)
+    two, three = tables.table_2(frame), tables.table_3(frame)
+    assert list(two.index) == list(LEVELS) and two.index.name == "noise steps"
+    assert two.loc[50, "paper: SSIM"] == "0.88 / 0.9" and two.loc[400, "paper: LPIPS"] == "0.184 / 0.146"
+    first, second = two.loc[50, "best SSIM"].split(" / ")
+    row = tables.part(frame, "ssim", "value").loc[50]
+    assert first == f"{row['first']:.3f} [{row.first_low:.3f}, {row.first_high:.3f}]"
+    assert second == f"{row.second:.3f} [{row.second_low:.3f}, {row.second_high:.3f}]"
+    assert (
+        three.loc[400, "LPIPS step"].startswith("400 [") and three.loc[400, "paper: SSIM step"] == "368 / 217"
+    )
+    assert three.loc[400, "paper: LPIPS seconds"] == "69.77 / 29.19"
+
+
+def test_what_the_rules_take_is_counted_from_the_papers_table():
+    frame = tables.comparison(RUNS, "mean", SECONDS)
+    assert tables.weigh(frame, "ssim") == {"confirmed": 1, "contradicted": 1, "levels": 2}  # 50 is cU-Net's
+    assert tables.weigh(frame, "lpips") == {"confirmed": 2, "contradicted": 0, "levels": 2}
+    assert tables.earlier(frame) == {"ssim": 1.0, "lpips": 1.0, "seconds": 1.0}
+    slow = tables.comparison(RUNS, "mean", SECONDS | {"cunet": 0.1})
+    assert tables.earlier(slow) == {"ssim": 1.0, "lpips": 1.0, "seconds": 0.0}
+    values = tables.claim_values(RUNS, "mean", frame)
+    assert set(values) == {"C09", "C10", "C11", "C13", "C14"} <= set(paper.CLAIMS)
+    assert values["C13"] == {"unet": 0.0, "cunet": 1.0}
+
+
+def test_an_elbow_is_the_share_of_the_gain_that_is_lost_again():
+    found = tables.elbows(RUNS, "mean")
+    lost = np.mean([0.2 - 0.001 * i for i in range(12)])
+    gained = np.mean([0.7 - 0.001 * i for i in range(12)])
+    assert found["cunet"].tolist() == pytest.approx([lost / gained] * 2, abs=1e-5)
+    assert found["unet"].tolist() == [0, 0]
+    assert trajectory(50, [[0.5] * 3], [[0.2, 0.3, 0.4]]).elbow("lpips") == np.inf
+
+
+def test_steps_above_and_below_are_counted_at_high_noise_only():
+    assert tables.above(RUNS, "mean") == {"above": 0.5, "below": 0.5}
+    swapped = {"unet": RUNS["cunet"], "cunet": RUNS["unet"]}
+    assert tables.above(swapped, "mean") == {"above": 0.5, "below": 0.5}
+    low = {name: Denoised({("mean", 50): run["mean", 50]}, 0.01) for name, run in RUNS.items()}
+    assert tables.above(low, "mean") == {"above": 0.5, "below": 0.5}
+    end = trajectory(50, [[0.1, 0.9, 0.9]] * 3, [[0.5] * 3] * 3)
+    both = {
+        "unet": Denoised({("mean", 400): RUNS["unet"]["mean", 400], ("mean", 50): end}, 0.01),
+        "cunet": Denoised(
+            {("mean", 400): RUNS["unet"]["mean", 400], ("mean", 50): RUNS["cunet"]["mean", 50]}, 0.01
+        ),
+    }
+    assert tables.above(both, "mean") == {"above": 0.0, "below": 0.0}
+
+
+def test_every_frame_is_a_frame():
+    frame = tables.comparison(RUNS, "mean", SECONDS)
+    assert isinstance(frame, pd.DataFrame) and not frame.isna().any().any()
