@@ -12,18 +12,23 @@ All networks of a cell run in one process, interleaved, so that another load on 
 ratios are of medians, with a 95 % bootstrap interval over the rounds. Beside them stands what the network
 reaches in floating-point operations a second, as a share of the machine's best 3x3 convolution.
 
-Networks go by the names of `cunet.contenders`: those of `cunet.models`, two foreign U-Nets for orientation,
-and any of ours with changes, as in `cunet@steps=4,solver=rk4`.
+And two studies with files of their own, which can be run alone, too:
+
+operators  where a call's time goes, in every mode that is not compiled (`cost.operator_table`).
+growth     how time and memory grow with image side, batch, width and solver steps (`cunet.bench_growth`).
+
+Networks go by the names of `cunet.contenders`: those of `cunet.models`, with changes if wished, as in
+`cunet@steps=4,solver=rk4`, and two foreign U-Nets for orientation.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,16 +37,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import cost, models, sampling
-from .contenders import network
-from .diffusion import Diffusion
+from . import bench_growth, cost, models
+from .bench_tasks import BASES, RUNNERS, Mode, callable_in, forward_task, mode
+from .contenders import foreign, network, only_gradient
 from .errors import InputError
 from .provenance import environment
 
-TASKS = ("forward", "step", "training", "memory")
-BASES, OPTIONS = ("eager", "compiled"), ("channels_last", "bf16")
+MEASURED = ("forward", "step", "training", "memory")  # what bench.csv has
+TASKS = (*MEASURED, "operators", "growth")
 COLUMNS = ["task", "mode", "batch", "model", "value", "unit", "ratio", "low", "high", "flop_per_s"]
-DDIM_STEPS = 50  # of the chain whose single steps are timed
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Settings:
     models: the first is what ratios refer to. size: of `cunet.models`. channels: of the images. batches: for
     forward and step. training_batch: for training and memory. tasks: of TASKS. modes: "eager" or "compiled",
     with "+channels_last" or "+bf16" (autocast) behind if wished. compiled_training: time training compiled,
-    too (minutes a network to compile). repeats, warmup: rounds.
+    too (minutes a network to compile). repeats, warmup: rounds; training, whose rounds are long, takes half
+    as many. grid: of the task growth.
 
     Raises InputError for an unknown task, mode or size, an empty list or a number below its least.
     """
@@ -69,6 +74,7 @@ class Settings:
     compiled_training: bool = False
     repeats: int = 10
     warmup: int = 2
+    grid: bench_growth.Grid = field(default_factory=bench_growth.Grid)
 
     def __post_init__(self):
         for task in self.tasks:
@@ -84,83 +90,13 @@ class Settings:
         models.image_size(self.size)
 
 
-class Mode(NamedTuple):
-    """How a network is run."""
+class Outcome(NamedTuple):
+    """What `run` measured, as it is in the files: a table a part, None for a part not asked for; seconds."""
 
-    compiled: bool
-    channels_last: bool
-    bf16: bool
-
-
-def mode(text: str) -> Mode:
-    """ "compiled+channels_last" -> Mode. Raises InputError for what is not known."""
-    base, *options = text.split("+")
-    if base not in BASES or not set(options) <= set(OPTIONS):
-        raise InputError(
-            f"Unknown mode {text!r}: expected {' or '.join(BASES)}, followed by any of "
-            f"{', '.join('+' + option for option in OPTIONS)}, as in 'compiled+channels_last'."
-        )
-    return Mode(base == "compiled", "channels_last" in options, "bf16" in options)
-
-
-# ------------------------------------------------------------------------------------------------------ tasks
-
-
-def forward_task(call: Callable, images: Tensor, model: nn.Module) -> Callable[[], None]:
-    """One call of the network."""
-    t = torch.full((len(images),), 500)
-
-    def run() -> None:
-        with torch.no_grad():
-            call(images, t)
-
-    return run
-
-
-def step_task(call: Callable, images: Tensor, model: nn.Module) -> Callable[[], None]:
-    """One step of DDIM, the next of an endless row of chains, exactly as `sampling.sample` does it."""
-    diffusion = Diffusion()
-    timesteps = range(diffusion.timesteps - 1, -1, -diffusion.timesteps // DDIM_STEPS)  # 999, 979 ... 19
-
-    def endless() -> Iterator[sampling.Step]:
-        for _ in itertools.count():
-            yield from sampling.walk(call, images, diffusion, timesteps, "ddim")
-
-    steps = endless()
-    return lambda: next(steps)
-
-
-def training_task(call: Callable, images: Tensor, model: nn.Module) -> Callable[[], None]:
-    """Forward, backward and Adam's update on a batch in memory, each image at its own diffusion step."""
-    diffusion, optimizer = Diffusion(), torch.optim.Adam(model.train().parameters())
-    t = torch.linspace(0, diffusion.timesteps - 1, len(images)).long()
-    noise = torch.randn_like(images)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        diffusion.loss(call, images, t, noise).mean().backward()
-        optimizer.step()
-
-    return run
-
-
-RUNNERS = {"forward": forward_task, "step": step_task, "training": training_task}
-
-
-def callable_in(model: nn.Module, how: Mode) -> Callable[[Tensor, Tensor], Tensor]:
-    """The network as a function of (sample, timestep), run the way `how` says."""
-    call = torch.compile(model, dynamic=False) if how.compiled else model
-    if not how.bf16:
-        return call
-
-    def half(sample: Tensor, timestep: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return call(sample, timestep)
-
-    return half
-
-
-# ---------------------------------------------------------------------------------------------------- measure
+    measured: pd.DataFrame | None
+    operators: pd.DataFrame | None
+    growth: pd.DataFrame | None
+    seconds: dict[str, float]
 
 
 class Bench:
@@ -172,10 +108,22 @@ class Bench:
         self.rows: list[dict] = []
         self.skipped: dict[str, str] = {}
         self.macs: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
         self.specs = list(dict.fromkeys(settings.models))
+
+    @contextmanager
+    def clock(self, part: str) -> Iterator[None]:
+        """Add the seconds spent within to those of a part of the measurement."""
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
     def build(self, spec: str) -> nn.Module:
         return network(spec, self.settings.size, self.settings.channels)
+
+    def model(self, spec: str, how: Mode) -> nn.Module:
+        layout = torch.channels_last if how.channels_last else torch.preserve_format
+        return self.build(spec).eval().to(memory_format=layout)
 
     def images(self, batch: int, how: Mode) -> Tensor:
         x = torch.randn(batch, self.settings.channels, self.side, self.side)
@@ -201,11 +149,9 @@ class Bench:
         how, functions, first_call = mode(text), {}, {}
         torch._dynamo.reset()
         for spec in self.specs:
-            if task != "training" and _only_gradient(spec):
+            if task != "training" and only_gradient(spec):
                 continue
-            model = self.build(spec).eval()
-            if how.channels_last:
-                model = model.to(memory_format=torch.channels_last)
+            model = self.model(spec, how)
             function = RUNNERS[task](callable_in(model, how), self.images(batch, how), model)
             start = time.perf_counter()
             try:
@@ -217,7 +163,10 @@ class Bench:
                 continue
             first_call[spec], functions[spec] = time.perf_counter() - start, function
         if functions:
-            timings = cost.time_interleaved(functions, self.settings.repeats, self.settings.warmup)
+            repeats, warmup = self.settings.repeats, self.settings.warmup
+            if task == "training":
+                repeats, warmup = max(2, repeats // 2), min(1, warmup)
+            timings = cost.time_interleaved(functions, repeats, warmup)
             self.add(task, text, batch, "s", timings.medians, timings)
         if how.compiled and task == "forward":
             self.add("compile", text, batch, "s", first_call)
@@ -231,15 +180,21 @@ class Bench:
         self.add("memory", "eager", batch, "bytes", peaks)
 
     def operators(self) -> pd.DataFrame:
-        """Where a call's time goes, eager, at the largest batch: `cost.operator_table` of every network."""
-        images, tables = self.images(max(self.settings.batches), mode("eager")), []
-        for spec in self.specs:
-            if not _only_gradient(spec):
-                model = self.build(spec).eval()
-                table = cost.operator_table(forward_task(model, images, model))
-                tables.append(table.assign(model=spec, batch=len(images)))
-        columns = ["model", "batch", "operator", "calls", "seconds", "share"]
+        """Where a call's time goes at the largest batch: `cost.operator_table` of every network and mode."""
+        batch, tables = max(self.settings.batches), []
+        modes = [text for text in self.settings.modes if not mode(text).compiled] or ["eager"]
+        for text, spec in itertools.product(modes, self.specs):
+            if not only_gradient(spec):
+                model, images = self.model(spec, mode(text)), self.images(batch, mode(text))
+                table = cost.operator_table(forward_task(callable_in(model, mode(text)), images, model))
+                tables.append(table.assign(model=spec, mode=text, batch=batch))
+        columns = ["model", "mode", "batch", "operator", "calls", "seconds", "share"]
         return pd.concat(tables, ignore_index=True)[columns]
+
+    def growth(self) -> pd.DataFrame:
+        """`bench_growth.run` of those networks whose width can be changed: ours."""
+        specs = [spec for spec in self.specs if not foreign(spec)]
+        return bench_growth.run(specs, self.settings.size, self.settings.channels, self.settings.grid)
 
     def add(self, task, text, batch, unit, values: dict, timings: cost.Timings | None = None) -> None:
         """Rows of one cell. Without the network that ratios refer to there are values, but no ratios."""
@@ -253,6 +208,26 @@ class Bench:
             if task in ("forward", "step"):
                 row["flop_per_s"] = cost.FLOP_A_MAC * self.macs[spec] * batch / value
             self.rows.append(row)
+
+    def measure(self, progress: bool) -> cost.Roofline:
+        """Everything of MEASURED that the settings ask for, into `rows`; returns the machine's best."""
+        with self.clock("roofline"):
+            before = cost.roofline()
+        for task, text, batch in tqdm(self.cells(), "cells", disable=not progress, file=sys.stderr):
+            with self.clock(f"{task}, {text}"):
+                self.time(task, text, batch)
+        if "memory" in self.settings.tasks:
+            with self.clock("memory"):
+                self.memory()
+        with self.clock("roofline"):
+            return cost.Roofline(*map(max, before, cost.roofline()))
+
+    def record(self, **more) -> dict:
+        """What has to be known of a measurement, beside its numbers."""
+        settings, seconds = asdict(self.settings), {k: round(s, 1) for k, s in self.seconds.items()}
+        return dict(
+            environment=environment(), settings=settings, seconds=seconds, skipped=self.skipped, **more
+        )
 
     def cells(self) -> list[tuple[str, str, int]]:
         """(task, mode, batch) of every cell to time."""
@@ -270,39 +245,44 @@ class Bench:
         return cells
 
 
-def _only_gradient(spec: str) -> bool:
-    """Whether a spec differs from the plain network in its backward pass alone."""
-    changes = spec.partition("@")[2].split(",")
-    return all(change.startswith("gradient=") for change in changes)
+def run(settings: Settings, out: str | Path, progress: bool = False) -> Outcome:
+    """Measure, and write what was asked for into `out`, each part as CSV and JSON, figures as PNG and PDF.
 
+    bench            one row a network and cell: task, mode, batch, model, value, unit, ratio to the first
+                     network with `low` and `high`, flop_per_s reached (forward and step), of_best (that, over
+                     the best 3x3 convolution). MACs are of one image. With figures bench and bench_roofline.
+    bench_operators  one row a network, mode and operator: calls, seconds, share.
+    bench_growth     one row a network, point and quantity; its figure; bench_growth_exponents.csv.
 
-def run(settings: Settings, out: str | Path, progress: bool = False) -> pd.DataFrame:
-    """Measure, and write bench.csv, bench_operators.csv, bench.json, bench.png and bench.pdf into `out`.
-
-    Returns what bench.csv holds, one row a network and cell: task, mode, batch, model, value, unit, ratio to
-    the first network with `low` and `high`, flop_per_s reached (forward and step), of_best (that, over the
-    best 3x3 convolution). MACs are of one image. bench.json has the same rows with environment, settings,
-    roofline (measured before and after, the better counts) and what was skipped and why.
+    Every JSON has environment, settings, seconds that each part took, and what was skipped and why;
+    bench.json the roofline, too (measured before and after, the better counts). A part that was not asked
+    for leaves its files as they are.
     """
     from . import bench_report  # draws; needed only here
 
-    bench = Bench(settings)
-    bench.count()
-    before = cost.roofline()
-    for cell in tqdm(bench.cells(), "cells", disable=not progress, file=sys.stderr):
-        bench.time(*cell)
-    if "memory" in settings.tasks:
-        bench.memory()
-    operators = bench.operators()
-    best = cost.Roofline(*map(max, before, cost.roofline()))
-    frame = pd.DataFrame(bench.rows).reindex(columns=COLUMNS)
-    frame["of_best"] = frame["flop_per_s"] / best.convolution
-    record = dict(
-        environment=environment(),
-        settings=asdict(settings),
-        roofline=best._asdict(),
-        skipped=bench.skipped,
-        rows=json.loads(frame.to_json(orient="records")),
-    )
-    bench_report.write(Path(out), frame, operators, record)
-    return frame
+    bench, out = Bench(settings), Path(out)
+    with bench.clock("counts"):
+        bench.count()
+    wanted = [task for task in MEASURED if task in settings.tasks]
+    measured = operators = growth = None
+    if wanted:
+        best = bench.measure(progress)
+        measured = pd.DataFrame(bench.rows).reindex(columns=COLUMNS)
+        measured["of_best"] = measured["flop_per_s"] / best.convolution
+        drawn = {"bench": bench_report.figure(measured)}
+        if "step" in settings.tasks:
+            drawn["bench_roofline"] = bench_report.roofline_figure(measured, best)
+        bench_report.write(out, "bench", measured, bench.record(roofline=best._asdict()), drawn)
+    if "operators" in settings.tasks:
+        with bench.clock("operators"):
+            operators = bench.operators()
+        bench_report.write(out, "bench_operators", operators, bench.record(), {})
+    if "growth" in settings.tasks:
+        with bench.clock("growth"):
+            growth = bench.growth()
+        exponents = bench_growth.exponents(growth)
+        record = bench.record(exponents=exponents.to_dict("records"))
+        drawn = {"bench_growth": bench_report.growth_figure(growth)}
+        bench_report.write(out, "bench_growth", growth, record, drawn)
+        exponents.to_csv(out / "bench_growth_exponents.csv", index=False)
+    return Outcome(measured, operators, growth, bench.seconds)

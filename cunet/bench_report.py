@@ -1,4 +1,4 @@
-"""What `cunet bench` leaves and prints: files, the table of ratios, the figure."""
+"""What `cunet bench` leaves and prints: files, tables, figures."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from . import figures
+from . import bench_growth, cost, figures
+from .runs import write_atomically
 
 TITLES = {
     "parameters": "parameters",
@@ -23,15 +24,18 @@ TITLES = {
 }
 
 
-def write(out: Path, frame: pd.DataFrame, operators: pd.DataFrame, record: dict) -> None:
-    """bench.csv, bench_operators.csv, bench.json, bench.png and bench.pdf into `out`, made if missing."""
+def write(out: Path, name: str, frame: pd.DataFrame, record: dict, drawn: dict[str, Figure]) -> None:
+    """name.csv (the frame), name.json (the record with the frame's rows) and the figures, PNG and PDF.
+
+    record: what has to be known of the measurement; its floats must be finite. drawn: file stem -> figure.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(out / "bench.csv", index=False)
-    operators.to_csv(out / "bench_operators.csv", index=False)
-    (out / "bench.json").write_text(json.dumps(record, indent=1) + "\n")
-    drawn = figure(frame)
-    for ending in ("png", "pdf"):
-        drawn.savefig(out / f"bench.{ending}")
+    frame.to_csv(out / f"{name}.csv", index=False)
+    rows = json.loads(frame.to_json(orient="records", double_precision=15))
+    write_atomically(out / f"{name}.json", json.dumps({**record, "rows": rows}, indent=1) + "\n")
+    for stem, figure in drawn.items():
+        for ending in ("png", "pdf"):
+            figure.savefig(out / f"{stem}.{ending}")
 
 
 def what(row: pd.Series) -> str:
@@ -54,7 +58,42 @@ def table(frame: pd.DataFrame) -> str:
     for title, cell in frame[frame["task"] == "step"].groupby(frame.apply(what, axis=1), sort=False):
         shares = cell.set_index("model")["of_best"]
         lines[f"share of the best convolution: {title}"] = {m: f"{s:.2f}" for m, s in shares.items()}
+    for title, cell in frame[frame["task"] == "training"].groupby(frame.apply(what, axis=1), sort=False):
+        rates = (cell["batch"] / cell["value"]).set_axis(cell["model"])
+        lines[f"images a second: {title}"] = {m: f"{rate:.3g}" for m, rate in rates.items()}
     return pd.DataFrame.from_dict(lines, orient="index", columns=networks).fillna("").to_markdown()
+
+
+def operators_table(frame: pd.DataFrame, most: int = 10) -> str:
+    """Percent of time by operator as a Markdown table: of each network and mode the `most` heaviest."""
+    wide = frame.pivot_table(index="operator", columns=["mode", "model"], values="share", sort=False)
+    heavy = pd.concat([wide[column].nlargest(most) for column in wide]).index.unique()
+    wide.columns = [f"{model}, {mode}".replace("+", ", ").replace("_", "-") for mode, model in wide.columns]
+    return _written(100 * wide.loc[heavy], ".1f")
+
+
+def _written(frame: pd.DataFrame, how: str) -> str:
+    """A frame of numbers as a Markdown table; NaN is an empty cell."""
+    return frame.map(
+        lambda value: "" if pd.isna(value) else format(float(format(value, how)) + 0.0, how)
+    ).to_markdown(disable_numparse=True)
+
+
+def growth_table(frame: pd.DataFrame) -> str:
+    """The exponents of growth as a Markdown table: a row what is measured and varied, a column a network."""
+    wide = bench_growth.exponents(frame).pivot(
+        index=["varied", "quantity"], columns="model", values="exponent"
+    )
+    order = list(itertools.product(bench_growth.VARIED, bench_growth.QUANTITIES))
+    wide = wide.reindex(index=order, columns=list(dict.fromkeys(frame["model"])))
+    wide.index = [f"exponent of {quantity} in {varied}" for varied, quantity in wide.index]
+    return _written(wide, ".2f")
+
+
+def tables(outcome) -> list[str]:
+    """What `bench.run` returned as Markdown tables, a part each."""
+    parts = (outcome.measured, table), (outcome.operators, operators_table), (outcome.growth, growth_table)
+    return [text(frame) for frame, text in parts if frame is not None]
 
 
 def quantity(value: float, unit: str) -> str:
@@ -97,6 +136,61 @@ def figure(frame: pd.DataFrame) -> Figure:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks(list(height.values()), titles)
         drawn.legend(fontsize=7, loc="outside upper left", ncols=4)
+    return drawn
+
+
+def roofline_figure(frame: pd.DataFrame, best: cost.Roofline) -> Figure:
+    """What each network reaches in a denoising step beside the machine's best, in FLOP/s, a bar a network."""
+    steps = frame[frame["task"] == "step"]
+    titles = list(dict.fromkeys(steps.apply(what, axis=1)))
+    names = list(dict.fromkeys(steps["model"]))
+    looks, thick = _looks(names), 0.8 / len(names)
+    with figures.style():
+        drawn = Figure(figsize=(figures.PAGE, 0.9 + 0.17 * len(titles) * (len(names) + 1)))
+        axes = drawn.subplots()
+        for i, name in enumerate(names):
+            rows = steps[steps["model"] == name]
+            y = [-titles.index(what(row)) - (i - (len(names) - 1) / 2) * thick for _, row in rows.iterrows()]
+            colour = looks[name]["color"]
+            axes.barh(y, rows["flop_per_s"] / 1e9, thick, color=colour, label=figures.label(name))
+        for value, line, label in zip(
+            best, ("--", ":"), ("best matrix product", "best 3x3 convolution"), strict=True
+        ):
+            axes.axvline(value / 1e9, color="0.2", ls=line, lw=1, label=label)
+        axes.set_yticks([-i for i in range(len(titles))], titles)
+        axes.set(xlabel="10⁹ FLOP/s (higher is better)", xlim=(0, None))
+        axes.grid(axis="y", visible=False)
+        drawn.legend(fontsize=7, loc="outside upper left", ncols=4)
+    return drawn
+
+
+def growth_figure(frame: pd.DataFrame) -> Figure:
+    """A column a varied quantity, a row a measured one, a line a network, its exponent above."""
+    slopes = bench_growth.exponents(frame).set_index(["varied", "quantity", "model"])["exponent"]
+    looks = _looks(list(dict.fromkeys(frame["model"])))
+    rows, columns = bench_growth.QUANTITIES, bench_growth.VARIED
+    with figures.style():
+        drawn = Figure(figsize=(figures.PAGE, 1.5 * len(rows) + 0.6))
+        grid = drawn.subplots(len(rows), len(columns), sharex="col", sharey="row")
+        for (i, quantity), (j, varied) in itertools.product(enumerate(rows), enumerate(columns)):
+            axes = grid[i][j]
+            cell = frame[(frame["varied"] == varied) & (frame["quantity"] == quantity)]
+            for n, (name, line) in enumerate(cell.groupby("model", sort=False)):
+                axes.plot(line["at"], line["value"], label=figures.label(name), **looks[name])
+                place = dict(xy=(0.04 + 0.24 * n, 1.0), xycoords="axes fraction", va="bottom", fontsize=6.5)
+                axes.annotate(f"{slopes[varied, quantity, name]:.2f}", color=looks[name]["color"], **place)
+            axes.set(xscale="log", yscale="log")
+            axes.yaxis.set_major_locator(LogLocator(numticks=6))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.minorticks_off()
+            axes.set_xticks(sorted(cell["at"].unique()))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        for axes, (_, label) in zip(grid[:, 0], rows.values(), strict=True):
+            axes.set_ylabel(label, fontsize=7)
+        for axes, label in zip(grid[-1], columns.values(), strict=True):
+            axes.set_xlabel(label, fontsize=7)
+        shown = grid[list(rows).index("training memory")][0]  # every network is in this one
+        drawn.legend(*shown.get_legend_handles_labels(), fontsize=7, loc="outside upper left", ncols=4)
     return drawn
 
 

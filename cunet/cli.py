@@ -171,9 +171,13 @@ def bench(
     models: Annotated[
         str | None, typer.Option(help="Names with commas; the first is what ratios refer to.")
     ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Of forward, step, training, memory.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Of forward, step, training, memory, operators, growth.")
+    ] = None,
     modes: Annotated[str | None, typer.Option(help="Of eager, compiled, with +channels_last, +bf16.")] = None,
     batches: Annotated[str | None, typer.Option(help="Batch sizes of forward and step.")] = None,
+    training_batch: Annotated[int, typer.Option(help="Batch size of training and memory.")] = 16,
+    channels: Annotated[int, typer.Option(help="1 for grey images, 3 for RGB.")] = 3,
     repeats: Annotated[int, typer.Option(help="Rounds; ratios are of their medians.")] = 10,
     out: Annotated[Path, typer.Option(help="Folder of the tables and the figure.")] = Path(
         "papermill_runs/bench"
@@ -187,9 +191,45 @@ def bench(
     chosen = {key: tuple(text.split(",")) for key, text in given.items() if text is not None}
     if batches is not None:
         chosen["batches"] = tuple(_whole(text, "--batches") for text in batches.split(","))
-    settings = benchmark.Settings(size=size, repeats=repeats, **chosen)
-    print(bench_report.table(benchmark.run(settings, out, progress=True)))
-    print(f"Results: {runs.shown(out / 'bench.csv')}; bench.json and the figure are beside it")
+    settings = benchmark.Settings(
+        size=size, channels=channels, training_batch=training_batch, repeats=repeats, **chosen
+    )
+    found = benchmark.run(settings, out, progress=True)
+    for part in bench_report.tables(found):
+        print(part, end="\n\n")
+    print("Seconds: " + "; ".join(f"{part} {seconds:.0f}" for part, seconds in found.seconds.items()))
+    print(f"Results: tables (CSV), records (JSON) and figures in {runs.shown(out)}")
+
+
+@app.command(
+    epilog=example(
+        "cunet solvers --images 50000",
+        "cunet solvers --choices leapfrog:1,leapfrog:2,rk4:4 --images 20000 --samples 0",
+    )
+)
+def solvers(
+    choices: Annotated[
+        str | None, typer.Option(help="solver:evaluations a block, with commas; by default all.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Images that each training sees.")] = 50_000,
+    samples: Annotated[int, typer.Option(help="Images behind each distance; 0 leaves distances out.")] = 500,
+    dataset: Dataset = "mnist",
+    size: Size = "laptop",
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder of trainings, table and figure.")] = Path(
+        "papermill_runs/solvers"
+    ),
+) -> None:
+    """Train the continuous U-Net with each solver and evaluate it with each; resumes where it stopped."""
+    from cunet import runs, solver_study
+
+    chosen = {} if choices is None else {"choices": tuple(choices.split(","))}
+    settings = solver_study.Settings(
+        images=images, samples=samples, dataset=dataset, size=size, seed=seed, **chosen
+    )
+    frame = solver_study.run(settings, out, progress=True)
+    print(solver_study.matrix(frame, settings.choices).round(4).to_markdown())
+    print(f"Rows: trained with, columns: evaluated with. Results: {runs.shown(out / 'solvers.csv')}")
 
 
 def _whole(text: str, option: str) -> int:

@@ -1,21 +1,18 @@
-"""Networks by name for comparisons: ours, ours with changes, and two from other packages.
+"""Networks by name for comparisons: ours, and two from other packages.
 
-cunet                      any name of `cunet.models`
-cunet@steps=4,solver=rk4   the same with changes, keywords of the network's class
+cunet, cunet@steps=4       any name of `cunet.models`, with changes if wished
 diffusers-unet2d           diffusers' UNet2DModel, about the baseline's size
 lucidrains-unet            the package that the paper's baseline came from, if it is installed
 """
 
 from __future__ import annotations
 
-import ast
 import warnings
 
 import torch
 from torch import Tensor, nn
 
 from . import models
-from .errors import InputError
 
 WIDTH = {"paper": 64, "laptop": 16, "smoke": 8}  # of the two foreign U-Nets at full resolution
 
@@ -38,7 +35,7 @@ def network(spec: str, size: str, channels: int) -> nn.Module:
     Raises InputError for an unknown name or a change that is not `key=value`, ImportError if a foreign
     network's package is not installed.
     """
-    name, _, tail = spec.partition("@")
+    name = spec.partition("@")[0]
     if name == "diffusers-unet2d":
         return Foreign(_diffusers_unet(WIDTH[size], channels, models.image_size(size)), channels)
     if name == "lucidrains-unet":
@@ -47,23 +44,18 @@ def network(spec: str, size: str, channels: int) -> nn.Module:
             from denoising_diffusion_pytorch.denoising_diffusion_pytorch import Unet
         width = WIDTH[size]
         return Foreign(Unet(width, channels=channels, attn_dim_head=width // 2), channels)
-    changes = {}
-    for change in filter(None, tail.split(",")):
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise InputError(f"{change!r} in {spec!r} is no change: expected key=value, as in cunet@steps=4.")
-        changes[key] = _literal(value)
-    try:
-        return models.build(name, size, channels, **changes)
-    except TypeError as error:  # a keyword that the class does not have
-        raise InputError(f"The network {spec!r} cannot be built: {error}.") from error
+    return models.build(spec, size, channels)
 
 
-def _literal(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def only_gradient(spec: str) -> bool:
+    """Whether a spec differs from the plain network in its backward pass alone."""
+    changes = spec.partition("@")[2].split(",")
+    return all(change.startswith("gradient=") for change in changes)
+
+
+def foreign(spec: str) -> bool:
+    """Whether a spec names another package's network."""
+    return spec in ("diffusers-unet2d", "lucidrains-unet")
 
 
 def _diffusers_unet(width: int, channels: int, image_size: int) -> nn.Module:

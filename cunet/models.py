@@ -4,11 +4,14 @@
     laptop   32 x 32, the same shapes at about a quarter of the width; two CPU cores train one in minutes
     smoke    16 x 16, as small as the shapes allow: it shows that everything runs, and nothing else
 
-Every network is called as `network(sample, timestep)` and returns a tensor like sample.
+Every network is called as `network(sample, timestep)` and returns a tensor like sample. A name may carry
+changes, keywords of the network's class: `cunet@solver=rk4,steps=1`. Such a name is good wherever a name is,
+in the settings of a training, too.
 """
 
 from __future__ import annotations
 
+import ast
 from difflib import get_close_matches
 
 from torch import nn
@@ -59,26 +62,64 @@ def image_size(size: str) -> int:
 def build(name: str, size: str = "paper", channels: int = 3, **changes) -> nn.Module:
     """An untrained network by its name.
 
-    name: one of MODELS. size: one of SIZES. channels: 1 (grey) or 3 (RGB), of input and output. changes:
-    keywords of the network's class that replace those of the size, such as solver="rk4" or steps=4.
+    name: one of MODELS, with changes behind an @ if wished. size: one of SIZES. channels: 1 (grey) or 3
+    (RGB), of input and output. changes: keywords of the network's class that replace those of the size and of
+    the name, such as solver="rk4" or steps=4.
 
     Returns a module with forward(sample, timestep): sample (B, channels, H, W) float32 in [-1, 1], sides
     divisible by 8; timestep an int, or integers 0-d or (B,), in 0 ... 999; the result is a tensor like
     sample. It has the attributes name, size, channels, image_size and evaluations (function evaluations a
     call makes; 0 for the U-Net).
 
-    Raises InputError for an unknown name or size, or a number of channels below 1.
+    Raises InputError for an unknown name or size, a change in the name that the class does not know, or a
+    number of channels below 1.
     """
-    _known("model", name, MODELS)
+    family, _, tail = name.partition("@")
+    _known("model", family, MODELS)
     _known("size", size, SIZES)
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise InputError(f"channels={channels!r}: expected 1 for grey images or 3 for RGB.")
-    kind, sizes, settings = _FAMILIES[name]
-    network = kind(channels=channels, **{**sizes[size], **settings, **changes})
+    kind, sizes, settings = _FAMILIES[family]
+    named = _changes(name, tail)
+    try:
+        network = kind(channels=channels, **{**sizes[size], **settings, **named, **changes})
+    except TypeError as error:
+        if not named:
+            raise
+        raise InputError(f"The network {name!r} cannot be built: {error}.") from error
     network.name, network.size, network.image_size = name, size, IMAGE_SIZE[size]
     network.out_dim = channels  # this and the next two are read by lucidrains' GaussianDiffusion
     network.self_condition = network.random_or_learned_sinusoidal_cond = False
     return network
+
+
+def scaled(name: str, size: str, factor: float) -> dict[str, int | tuple[int, ...]]:
+    """The keywords of `build` that give a network `factor` times its channels, at every resolution.
+
+    The widths of attention's heads and of the time embedding stay.
+    """
+    _, sizes, _ = _FAMILIES[name.partition("@")[0]]
+    widths = {key: value for key, value in sizes[size].items() if key in ("widths", "dim", "nf")}
+    return {
+        key: tuple(round(factor * width) for width in value)
+        if isinstance(value, tuple)
+        else round(factor * value)
+        for key, value in widths.items()
+    }
+
+
+def _changes(name: str, tail: str) -> dict[str, object]:
+    """ "solver=rk4,steps=1" -> keywords; values are Python literals, or else text."""
+    changes: dict[str, object] = {}
+    for change in filter(None, tail.split(",")):
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f"{change!r} in {name!r} is no change: expected key=value, as in cunet@steps=4.")
+        try:
+            changes[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            changes[key] = value
+    return changes
 
 
 def _known(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -1,12 +1,13 @@
 """`cunet bench` measures what it says, on networks so small that their ratios mean nothing here."""
 
+import dataclasses
 import json
 
 import pandas as pd
 import pytest
 import torch
 
-from cunet import bench, bench_report, contenders, cost
+from cunet import bench, bench_growth, bench_report, bench_tasks, contenders, cost
 from cunet.errors import InputError
 from cunet.unet import UNet
 
@@ -16,9 +17,11 @@ TINY = bench.Settings(
     channels=1,
     batches=(2,),
     training_batch=2,
+    tasks=(*bench.MEASURED, "operators"),
     modes=("eager",),
     repeats=2,
     warmup=0,
+    grid=bench_growth.Grid(side=(16, 32), batch=(1, 2), width=(1, 2), steps=(1, 2), repeats=2),
 )
 
 
@@ -28,13 +31,23 @@ def measured(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost, "roofline", lambda: cost.Roofline(matmul=2e9, convolution=1e9))
-        return bench.run(TINY, out), out
+        return bench.run(TINY, out).measured, out
+
+
+@pytest.fixture(scope="module")
+def growth(tmp_path_factory):
+    """The study of growth, alone: its frame and its folder."""
+    out = tmp_path_factory.mktemp("growth")
+    settings = dataclasses.replace(
+        TINY, models=("unet", "cunet", "cunet@gradient=checkpoint", "diffusers-unet2d"), tasks=("growth",)
+    )
+    return bench.run(settings, out).growth, out
 
 
 def test_every_task_has_a_row_for_every_network(measured):
     frame, _ = measured
     names = set(TINY.models)
-    for task in ("parameters", "MACs", *bench.TASKS):
+    for task in ("parameters", "MACs", *bench.MEASURED):
         assert set(frame.loc[frame["task"] == task, "model"]) == names
     assert (frame["value"] > 0).all()
 
@@ -68,8 +81,68 @@ def test_files_hold_what_was_returned(measured):
     assert record["settings"]["size"] == "smoke" and record["roofline"]["convolution"] == 1e9
     assert record["environment"]["processor"]
     operators = pd.read_csv(out / "bench_operators.csv")
+    assert set(operators["model"]) == set(TINY.models) and set(operators["mode"]) == {"eager"}
     assert operators.groupby("model")["share"].sum().to_numpy() == pytest.approx(1.0)
-    assert (out / "bench.png").stat().st_size > 5000 and (out / "bench.pdf").stat().st_size > 5000
+    for stem in ("bench", "bench_roofline"):
+        assert (out / f"{stem}.png").stat().st_size > 5000 and (out / f"{stem}.pdf").stat().st_size > 5000
+
+
+def test_every_part_says_how_long_it_took(measured, growth):
+    seconds = json.loads((measured[1] / "bench_operators.json").read_text())["seconds"]
+    parts = {"counts", "roofline", "forward, eager", "step, eager", "training, eager", "memory", "operators"}
+    assert set(seconds) == parts
+    assert set(json.loads((growth[1] / "bench_growth.json").read_text())["seconds"]) == {"counts", "growth"}
+
+
+def test_part_run_alone_leaves_the_files_of_the_others_as_they_are(growth):
+    names = {path.name for path in growth[1].iterdir()}
+    endings = (".csv", ".json", ".png", ".pdf", "_exponents.csv")
+    assert names == {f"bench_growth{ending}" for ending in endings}
+
+
+def test_growth_has_every_network_of_ours_at_every_point(growth):
+    frame, grid = growth[0], TINY.grid
+    assert "diffusers-unet2d" not in set(frame["model"])
+    for (varied, *_), line in frame.groupby(["varied", "model", "quantity"]):
+        assert sorted(line["at"]) == sorted(getattr(grid, varied)) and (line["value"] > 0).all()
+    alone = frame.loc[frame["model"] == "cunet@gradient=checkpoint", "quantity"]
+    assert set(alone) == {"training memory"}
+
+
+def test_growth_of_multiply_accumulates_is_what_can_be_told_beforehand(growth):
+    """In proportion to the batch; to the solver's steps but for what stands outside the blocks; not at all
+    where there is no solver; and about four times as many for twice the side: more by attention, less by the
+    time embedding."""
+    frame = growth[0].query("quantity == 'MACs'").set_index(["varied", "model", "at"])["value"]
+    for model in ("unet", "cunet"):
+        assert frame["batch", model, 2] == 2 * frame["batch", model, 1]
+        assert 3.9 < frame["side", model, 32] / frame["side", model, 16] < 5
+        assert 2 < frame["width", model, 2] / frame["width", model, 1] <= 4
+    assert frame["steps", "unet", 2] == frame["steps", "unet", 1]
+    assert 1.5 < frame["steps", "cunet", 2] / frame["steps", "cunet", 1] < 2
+
+
+def test_checkpointed_gradient_keeps_training_memory_from_growing_with_the_steps(growth):
+    frame = growth[0].query("quantity == 'training memory' and varied == 'steps'").set_index(["model", "at"])
+    added = frame["value"].unstack().diff(axis=1)[2]
+    assert 0 < added["cunet@gradient=checkpoint"] < 0.6 * added["cunet"] and added["unet"] == 0
+
+
+def test_exponents_of_a_power_law_are_its_own():
+    rows = [("side", at, "unet", "time", 3 * at**2.5, "s") for at in (8, 16, 32)]
+    found = bench_growth.exponents(pd.DataFrame(rows, columns=bench_growth.COLUMNS))
+    assert found[["exponent", "last"]].to_numpy() == pytest.approx(2.5)
+    bent = [("side", at, "unet", "time", 100 + at**2, "s") for at in (1, 10, 100)]
+    found = bench_growth.exponents(pd.DataFrame(bent, columns=bench_growth.COLUMNS))
+    assert 0 < found["exponent"].item() < found["last"].item() < 2
+
+
+def test_tables_print_every_part(measured, growth):
+    operators = pd.read_csv(measured[1] / "bench_operators.csv")
+    printed = bench_report.tables(bench.Outcome(measured[0], operators, growth[0], {}))
+    assert "images a second: training step" in printed[0] and "aten::" in printed[1]
+    lines = [line for line in printed[2].splitlines() if line.startswith("| exponent of MACs in batch")]
+    assert [cell.strip() for cell in lines[0].split("|")[2:4]] == ["1.00", "1.00"]
 
 
 def test_table_gives_the_first_network_in_its_unit_and_the_others_as_ratios(measured):
@@ -103,10 +176,10 @@ def test_denoising_step_advances_the_chain_of_the_sampler():
         seen.append(int(t[0]))
         return torch.zeros_like(x)
 
-    step = bench.step_task(call, torch.randn(1, 1, 8, 8), None)
-    for _ in range(bench.DDIM_STEPS + 1):
+    step = bench_tasks.step_task(call, torch.randn(1, 1, 8, 8), None)
+    for _ in range(bench_tasks.DDIM_STEPS + 1):
         step()
-    assert len(set(seen)) == bench.DDIM_STEPS and seen[0] == seen[-1] == 999
+    assert len(set(seen)) == bench_tasks.DDIM_STEPS and seen[0] == seen[-1] == 999
     assert seen[:-1] == sorted(seen[:-1], reverse=True)
 
 
@@ -118,7 +191,7 @@ def test_training_step_updates_every_weight_from_images_at_all_diffusion_steps()
         seen.extend(t.tolist())
         return model(x, t)
 
-    bench.training_task(call, torch.rand(3, 1, 16, 16), model)()
+    bench_tasks.training_task(call, torch.rand(3, 1, 16, 16), model)()
     assert seen == [0, 499, 999]
     assert all((a != b).any() for a, b in zip(model.parameters(), before, strict=True))
 
@@ -149,6 +222,17 @@ def test_network_that_does_not_compile_is_skipped_with_the_reason(monkeypatch):
     assert measuring.skipped["unet, forward, compiled"] == "no C++ compiler"
 
 
+@pytest.mark.long
+def test_broken_compiler_is_skipped_with_the_reason():
+    """The compiler itself, not a stand-in for torch.compile: its program does not exist."""
+    from torch._inductor import config
+
+    measuring = bench.Bench(dataclasses.replace(TINY, models=("cunet",)))
+    with config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}):
+        measuring.time("forward", "compiled", 1)
+    assert measuring.rows == [] and "compiler" in measuring.skipped["cunet, forward, compiled"]
+
+
 def test_missing_package_is_skipped_with_the_reason(monkeypatch):
     real = bench.network
 
@@ -171,11 +255,11 @@ def test_modes_set_memory_format_and_precision():
             seen["out"] = super().forward(sample)
             return seen["out"]
 
-    spy, how = Spy(2, 2, 3), bench.mode("eager+channels_last+bf16")
+    spy, how = Spy(2, 2, 3), bench_tasks.mode("eager+channels_last+bf16")
     assert how == (False, True, True)
     images = bench.Bench(bench.Settings(channels=2, size="smoke")).images(2, how)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    bench.callable_in(spy, how)(images, torch.tensor([0, 0]))
+    bench_tasks.callable_in(spy, how)(images, torch.tensor([0, 0]))
     assert seen["out"].dtype == torch.bfloat16
 
 
@@ -212,3 +296,9 @@ def test_a_name_may_carry_changes():
 def test_settings_that_cannot_be_measured_are_refused(change):
     with pytest.raises(InputError):
         bench.Settings(**change)
+
+
+@pytest.mark.parametrize("change", [{"side": (64,)}, {"batch": (0, 1)}, {"width": (1, 1)}, {"repeats": 1}])
+def test_grid_without_an_exponent_is_refused(change):
+    with pytest.raises(InputError, match="two or more points"):
+        bench_growth.Grid(**change)

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from cunet import models
+from cunet import models, sampling
 from cunet.blocks import ODEBlock
 from cunet.continuous import ContinuousUNet
 from cunet.cost import macs
+from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.ode import solve
+from cunet.samplers import SAMPLERS, SPACINGS
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,26 @@ def test_compiles_to_one_graph(network, image):
         assert torch.allclose(
             compiled(image, torch.tensor([3, 9])), network(image, torch.tensor([3, 9])), atol=1e-5
         )
+
+
+def test_a_whole_denoising_step_compiles_to_one_graph(network, image):
+    """The network, the clean image and DDIM's update, as `sampling.walk` calls them: no graph break."""
+    diffusion = Diffusion()
+    rising = sorted(SPACINGS["trailing"](diffusion, 4))
+    scheduler = SAMPLERS["ddim"].build(diffusion.alphas_cumprod[rising])
+
+    def step(x, i):
+        x0 = sampling.predict(network, diffusion, x, rising[i])
+        return scheduler.step(x0, i, x, return_dict=False)[0]
+
+    with torch.no_grad():
+        expected = next(sampling.walk(network, image, diffusion, rising[::-1])).x
+        torch._dynamo.reset()
+        found = torch.compile(step, backend="eager", fullgraph=True)(image, 3)
+        torch._dynamo.reset()
+        explained = torch._dynamo.explain(step)(image, 3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
 
 
 @pytest.mark.parametrize(

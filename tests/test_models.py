@@ -29,9 +29,25 @@ def test_settings_of_a_size_can_be_changed():
     assert network.evaluations == 9 * 4
 
 
+def test_changes_can_stand_in_the_name_which_the_network_keeps():
+    network = models.build("cunet@solver=rk4,steps=1", "smoke", 1)
+    assert network.evaluations == 9 * 4 and network.name == "cunet@solver=rk4,steps=1"
+
+
+@pytest.mark.parametrize("name", ["unet", "cunet", "cunet-released"])
+def test_a_network_twice_as_wide_has_about_four_times_the_parameters(name):
+    wide = models.build(name, "laptop", 1, **models.scaled(name, "laptop", 2))
+    count = [sum(p.numel() for p in m.parameters()) for m in (wide, models.build(name, "laptop", 1))]
+    assert 2.5 < count[0] / count[1] < 4.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
+        (("cunet@steps",), "no change"),
+        (("cunet@colour=red",), "cannot be built"),
+        (("cunet@solver=leapfrg",), "Did you mean 'leapfrog'"),
+        (("cunett@steps=2",), "Did you mean 'cunet'"),
         (("cunett",), "Did you mean 'cunet'"),
         (("cunet", "papier"), "Did you mean 'paper'"),
         (("cunet", "smoke", 0), "1 for grey"),

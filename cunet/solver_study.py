@@ -1,0 +1,262 @@
+"""Which solver, and how many evaluations? Train with each, evaluate with each: `cunet solvers`.
+
+A network of ODE blocks can be asked to solve them otherwise than it was trained to. So quality is a matrix: a
+row a solver trained with, a column a solver evaluated with. On its diagonal stands what the extra evaluations
+buy; below it, what it costs to lower them at sampling time only; and were the blocks converged, each row
+would be one number.
+
+    validation loss   in every cell (`cunet.validation`)
+    FD-AlexNet        on the diagonal and where the same solver makes fewer evaluations: samples take longer
+
+All trainings see the same images in the same order from the same first weights. Everything is kept in one
+folder as it comes, `checkpoints/` and solvers.csv, and the same call goes on where an earlier one stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from tqdm import tqdm
+
+from . import checkpoints, convergence, cost, datasets, figures, models, ode_figures, runs, sampling, training
+from .diffusion import Diffusion
+from .errors import InputError
+from .frechet import FrechetAlexNet, Statistics, dataset_features, features
+from .recipe import TrainConfig, configure
+from .validation import validation_losses
+
+EVALUATIONS = {"leapfrog": 1, "reversible_leapfrog": 1, "midpoint": 2, "nystrom4": 4, "rk4": 4}  # a step
+CHOICES = (
+    *(f"leapfrog:{n}" for n in (1, 2, 3, 4, 8)),
+    *(f"midpoint:{n}" for n in (2, 4, 8)),
+    *(f"{solver}:{n}" for solver in ("nystrom4", "rk4") for n in (4, 8)),
+)
+KEYS = ["trained", "evaluated", "images", "dataset", "size", "seed", "samples", "sampling_steps"]
+COLUMNS = [*KEYS, "evaluations", "macs", "loss", "fd"]
+
+
+class Choice(NamedTuple):
+    """A solver, and the evaluations of f that it makes in a block."""
+
+    solver: str
+    evaluations: int
+
+    @property
+    def steps(self) -> int:
+        return self.evaluations // EVALUATIONS[self.solver]
+
+    @property
+    def text(self) -> str:
+        return f"{self.solver}:{self.evaluations}"
+
+
+def choice(text: str) -> Choice:
+    """ "midpoint:4" -> Choice("midpoint", 4). Raises InputError for another solver or broken steps."""
+    solver, _, number = text.partition(":")
+    each = EVALUATIONS.get(solver)
+    if each is None or not number.isdigit() or not int(number) or int(number) % each:
+        known = ", ".join(f"{name} ({n} a step)" for name, n in EVALUATIONS.items())
+        raise InputError(
+            f"{text!r} is no solver with its evaluations a block: expected one of {known}, and whole steps, "
+            "as in midpoint:4."
+        )
+    return Choice(solver, int(number))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to train and to evaluate.
+
+    choices: solver:evaluations, trained with and evaluated with. images: that each training sees. dataset,
+    size: as everywhere. seed: of weights, batches and samples. samples: images behind a distance, 0 for none.
+    sampling_steps: of DDIM. learning_rate, batch_size: of `cunet.recipe`.
+
+    Raises InputError for a choice that is not known or comes twice, or samples that are too few.
+    """
+
+    choices: tuple[str, ...] = CHOICES
+    images: int = 50_000
+    dataset: str = "mnist"
+    size: str = "laptop"
+    seed: int = 0
+    samples: int = 500
+    sampling_steps: int = 20
+    learning_rate: float = 1.5e-3
+    batch_size: int = 64
+
+    def __post_init__(self):
+        for text in self.choices:
+            choice(text)
+        if not self.choices or len(set(self.choices)) < len(self.choices):
+            raise InputError(f"choices={self.choices}: give one or more, each once.")
+        if self.samples < 0 or self.samples == 1:
+            raise InputError(f"samples={self.samples}: a distance takes two images or more; 0 leaves it out.")
+        models.image_size(self.size)
+
+    def recipe(self, trained: Choice) -> TrainConfig:
+        """The training with this solver."""
+        return configure(
+            dict(
+                model=f"cunet@solver={trained.solver},steps={trained.steps}",
+                dataset=self.dataset,
+                size=self.size,
+                seed=self.seed,
+                images=self.images,
+                learning_rate=self.learning_rate,
+                batch_size=self.batch_size,
+                validate_every=0,
+                channels_last=True,
+            )
+        )
+
+    def key(self, trained: str, evaluated: str) -> tuple:
+        """What a row of the table is about, in the order of KEYS."""
+        return (trained, evaluated, *(getattr(self, name) for name in KEYS[2:]))
+
+
+class Study:
+    """The study under way: `run` does everything."""
+
+    def __init__(self, settings: Settings, out: Path):
+        self.settings, self.out = settings, out
+        self.rows = self.known()
+        self.side = models.image_size(settings.size)
+        self.test = datasets.load(settings.dataset, "test", image_size=self.side)
+        self.reference: Statistics | None = None
+
+    @property
+    def file(self) -> Path:
+        return self.out / "solvers.csv"
+
+    def known(self) -> dict[tuple, tuple]:
+        """Rows of earlier calls, of whatever settings, by key."""
+        if not self.file.is_file():
+            return {}
+        frame = pd.read_csv(self.file, float_precision="round_trip").reindex(columns=COLUMNS)
+        return {row[: len(KEYS)]: row for row in frame.itertuples(index=False, name=None)}
+
+    def train(self, trained: Choice) -> Path:
+        return training.train(self.settings.recipe(trained), self.out / "checkpoints")
+
+    def evaluate(self, path: Path, trained: Choice, evaluated: Choice) -> None:
+        """Measure one cell and write it down, if an earlier call has not."""
+        key = self.settings.key(trained.text, evaluated.text)
+        if key in self.rows:
+            return
+        network, card = checkpoints.load(path)
+        network = convergence.with_solver(network, evaluated.solver, evaluated.steps).eval()
+        diffusion = Diffusion(**card["diffusion"])
+        loss = validation_losses(network, self.test, diffusion)[:, 0].mean().item()
+        lowered = evaluated.solver == trained.solver and evaluated.evaluations <= trained.evaluations
+        distance = self.distance(network, diffusion) if lowered and self.settings.samples else math.nan
+        with torch.no_grad():
+            network(torch.zeros(1, network.channels, self.side, self.side), 0)
+        self.rows[key] = (*key, network.evaluations, cost.macs(network, self.side), loss, distance)
+        every = pd.DataFrame(list(self.rows.values()), columns=COLUMNS)
+        runs.write_atomically(self.file, every.to_csv(index=False))
+
+    def distance(self, network: nn.Module, diffusion: Diffusion) -> float:
+        """FD-AlexNet of samples to the training images."""
+        chosen = self.settings
+        if self.reference is None:
+            train = datasets.load(chosen.dataset, "train", image_size=self.side)
+            found = dataset_features(train, min(10_000, len(train)))
+            self.reference = FrechetAlexNet(found).statistics()
+        images = sampling.sample(
+            network, chosen.samples, diffusion, "ddim", chosen.sampling_steps, chosen.seed, batch_size=125
+        )
+        return FrechetAlexNet(self.reference).update(features(images), real=False).compute().value
+
+    def frame(self) -> pd.DataFrame:
+        """The rows of these settings, trained by trained."""
+        pairs = itertools.product(self.settings.choices, repeat=2)
+        return pd.DataFrame([self.rows[self.settings.key(*pair)] for pair in pairs], columns=COLUMNS)
+
+
+def run(settings: Settings, out: str | Path, progress: bool = False) -> pd.DataFrame:
+    """Train and evaluate all that is missing in `out`; solvers.csv, and solvers.png and .pdf at the end.
+
+    Returns the table of these settings, a row a cell, with the columns KEYS and evaluations, of all blocks in
+    a call; macs, of a call; loss, the validation loss; fd, FD-AlexNet of the samples, NaN where none were
+    drawn. The file keeps rows of other settings, too.
+
+    Raises InputError for settings that cannot be, or a folder whose trainings had others.
+    """
+    study = Study(settings, Path(out))
+    choices = [choice(text) for text in settings.choices]
+    with tqdm(total=len(choices) ** 2, desc="cells", disable=not progress, file=sys.stderr) as bar:
+        for trained in sorted(choices, key=lambda c: c.evaluations):
+            path = study.train(trained)
+            for evaluated in choices:
+                study.evaluate(path, trained, evaluated)
+                bar.update()
+    frame = study.frame()
+    drawn = figure(frame, settings.choices)
+    for ending in ("png", "pdf"):
+        drawn.savefig(study.out / f"solvers.{ending}")
+    return frame
+
+
+def matrix(frame: pd.DataFrame, choices: Sequence[str], quantity: str = "loss") -> pd.DataFrame:
+    """Rows trained with, columns evaluated with, in the order of `choices`."""
+    return frame.pivot(index="trained", columns="evaluated", values=quantity).reindex(
+        index=list(choices), columns=list(choices)
+    )
+
+
+def figure(frame: pd.DataFrame, choices: Sequence[str] = CHOICES) -> Figure:
+    """The matrix of losses, each over that of the row's own solver; loss and distance along the diagonal."""
+    losses = matrix(frame, choices)
+    own = frame[frame["trained"] == frame["evaluated"]]
+    with figures.style():
+        drawn = Figure(figsize=(figures.PAGE, 3.9))
+        left, right = drawn.subplots(1, 2, width_ratios=(1.6, 1))
+        _heat(left, losses)
+        panels = {"loss": (right, "-")}
+        if own["fd"].notna().any():
+            panels["fd"] = (right.twinx(), ":")
+        for quantity, (axes, line) in panels.items():
+            for solver in dict.fromkeys(choice(text).solver for text in choices):
+                rows = own[own["trained"].str.startswith(f"{solver}:")].sort_values("evaluations")
+                look = ode_figures.look(solver) | {"ls": line}
+                if quantity != "loss":
+                    look["label"] = None
+                axes.plot(rows["trained"].map(lambda c: choice(c).evaluations), rows[quantity], **look)
+        right.set(title="each with its own solver", xlabel="evaluations a block", xscale="log")
+        right.set_ylabel("validation loss (lines)")
+        ticks = sorted({choice(text).evaluations for text in choices})
+        right.set_xticks(ticks, [str(n) for n in ticks])
+        right.minorticks_off()
+        right.legend(fontsize=7)
+        if "fd" in panels:
+            panels["fd"][0].set_ylabel("FD-AlexNet (dots)")
+            panels["fd"][0].grid(visible=False)
+            panels["fd"][0].spines["right"].set_visible(True)
+    return drawn
+
+
+def _heat(axes, losses: pd.DataFrame) -> None:
+    """The matrix of losses; colour is the logarithm of the loss over that of the row's own solver."""
+    own = pd.Series({name: losses.loc[name, name] for name in losses.index})
+    shade = losses.div(own, axis=0).map(lambda r: math.log(r) if r > 0 else math.nan)
+    axes.imshow(shade.to_numpy(), cmap="RdYlBu_r", vmin=-1.5, vmax=1.5, aspect="auto")
+    for i, row in enumerate(losses.index):
+        for j, column in enumerate(losses.columns):
+            if losses.loc[row, column] == losses.loc[row, column]:  # not NaN
+                text, dark = f"{losses.loc[row, column]:.2g}", abs(shade.loc[row, column]) > 1.1
+                axes.text(j, i, text, ha="center", va="center", fontsize=5, color="w" if dark else "k")
+    names = [name.replace("reversible_leapfrog", "reversible").replace(":", " ") for name in losses.index]
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set(title="validation loss", xlabel="evaluated with", ylabel="trained with")
+    axes.grid(visible=False)

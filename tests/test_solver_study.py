@@ -1,0 +1,113 @@
+"""The study of solvers: a network is evaluated as the column says, and nothing is computed twice."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from cunet import checkpoints, convergence, datasets, solver_study, training
+from cunet.diffusion import Diffusion
+from cunet.errors import InputError
+from cunet.validation import validation_losses
+
+TINY = solver_study.Settings(
+    choices=("leapfrog:1", "leapfrog:2", "rk4:4"),
+    size="smoke",
+    images=64,
+    samples=4,
+    sampling_steps=2,
+    batch_size=32,
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The whole study, tiny, on a hundred images: its table and its folder."""
+    real = datasets.load
+
+    def few(*arguments, **keywords):
+        found = real(*arguments, **keywords)
+        return datasets.ImageDataset(found.name, found.split, found.images[:100])
+
+    out = tmp_path_factory.mktemp("solvers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", few)
+        patch.setenv("CUNET_DATA", str(out / "data"))
+        yield solver_study.run(TINY, out), out
+
+
+def test_every_pair_has_a_loss_and_lowered_evaluations_a_distance(study):
+    frame, _ = study
+    assert len(frame) == 9 and (frame["loss"] > 0).all()
+    pairs = {(row.trained, row.evaluated) for row in frame.itertuples() if row.fd == row.fd}
+    own = {(text, text) for text in TINY.choices}
+    assert pairs == own | {("leapfrog:2", "leapfrog:1")}
+
+
+def test_each_is_trained_with_its_own_solver_from_the_same_first_weights(study):
+    frame, out = study
+    names = {p.stem for p in (out / "checkpoints").glob("*.safetensors")}
+    assert names == {
+        f"mnist-cunet@solver={s},steps={n}-smoke-s0"
+        for s, n in (("leapfrog", 1), ("leapfrog", 2), ("rk4", 1))
+    }
+    losses = solver_study.matrix(frame, TINY.choices)
+    assert losses["rk4:4"].nunique() == 3  # three different networks, evaluated alike
+
+
+def test_a_cell_is_the_network_of_its_row_with_the_solver_of_its_column(study):
+    frame, out = study
+    path = out / "checkpoints" / "mnist-cunet@solver=leapfrog,steps=2-smoke-s0.safetensors"
+    network, card = checkpoints.load(path)
+    assert network.evaluations == 9 * 2
+    test = datasets.load("mnist", "test", image_size=16)
+    test = datasets.ImageDataset(test.name, test.split, test.images[:100])
+    changed = convergence.with_solver(network, "rk4", 1)
+    expected = validation_losses(changed, test, Diffusion(**card["diffusion"]))[:, 0].mean().item()
+    row = frame.set_index(["trained", "evaluated"]).loc[("leapfrog:2", "rk4:4")]
+    assert row["loss"] == pytest.approx(expected, rel=1e-5) and row["evaluations"] == 9 * 4
+
+
+def test_what_is_there_is_not_computed_again_and_other_settings_are_kept(study, monkeypatch):
+    frame, out = study
+
+    def fail(*_):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(solver_study, "validation_losses", fail)
+        patch.setattr(training.Training, "train_step", fail)
+        again = solver_study.run(TINY, out)
+    pd.testing.assert_frame_equal(again, frame, check_dtype=False)
+    fewer = dataclasses.replace(TINY, choices=("leapfrog:1",), samples=0)
+    assert len(solver_study.run(fewer, out)) == 1
+    kept = pd.read_csv(out / "solvers.csv")
+    assert len(kept) == 10 and set(kept["samples"]) == {0, 4}
+    assert (out / "solvers.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("text", ["leapfrog", "leapfrog:0", "rk4:6", "euler:1", "midpoint:x"])
+def test_choices_that_are_none_are_refused(text):
+    with pytest.raises(InputError, match="no solver with its evaluations"):
+        solver_study.Settings(choices=(text,))
+
+
+@pytest.mark.parametrize("change", [{"choices": ()}, {"choices": ("rk4:4",) * 2}, {"samples": 1}])
+def test_settings_that_cannot_be_are_refused(change):
+    with pytest.raises(InputError):
+        solver_study.Settings(**change)
+
+
+@pytest.mark.parametrize("text", solver_study.CHOICES)
+def test_a_choice_makes_the_evaluations_that_it_names(text):
+    from cunet.blocks import Acceleration, ODEBlock
+
+    chosen, calls = solver_study.choice(text), []
+    force = Acceleration(4, 4, 8)
+    force.register_forward_hook(lambda *_: calls.append(1))
+    block = ODEBlock(force, chosen.steps, chosen.solver)
+    calls.clear()
+    x = torch.zeros(1, 4, 4, 4)
+    block(x, x, torch.zeros(1, 8))
+    assert len(calls) == chosen.evaluations == block.evaluations
