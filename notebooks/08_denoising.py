@@ -38,6 +38,7 @@ levels = [50, 100, 150, 200, 250, 400, 600, 800]  # diffusion steps of noise: ta
 stride = 10  # diffusion steps a network call; the paper's is 1
 every = 1  # network calls a score
 variant = "mean"  # the protocol of the tables, of VARIANTS; the others are compared with it
+protocol_levels = [50, 150, 400]  # diffusion steps of noise of that comparison; table 4's
 figure_levels = [150, 400, 800]  # of these levels: figures 7, 8 and 9
 shown = 2  # test images in figure 5
 stride_images = 3  # test images in the comparison of strides
@@ -118,7 +119,7 @@ fractions = [i / 8 for i in range(9)]  # of the way, where images are kept
 denoised = {d: {} for d in datasets}
 for (d, m), network in networks.items():
     denoised[d][m] = denoise(
-        network, tests[d].batch(range(images)), diffusions[d, m], levels, tuple(VARIANTS), denoising_tables.SCORES,
+        network, tests[d].batch(range(images)), diffusions[d, m], levels, [variant], denoising_tables.SCORES,
         stride, every, fractions, seed, progress=True, resume=run.checkpoints / job,
     )  # fmt: skip
 
@@ -147,23 +148,21 @@ for d in datasets:
 # step, as in the paper; at a stride of $k$ it takes a $k$-th.
 
 # %%
-compared = {
-    (d, v): denoising_tables.comparison(denoised[d], v, seconds[d], seed) for d in datasets for v in VARIANTS
-}
+compared = {d: denoising_tables.comparison(denoised[d], variant, seconds[d], seed) for d in datasets}
 for d in datasets:
-    shown_2 = denoising_tables.table_2(compared[d, variant])
+    shown_2 = denoising_tables.table_2(compared[d])
     caption = f"Table 2, {d}: best values on the way, {' / '.join(names.values())}, {images} images a level"
     run.save_table(shown_2, f"tab02_denoising_{d}", caption)
     display(shown_2)
 
 # %%
 for d in datasets:
-    shown_3 = denoising_tables.table_3(compared[d, variant])
+    shown_3 = denoising_tables.table_3(compared[d])
     caption = f"Table 3, {d}: step and time of the best values, {' / '.join(names.values())}, stride {stride}"
     run.save_table(shown_3, f"tab03_peaks_{d}", caption)
     display(shown_3)
-every_number = pd.concat([f.assign(dataset=d, variant=v) for (d, v), f in compared.items()])
-run.save_table(every_number, "ext_denoising_numbers", "Every number behind tables 2 and 3, for each variant")
+every_number = pd.concat([frame.assign(dataset=d) for d, frame in compared.items()])
+run.save_table(every_number, "ext_denoising_numbers", "Every number behind tables 2 and 3")
 
 # %% [markdown]
 # ## 4. Figures 5 and 7 to 11
@@ -222,35 +221,41 @@ for d in datasets:
 # %% [markdown]
 # ## 5. How much of this is the protocol?
 #
-# The same claims, judged by the same rules (notebook 12 prints them), under each of the four variants.
+# The same images and noise, some of the levels, all four variants; and the same claims, judged by the same rules
+# (notebook 12 prints them).
 
 # %%
-judged = {
-    (d, v): denoising_tables.claim_values(denoised[d], v, compared[d, v], seed)
-    for d in datasets
-    for v in VARIANTS
+others = {d: {} for d in datasets}
+for (d, m), network in networks.items():
+    others[d][m] = denoise(
+        network, tests[d].batch(range(images)), diffusions[d, m], protocol_levels, tuple(VARIANTS),
+        denoising_tables.SCORES, stride, every, seed=seed, progress=True, resume=run.checkpoints / job,
+    )  # fmt: skip
+varied = {
+    (d, v): denoising_tables.comparison(others[d], v, seconds[d], seed) for d in datasets for v in VARIANTS
 }
-rows = [
-    {"dataset": d, "variant": v} | {c: scorecard.verdict(c, value) for c, value in found.items()}
-    for (d, v), found in judged.items()
-]
+rows = []
+for (d, v), frame in varied.items():
+    values = denoising_tables.claim_values(others[d], v, frame, seed)
+    verdicts = {c: scorecard.verdict(c, value) for c, value in values.items()}
+    rows.append({"dataset": d, "variant": v} | verdicts)
 protocol = pd.DataFrame(rows)
-run.save_table(protocol, "ext_denoising_protocol", "Verdicts under each variant of the protocol")
+run.save_table(protocol, "ext_denoising_protocol", f"Verdicts under each variant, levels {protocol_levels}")
 protocol
 
 # %%
-best = every_number[every_number.quantity == "value"]
-spread = best.pivot_table(index=["dataset", "metric", "noise"], columns="variant", values=["first", "second"])
-run.save_table(
-    spread.set_axis([f"{names[pair[0] if n == 'first' else pair[1]]}, {v}" for n, v in spread], axis=1).reset_index(),
-    "ext_denoising_variants", "Mean best SSIM and LPIPS by variant of the protocol",
-)  # fmt: skip
+both = {"first": names[pair[0]], "second": names[pair[1]]}
+best = pd.concat([frame.assign(dataset=d, variant=v) for (d, v), frame in varied.items()])
+best = best[best.quantity == "value"].rename(columns=both)
+spread = best.pivot_table(list(both.values()), ["dataset", "metric", "noise"], "variant")
+spread.columns = [f"{name}, {v}" for name, v in spread.columns]
+run.save_table(spread, "ext_denoising_variants", "Mean best SSIM and LPIPS by variant of the protocol")
 for d in datasets:
-    picture = denoising_figures.differences(
-        {v: compared[d, v] for v in VARIANTS}, f"{names[pair[1]]} minus {names[pair[0]]}"
+    what = f"{names[pair[1]]} minus {names[pair[0]]}"
+    picture = denoising_figures.differences({v: varied[d, v] for v in VARIANTS}, what)
+    run.save_figure(
+        picture, f"ext_denoising_variants_{d}", f"{what}: best values, by variant of the protocol, {d}"
     )
-    caption = f"{names[pair[1]]} minus {names[pair[0]]}: best values, by variant of the protocol, {d}"
-    run.save_figure(picture, f"ext_denoising_variants_{d}", caption)
     display(picture)
 
 # %% [markdown]
@@ -272,6 +277,12 @@ strided = pd.DataFrame(rows)
 run.save_table(
     strided, "ext_denoising_stride", f"Best values and their steps by stride, {stride_images} images"
 )
+for k in strides:
+    calls_made = images * sum(-(-level // k) for level in levels)
+    spent = sum(calls_made * denoised[d][m].seconds_per_call for d, m in networks)
+    print(
+        f"stride {k}: {calls_made} calls a network; section 2 then takes {spent / 60:.1f} minutes, without the scores"
+    )
 strided.round(3)
 
 # %% [markdown]
@@ -462,10 +473,10 @@ pd.Series(bulge, name="height above the chord").unstack().round(3)
 
 # %%
 REASONS = {
-    "C09": "the paper's networks are larger, its images others, and its cU-Net was not told the step; ours is",
+    "C09": "the paper's networks are larger, its images others, and its cU-Net as released is not told the step",
     "C10": "as for C09; and LPIPS was made for photographs, and images below 64 pixels are enlarged for it",
     "C11": "the step of a peak is a property of network and protocol together (section 5)",
-    "C13": "an elbow comes from leaving out the fresh noise (the other variants are in section 5)",
+    "C13": "the end of the walk depends on the protocol; largest loss of either network, by variant: {}",
     "C14": "the paper shows one image",
 }
 
@@ -479,10 +490,11 @@ def sides(rows, better):
 
 claims, timed_claims = [], []
 for d in datasets:
-    frame, values = compared[d, variant], judged[d, variant]
+    frame = compared[d]
+    values = denoising_tables.claim_values(denoised[d], variant, frame, seed)
     where = dict(n=images, dataset=d, size=size, spread="paired tests over images; one training seed")
     words = {
-        c: sides(denoising_tables.part(frame, q, "value"), f"better {q.upper()}")
+        c: sides(denoising_tables.part(frame, q, "value"), f"better best {q.upper()}")
         for c, q in (("C09", "ssim"), ("C10", "lpips"))
     }
     text = (
@@ -494,7 +506,10 @@ for d in datasets:
     text = "mean SSIM of the U-Net above cU-Net's at {above:.0%} of the steps at high noise, below at {below:.0%}"
     words["C14"] = text.format(**values["C14"])
     for c, measured in words.items():
-        row = dict(id=c, measured=f"{measured} ({variant}, stride {stride})", value=values[c], why=REASONS[c])
+        why = REASONS[c].format(
+            ", ".join(f"{v} {denoising_tables.elbows(others[d], v).max(axis=None):.2f}" for v in VARIANTS)
+        )
+        row = dict(id=c, measured=f"{measured} ({variant}, stride {stride})", value=values[c], why=why)
         (timed_claims if c == "C11" else claims).append(row | where)
 
 # %%
