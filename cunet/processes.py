@@ -23,11 +23,24 @@ import psutil
 
 from cunet.errors import InputError
 
+SETTLE = 5.0  # seconds in which a process that is being started or is ending shows which of the two it is
+KERNEL_THREAD = 0x00200000  # PF_KTHREAD of Linux
+
 
 def identity(pid: int | None = None) -> dict:
-    """What tells a process from a later one of the same number: host, pid and time of start."""
+    """What tells a process from a later one of the same number: host, pid and when it started.
+
+    `started` is in seconds since 1970, for people. `ticks` counts from the start of the machine (None where
+    there is no /proc): setting the clock moves the first and not the second.
+    """
     process = psutil.Process(pid)
-    return {"host": socket.gethostname(), "pid": process.pid, "started": round(process.create_time(), 2)}
+    started = round(process.create_time(), 2)
+    return {
+        "host": socket.gethostname(),
+        "pid": process.pid,
+        "started": started,
+        "ticks": _ticks(process.pid),
+    }
 
 
 def alive(who: dict) -> bool:
@@ -36,10 +49,35 @@ def alive(who: dict) -> bool:
         return True
     try:
         process = psutil.Process(int(who["pid"]))
-        same = abs(process.create_time() - float(who["started"])) < 0.1
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        ticks = _ticks(process.pid)
+        if ticks is None or who.get("ticks") is None:
+            same = abs(process.create_time() - float(who["started"])) < 0.1
+        else:
+            same = ticks == who["ticks"]
+        return same and running(process)
     except (psutil.Error, KeyError, TypeError, ValueError):
         return False
+
+
+def running(process: psutil.Process) -> bool:
+    """Whether a process runs. A zombie does not: it has ended, and only its parent has not asked how."""
+    try:
+        return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return False
+
+
+def _stat(pid: int) -> list[str]:
+    """/proc/<pid>/stat from its third field on, so that field n of proc(5) has index n - 3."""
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
+def _ticks(pid: int) -> int | None:
+    """Clock ticks from the start of the machine to that of a process; None where there is no /proc."""
+    try:
+        return int(_stat(pid)[22 - 3])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 @contextlib.contextmanager
@@ -85,13 +123,38 @@ def _refusal(path: Path, what: str) -> str:
 
 
 def marked(name: str, value: str) -> list[psutil.Process]:
-    """The processes of this machine, except this one, whose environment has `name` set to `value`."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(name) == value:
-                found.append(process)
+    """The processes of this machine, except this one, whose environment has `name` set to `value`.
+
+    In the middle of an exec, and while its memory is being freed, a process shows no environment: it is
+    looked at again until it shows one or has ended, for `SETTLE` seconds at most.
+    """
+    found, deadline = [], time.monotonic() + SETTLE
+    unknown = [process for process in psutil.process_iter() if process.pid != os.getpid()]
+    while unknown:
+        unsettled = []
+        for process in unknown:
+            with contextlib.suppress(psutil.Error, OSError):
+                shown = process.environ()
+                if shown.get(name) == value:
+                    found.append(process)
+                elif not shown and _between(process.pid):
+                    unsettled.append(process)
+        unknown = unsettled if time.monotonic() < deadline else []
+        if unknown:
+            time.sleep(0.01)
     return found
+
+
+def _between(pid: int) -> bool:
+    """Whether a process of this user that shows no environment is in an exec or at its end (see proc(5)):
+    it has none yet or none any more, in contrast to one of length 0, a zombie, or a thread of the system."""
+    try:
+        fields = _stat(pid)
+        state, flags, env_end = fields[3 - 3], int(fields[9 - 3]), int(fields[51 - 3])
+        mine = os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except (OSError, IndexError, ValueError):
+        return False
+    return mine and state not in "ZX" and not flags & KERNEL_THREAD and env_end == 0
 
 
 def end(processes: list[psutil.Process], patience: float = 3.0) -> int:
@@ -103,21 +166,41 @@ def end(processes: list[psutil.Process], patience: float = 3.0) -> int:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    _, stubborn = psutil.wait_procs(processes, timeout=patience)
+    stubborn = _outlasting(processes, patience)
     for process in stubborn:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(stubborn, timeout=patience)
+    _outlasting(stubborn, patience)
+    psutil.wait_procs(processes, timeout=0)  # our own children leave no zombies
     return len(processes)
 
 
-def end_marked(name: str, value: str, patience: float = 3.0) -> int:
-    """End every process marked with `name=value`, and what they start meanwhile; returns the count."""
+def _outlasting(processes: list[psutil.Process], patience: float) -> list[psutil.Process]:
+    """Those that still run after `patience` seconds. Orphans need not be reaped: init may take its time."""
+    deadline = time.monotonic() + patience
+    while (left := [process for process in processes if running(process)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+def end_marked(name: str, value: str, patience: float = 3.0, limit: float = 60.0) -> int:
+    """End every process marked with `name=value`, and what they start meanwhile; returns the count.
+
+    Raises:
+        InputError: after `limit` seconds there are still some; the message has the number of one.
+    """
     count = quiet = 0
+    deadline = time.monotonic() + limit
     while quiet < 2:  # a process that is just being started shows its environment a moment later
         found = marked(name, value)
         count += end(found, patience)
         quiet = 0 if found else quiet + 1
+        if found and time.monotonic() > deadline:
+            raise InputError(
+                f"Process {found[0].pid}, which works for {value!r}, does not end, not even when it is "
+                "killed: it hangs in the system, perhaps on a disk that does not answer. Wait until it has "
+                "ended, or restart the machine."
+            )
         time.sleep(0 if found else 0.05)
     return count
 

@@ -1,16 +1,48 @@
-"""What several test files share: a small repository with two tiny notebooks, and the command line."""
+"""What several test files share: one surrounding for every test, a small repository with two tiny notebooks,
+and the command line.
+
+Every test begins with the same random numbers, on one thread, and without the variables of a run or a user
+around it: what it sees does not depend on the tests before it, on the worker that it is given to, or on the
+number of cores. Time-outs are there to end what hangs; they are long, since a machine can be busy.
+"""
 
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = Path(__file__).resolve().parent / "tiny"
+
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+for _name in [name for name in os.environ if name.startswith("CUNET_")]:
+    del os.environ[_name]
+
+
+def seed() -> None:
+    """Set every random number to come; not torch.manual_seed, which queues calls for a GPU at each call."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def seeded_module() -> None:
+    seed()
+
+
+@pytest.fixture(autouse=True)
+def seeded(seeded_module) -> None:
+    seed()
 
 
 @pytest.fixture
@@ -28,13 +60,13 @@ def repository(tmp_path, monkeypatch) -> Path:
 
 def start(*arguments: str, **options) -> subprocess.Popen:
     """Start `cunet ...` as a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "cunet", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, start_new_session=True, **{**pipes, **options})
 
 
-def call(*arguments: str, timeout: float = 280, **options) -> subprocess.CompletedProcess:
+def call(*arguments: str, timeout: float = 1000, **options) -> subprocess.CompletedProcess:
     """Run `cunet ...` to its end."""
     process = start(*arguments, **options)
     try:
@@ -45,7 +77,7 @@ def call(*arguments: str, timeout: float = 280, **options) -> subprocess.Complet
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
-def wait_for(condition, what: str, seconds: float = 200):
+def wait_for(condition, what: str, seconds: float = 600):
     """Wait until `condition()` is true, and return what it returned."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -53,3 +85,30 @@ def wait_for(condition, what: str, seconds: float = 200):
             return found
         time.sleep(0.1)
     raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody has: below those that the system hands out, beginning at a number of
+    this process, so that neither another worker nor a passing connection takes it before it is used."""
+    for offset in range(10_000):
+        port = 20_000 + (os.getpid() * 37 + offset) % 10_000
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise AssertionError("no port between 20000 and 30000 is free")
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """The faults of all workers together; what a test injects and survives it says with `record_property`."""
+    reports = [r for group in ("passed", "failed") for r in terminalreporter.stats.get(group, [])]
+    counts = [
+        value for r in reports if r.when == "call" for key, value in r.user_properties if key == "faults"
+    ]
+    if counts:
+        injected, survived = (sum(count[i] for count in counts) for i in (0, 1))
+        terminalreporter.write_line(
+            f"faults: {injected} injected, {survived} survived, {injected - survived} lost"
+        )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from conftest import wait_for
 
@@ -48,16 +49,70 @@ def test_a_lock_can_be_waited_for(tmp_path):
 def test_a_process_is_told_from_a_later_one_of_its_number():
     me = processes.identity()
     assert processes.alive(me)
-    assert not processes.alive({**me, "started": me["started"] - 5})
+    assert not processes.alive({**me, "ticks": me["ticks"] - 500})
     assert not processes.alive({**me, "pid": 2**22 + 1}) and not processes.alive({**me, "pid": "x"})
     assert processes.alive({**me, "host": "another", "pid": 2**22 + 1})  # cannot be known from here
 
 
+def test_setting_the_clock_changes_nobodys_identity(monkeypatch):
+    me = processes.identity()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: me["started"] + 3600)
+    assert processes.alive(me)
+    assert not processes.alive({**me, "ticks": None})  # where there is no /proc the clock has to do
+
+
 def test_a_zombie_is_dead():
     child = subprocess.Popen(["sleep", "600"])
-    who = processes.identity(child.pid)
+    who, process = processes.identity(child.pid), psutil.Process(child.pid)
+    assert processes.alive(who) and processes.running(process)
     child.kill()
     wait_for(lambda: not processes.alive(who), "the death of the child")
+    assert process.is_running() and not processes.running(
+        process
+    )  # psutil counts it as long as its entry is there
+    assert processes.end([process]) == 1
+    child.wait()
+
+
+def test_a_process_in_the_middle_of_its_exec_does_not_escape(monkeypatch):
+    """For a moment it shows no environment: here twice, as if the machine were busy."""
+    child = subprocess.Popen(["sleep", "600"], env={**os.environ, "CUNET_TEST": "late"})
+    wait_for(lambda: processes.marked("CUNET_TEST", "late"), "the exec")
+    shown, looks = psutil.Process.environ, []
+
+    def late(self):
+        if self.pid != child.pid:
+            return shown(self)
+        looks.append(self.pid)
+        return {} if len(looks) <= 2 else shown(self)
+
+    monkeypatch.setattr(psutil.Process, "environ", late)
+    monkeypatch.setattr(processes, "_between", lambda pid: pid == child.pid)
+    assert [process.pid for process in processes.marked("CUNET_TEST", "late")] == [child.pid]
+    assert len(looks) == 3
+    child.kill()
+    child.wait()
+
+
+def test_only_what_is_between_two_states_is_looked_at_again():
+    empty = subprocess.Popen(["sleep", "600"], env={}, stdout=subprocess.DEVNULL)
+    dead = subprocess.Popen(["true"])
+    wait_for(lambda: not processes.running(psutil.Process(dead.pid)), "the end of a child")
+    wait_for(lambda: psutil.Process(empty.pid).name() == "sleep", "the exec")
+    wait_for(lambda: not processes._between(empty.pid), "an environment of length 0")
+    assert not any(processes._between(pid) for pid in (dead.pid, os.getpid(), 2, 2**22 + 1))
+    empty.kill()
+    empty.wait()
+    dead.wait()
+
+
+def test_who_cannot_be_ended_is_named(monkeypatch):
+    child = subprocess.Popen(["sleep", "600"])
+    monkeypatch.setattr(processes, "marked", lambda name, value: [psutil.Process(child.pid)])
+    monkeypatch.setattr(processes, "end", lambda found, patience: 0)
+    with pytest.raises(InputError, match=f"Process {child.pid}, which works for 'x', does not end"):
+        processes.end_marked("CUNET_TEST", "x", limit=0.0)
+    child.kill()
     child.wait()
 
 

@@ -6,16 +6,16 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import free_port
 from torch import nn
 
-from cunet import checkpoints, datasets, diffusion, launch, models, storage, training, validation
+from cunet import checkpoints, datasets, diffusion, launch, models, resume, storage, training, validation
 from cunet.errors import InputError
 from cunet.recipe import BatchOrder, TrainConfig, configure, generator, stream
 from cunet.training import TrainingDiverged, TrainingInterrupted, train
@@ -184,7 +184,7 @@ def test_a_batch_in_parts_is_the_batch(tmp_path, monkeypatch):
     for parts in (1, 4):
         run = make(settings(accumulate=parts), tmp_path)
         losses.append([run.train_step() for _ in range(5)])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
 def test_steps_leave_nothing_behind_in_torchs_queue_of_calls_to_a_gpu(tmp_path):
@@ -208,7 +208,7 @@ def test_validation_is_the_loss_at_fixed_evenly_spread_steps(tmp_path):
         direct = run.diffusion.loss(run.ema, run.test.batch(slice(20)), losses[:, 1].long(), noise)
     torch.testing.assert_close(losses[:, 0], direct.double())
     mean, quarters = validation.validation_summary(losses, 400)
-    assert mean == pytest.approx(direct.mean().item(), rel=1e-6)
+    assert mean == pytest.approx(direct.mean().item(), rel=1e-5)
     second = [loss for loss, t in losses.tolist() if 100 <= t < 200]
     assert len(second) == 5 and quarters[1] == pytest.approx(sum(second) / 5)
     assert sum(quarters) / 4 == pytest.approx(mean)
@@ -240,7 +240,7 @@ def test_the_checkpoint_is_the_average_with_a_full_card(undisturbed):
     assert card["images_per_second"] == pytest.approx(160 / card["wall_time_s"])
     test = Pictures.load("mnist", "test")
     losses = validation.validation_losses(network, test, diffusion.Diffusion(**card["diffusion"]))
-    assert losses[:, 0].mean().item() == pytest.approx(card["validation_loss"], rel=1e-6)
+    assert losses[:, 0].mean().item() == pytest.approx(card["validation_loss"], rel=1e-5)
     assert card["validation_quartiles"][-1][0] == 160 and len(card["validation_quartiles"][-1]) == 5
 
 
@@ -346,12 +346,27 @@ def test_a_signal_during_validation_gives_it_up_and_repeats_it(undisturbed, tmp_
 def child(config: dict, out: str, environment: dict | None = None) -> None:
     """A training in a process of its own, through the command line's entry."""
     os.environ.update(environment or {})
-    torch.set_num_threads(1)
     install(setattr)
+    if doom := os.environ.get("DOOM"):
+        resume.save = then_die(resume.save, float(doom))
     recipe = Path(f"{out}.recipe.json")
     recipe.write_text(json.dumps(config))
     status = training.main(["--config", str(recipe), "--out", out, "--quiet"])
     sys.exit(status)
+
+
+def then_die(save, seconds: float):
+    """`save`, and after its first call the system ends this process `seconds` later, wherever it is then.
+
+    SIGALRM is as deadly as SIGKILL here (nobody handles it), and comes on time when the machine is busy.
+    """
+
+    def saving(run):
+        save(run)
+        if signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    return saving
 
 
 @pytest.fixture(scope="module")
@@ -373,22 +388,16 @@ def start():
 
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_killed_at_random_moments_it_resumes_by_itself_to_the_same_bits(tmp_path, start, times):
-    recipe = {"checkpoint_every": 1, "images": 64 * times}
-    torch.set_num_threads(1)
+    recipe = {"checkpoint_every": 1, "images": 128 * times}
     train(settings(**recipe), tmp_path / "undisturbed", progress=False)
     draw, folder = random.Random(times), tmp_path / "killed"
-    state = folder / f"{NAME}.state.json"
+    # each life saves once, so that it gets on, and ends before it could take the 16 steps that are its share
     for _ in range(times):
-        before = state.stat().st_mtime_ns if state.exists() else 0
-        process = start(recipe, folder)
-        while process.is_alive() and (not state.exists() or state.stat().st_mtime_ns == before):
-            time.sleep(0.001)  # until it has saved once, so that every life gets on
-        time.sleep(draw.uniform(0, 0.02))
-        process.kill()
-        process.join(120)
-        assert process.exitcode == -signal.SIGKILL
+        process = start(recipe, folder, {"DOOM": str(draw.uniform(1e-6, 0.008))})
+        process.join(600)
+        assert process.exitcode == -signal.SIGALRM
     process = start(recipe, folder)
-    process.join(120)
+    process.join(600)
     assert process.exitcode == 0
     assert final(folder) == final(tmp_path / "undisturbed")
     names = [sorted(path.name for path in f.iterdir()) for f in (folder, tmp_path / "undisturbed")]
@@ -401,7 +410,7 @@ def test_sigterm_ends_the_process_with_its_own_status_and_a_resumable_state(tmp_
     while process.is_alive() and not state.exists():
         time.sleep(0.01)
     process.terminate()
-    process.join(60)
+    process.join(600)
     assert process.exitcode == 130
     assert storage.read(state.with_suffix(".safetensors"))[1]["step"] > 0
 
@@ -409,13 +418,10 @@ def test_sigterm_ends_the_process_with_its_own_status_and_a_resumable_state(tmp_
 def test_two_processes_see_the_same_batches_and_learn_the_same(tmp_path, start):
     """DDP over gloo against one process: no dropout or batch statistics, but a layer that is never used."""
     recipe, name = {"model": "cunet-released"}, "mnist-cunet-released-smoke-s0"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     world = {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_PORT": str(free_port()),
         "PLAIN": "1",
         "NODE_RANK": "0",
     }
@@ -427,12 +433,12 @@ def test_two_processes_see_the_same_batches_and_learn_the_same(tmp_path, start):
     ]
     alone = start(recipe, tmp_path / "one", {"PLAIN": "1"})
     for process in (*ranks, alone):
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     (_, one), (_, two) = final(tmp_path / "one", name), final(tmp_path / "two", name)
     for curve in ("loss_curve", "validation"):
         for (images, loss), (images2, loss2) in zip(one[curve], two[curve], strict=True):
-            assert images == images2 and loss == pytest.approx(loss2, abs=1e-5)
+            assert images == images2 and loss == pytest.approx(loss2, abs=1e-4)
     assert two["devices"] == 2
 
 
