@@ -12,7 +12,7 @@ KEY := $(shell cat pyproject.toml constraints.txt | cksum)
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-long lint lab bench site clean
+.PHONY: help setup reproduce test test-long test-browser lint lab bench site clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -39,6 +39,13 @@ test: setup lint ## ruff, then all tests, the smoke chain included
 test-long: setup ## the long forms of the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long
 
+test-browser: setup ## JupyterLab and the site in a real Chromium; on Debian, root installs Chromium
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[browser]'
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } || \
+	  { echo "There is no Chromium. Install one: on Debian, apt-get install chromium as root." >&2; exit 1; }
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+
 lint: setup
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 
@@ -48,8 +55,8 @@ lab: setup ## JupyterLab on this machine only, with a token, open at the first n
 bench: setup ## parameters, MACs, memory and time of the networks
 	@$(BIN)/python -m cunet bench
 
-site: setup ## a run's report and executed notebooks as pages that need no network, in site/
-	@$(BIN)/python -m cunet.report '$(or $(RUN),$(PROFILE))' --site site
+site: setup ## a run as a web site that needs no network, in site/: make site [RUN=name]
+	@$(BIN)/python -m cunet.site '$(or $(RUN),$(PROFILE))' site
 
 clean: ## remove caches and what was built; runs and .venv stay
 	rm -rf site .cache .pytest_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints

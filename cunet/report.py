@@ -174,26 +174,19 @@ def _short(cell: str) -> str:
     return cell
 
 
-def site(run_dir: Path, target: Path) -> Path:
-    """Copy a run's report to a folder that can be put on any web server."""
-    if target.exists() and any(target.iterdir()) and not (target / "index.html").is_file():
-        raise InputError(f"{target} holds something that is not a report: name another folder for the pages.")
-    index = build(run_dir)
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(index.parent, target)
-    return target / "index.html"
+def find(name: str) -> Path:
+    """The folder of a run, by its path or by its name in papermill_runs/."""
+    here = Path(name).absolute()
+    return here if (here / "results").is_dir() else runs.resolve(Path("papermill_runs") / name)
 
 
 def main() -> int:
-    """`python -m cunet.report RUN [--site FOLDER]`: RUN is a folder, or the name of a run."""
+    """`python -m cunet.report RUN`: RUN is a folder, or the name of a run."""
     parser = argparse.ArgumentParser(prog="python -m cunet.report", description=__doc__)
     parser.add_argument("run", help="a run's folder, or its name")
-    parser.add_argument("--site", type=Path, help="also copy the pages to this folder")
     given = parser.parse_args()
-    here = Path(given.run).absolute()
-    run_dir = here if (here / "results").is_dir() else runs.resolve(Path("papermill_runs") / given.run)
     try:
-        path = site(run_dir, given.site) if given.site else build(run_dir)
+        path = build(find(given.run))
     except InputError as error:
         print(f"cunet: {error}", file=sys.stderr)
         return 2

@@ -208,18 +208,7 @@ def test_a_run_without_results_is_refused(tmp_path):
         report.build(tmp_path)
 
 
-def test_the_site_is_a_copy_and_removes_nothing_that_is_not_a_report(run, tmp_path):
-    target = tmp_path / "site"
-    assert report.site(run.run_dir, target).read_text() == report.build(run.run_dir).read_text()
-    assert report.site(run.run_dir, target).is_file()
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "letter").write_text("dear")
-    with pytest.raises(InputError, match="not a report"):
-        report.site(run.run_dir, tmp_path / "home")
-    assert (tmp_path / "home" / "letter").is_file()
-
-
-def test_as_a_program_it_says_where_the_report_is(run, capsys, monkeypatch, tmp_path):
+def test_as_a_program_it_says_where_the_report_is(run, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["report", str(run.run_dir)])
     assert report.main() == 0 and "report/index.html" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["report", "no-such-run"])

@@ -1,0 +1,155 @@
+"""The site of a run: everything inside it, links from claim to notebook to function, nothing from outside."""
+
+import re
+from html.parser import HTMLParser
+
+import nbformat
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from cunet import docstrings, paper, runs, site
+from cunet.errors import InputError
+
+CODE = "from cunet import checkpoints, errors\nfrom cunet.docstrings import to_rst\nerrors.InputError"
+WORDS = """\
+# 04 · The networks
+
+**Claims:** C01, with `C02` and $C03$ as they are. The exception is `cunet.errors.InputError`.
+
+$$\\frac{dx}{ds} = v \\tag{4}$$
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The site of a run with one notebook, one figure, one table, a scorecard; of the library two modules."""
+    folder = tmp_path_factory.mktemp("r")
+    run = runs.Run(folder / "mine", "04_networks", "smoke", {"seed": 0})
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([1, 2])
+    run.save_figure(figure, "fig06_sizes", "Sizes, $n$ of them.")
+    run.save_table(pd.DataFrame({"model": ["unet"], "macs": [12.5]}), "ext_macs", "What a call costs.")
+    row = dict.fromkeys(("claim", "place", "paper", "spread", "n", "dataset", "size"), "-")
+    row |= {"id": "C01", "measured": "11.0%", "verdict": "reproduced", "notebook": "04_networks"}
+    run.save_table(pd.DataFrame([row]), "scorecard")
+    run.save_result({})
+    output = nbformat.v4.new_output("stream", name="stdout", text="as it was executed\n")
+    cells = [nbformat.v4.new_markdown_cell(WORDS), nbformat.v4.new_code_cell(CODE, outputs=[output])]
+    (folder / "mine" / "executed").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "mine" / "executed" / "04_networks.ipynb")
+    few = folder / "cunet"  # two light modules: all of them take a minute
+    few.mkdir()
+    for name in ("errors", "docstrings", "checkpoints"):
+        (few / f"{name}.py").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "PACKAGE", few)
+        patch.setattr(site, "LEFT_OUT", {"checkpoints"})
+        return site.build(folder / "mine", folder / "site").parent
+
+
+class Fetched(HTMLParser):
+    """What a browser fetches for a page by itself."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.addresses = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        wanted = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "src"}.get(tag)
+        self.addresses += [value for name, value in attributes if name == wanted]
+
+
+def test_no_page_asks_for_anything_outside(built):
+    assert Fetched("<script src='https://cdn.example/x.js'>").addresses == ["https://cdn.example/x.js"]
+    found = list(built.rglob("*.html"))
+    assert len(found) >= 7
+    for path in found:
+        text = path.read_text(encoding="utf-8")
+        for address in Fetched(text).addresses:
+            assert not re.match(r"(https?:)?//", address), f"{path.name} fetches {address}"
+            if not address.startswith("data:"):
+                assert (path.parent / address.split("?")[0].split("#")[0]).exists(), f"{path.name}: {address}"
+        assert not re.search(r"cdn\.|unpkg|jsdelivr|googleapis", text), path.name
+    for path in built.rglob("*.css"):
+        assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", path.read_text(encoding="utf-8")), path
+
+
+def test_formulas_are_set_by_a_mathjax_that_lies_in_the_site(built):
+    page = (built / "notebooks" / "04_networks.html").read_text(encoding="utf-8")
+    (address,) = [a for a in Fetched(page).addresses if "mathjax" in a]
+    script = (built / "notebooks" / address.split("?")[0]).resolve()
+    assert script.is_relative_to(built) and script.stat().st_size > 1e6
+    assert "\\frac{dx}{ds} = v" in page and "\\tag{4}" in page
+
+
+def test_the_notebook_is_shown_as_it_was_executed_with_links_to_claims_and_functions(built):
+    page = (built / "notebooks" / "04_networks.html").read_text(encoding="utf-8")
+    assert "as it was executed" in page
+    assert page.count('href="../claims.html#claim-c01"') == 2  # in the words, and at the end
+    assert "claim-c02" not in page and "claim-c03" not in page  # code and formulas stay
+    assert 'href="../library/errors.html#cunet.errors.InputError"' in page
+    assert 'href="../library/docstrings.html#cunet.docstrings.to_rst"' in page
+
+
+def test_a_claim_leads_to_its_notebook_and_the_functions_it_calls(built):
+    text = (built / "claims.html").read_text(encoding="utf-8")
+    entry = text[text.index('id="claim-c01"') : text.index('id="claim-c02"')]
+    assert 'href="notebooks/04_networks.html"' in entry and "reproduced" in entry and "11.0%" in entry
+    assert 'href="library/docstrings.html#cunet.docstrings.to_rst"' in entry
+    assert all(f'id="claim-{claim.lower()}"' in text for claim in paper.CLAIMS)
+    assert "not measured in this run" in text[text.index('id="claim-c02"') :]
+
+
+def test_figures_and_tables_stand_under_the_papers_numbers(built):
+    text = (built / "results.html").read_text(encoding="utf-8")
+    own, _, beyond = text.partition("Beyond the paper")
+    assert "Figure 6: sizes" in text and "fig06_sizes.png" in text and "Sizes, " in text
+    assert "12.5" in text and "What a call costs." in text
+    assert text.index("fig06_sizes.png") < text.index("What a call costs.")
+
+
+def test_it_can_be_searched_and_turned_dark_and_says_that_a_smoke_run_means_nothing(built):
+    assert "to_rst" in (built / "searchindex.js").read_text(encoding="utf-8")
+    for path in (built / "index.html", built / "claims.html", built / "notebooks" / "04_networks.html"):
+        text = path.read_text(encoding="utf-8")
+        assert 'class="theme-toggle' in text and 'name="q"' in text and site.SMOKE in text
+
+
+def test_a_folder_that_holds_something_else_stays(tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    with pytest.raises(InputError, match="not a site"):
+        site.build("papermill_runs/any", tmp_path)
+    with pytest.raises(InputError, match="no results"):
+        site.build(tmp_path / "empty", tmp_path / "target")
+    assert (tmp_path / "letter").read_text() == "dear" and not (tmp_path / "target").exists()
+
+
+def test_what_a_notebook_uses_is_found_in_its_code():
+    cells = [
+        "from cunet import ode, runs as r\nfrom cunet.frechet import distance\n",
+        "%magic is no Python",
+        "ode.solve(1)",
+    ]
+    assert site.uses([*cells, "r.Run\nother.solve\node.SOLVERS"]) == [
+        "cunet.frechet.distance",
+        "cunet.ode.solve",
+        "cunet.runs.Run",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("a*b and |x| of x_ as `c*d`", "a\\*b and \\|x\\| of x\\_ as `c*d`"),
+        ("Words:\n\n    x = y", "Words:\n\n::\n\n    x = y"),
+        ("Words\n    x = y", "Words\n\n::\n\n    x = y"),
+        ("x, y: two of\n    them.    z: a third", "- ``x``, ``y``: two of them.\n- ``z``: a third"),
+        ("Arguments:\n    a: x*y\n\nReturns:\n    b", "Arguments:\n    a: x\\*y\n\nReturns:\n    b"),
+        ("```\na | b\n\nc\n```", "::\n\n    a | b\n\n    c"),
+    ],
+)
+def test_docstrings_become_what_sphinx_reads(text, expected):
+    said = "\n".join(line.rstrip() for line in docstrings.to_rst(text.splitlines())).strip()
+    assert said == expected
