@@ -1,27 +1,31 @@
 """`make lab`: JupyterLab on this machine only, with a token, open at the first notebook.
 
-A .py of notebooks/ opens as a notebook by a double click. The settings that do this, and everything else that
-JupyterLab writes, stay inside the repository's environment: nobody's own JupyterLab changes.
+A .py of notebooks/ opens as a notebook by a double click, any other .py as text: JupyterLab chooses a viewer
+by a file's type, and a small extension (assets/lab) gives files named like 01_ode_block.py a type of their
+own. The extension, the settings and everything else that JupyterLab writes stay in the repository, in
+.cache/lab: nobody's own JupyterLab changes.
 """
 
+import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 from cunet import runs
 
-VIEWER = "Jupytext Notebook"
+EXTENSION = Path(__file__).resolve().parent / "assets" / "lab"
+TYPE, VIEWER = "percent-notebook", "Jupytext Notebook"
 SETTINGS = {
-    "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": VIEWER}},
+    "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {TYPE: VIEWER}},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 
 
 def folder() -> Path:
-    """Where JupyterLab's files go: inside the virtual environment, else in the repository's .cache."""
-    inside = sys.prefix != sys.base_prefix
-    return (Path(sys.prefix) if inside else runs.root() / ".cache") / "lab"
+    """Where JupyterLab's files go."""
+    return runs.root() / ".cache" / "lab"
 
 
 def environment() -> dict[str, str]:
@@ -39,37 +43,47 @@ def environment() -> dict[str, str]:
 
 
 def configure() -> None:
-    """Write the settings that make .py files open as notebooks."""
+    """Write the settings and the extension that make .py files of notebooks/ open as notebooks."""
     config = folder() / "config" / "labconfig" / "default_setting_overrides.json"
     runs.write_atomically(config, json.dumps(SETTINGS, indent=1) + "\n")
+    name = json.loads((EXTENSION / "package.json").read_text(encoding="utf-8"))["name"]
+    shutil.copytree(EXTENSION, folder() / "data" / "labextensions" / name, dirs_exist_ok=True)
     (folder() / "runtime").mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def command(arguments: list[str]) -> list[str]:
-    """JupyterLab's command line: loopback only, a fresh token (its default), the repository as root."""
+def command(port: int | None = None, browser: bool = True) -> list[str]:
+    """JupyterLab's command line: loopback only, a fresh token (its default), the repository as root.
+
+    Arguments:
+        port: the one to listen on, or nothing; None takes JupyterLab's usual one, or the next that is free.
+        browser: whether JupyterLab opens one.
+    """
     first = next(iter(sorted((runs.root() / "notebooks").glob("00_*.py"))), None)
     opened = f"/lab/tree/notebooks/{first.name}" if first else "/lab"
-    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     return [
         *(sys.executable, "-m", "jupyter", "lab"),
         "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.root_dir={runs.root()}",
         f"--LabApp.default_url={opened}",
-        *root,
-        *arguments,
+        *((f"--ServerApp.port={port}", "--ServerApp.port_retries=0") if port is not None else ()),
+        *(() if browser else ("--no-browser",)),
+        *(("--allow-root",) if hasattr(os, "geteuid") and os.geteuid() == 0 else ()),
     ]
 
 
 def main() -> None:
-    """Become JupyterLab."""
+    """`python -m cunet.lab`: become JupyterLab. There is no option for another address, or for no token."""
+    parser = argparse.ArgumentParser(prog="python -m cunet.lab", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--port", type=int, help="the port to listen on (default: 8888, or the next free)")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    given = parser.parse_args()
+    screen = bool(os.environ.get("DISPLAY")) or not sys.platform.startswith("linux")
     configure()
     os.environ.update(environment())
-    if not os.environ.get("DISPLAY") and sys.platform.startswith("linux"):
-        sys.argv.append("--no-browser")
     print(
         "JupyterLab: open the address with the token that it prints; Ctrl-C twice ends it.", file=sys.stderr
     )
-    line = command(sys.argv[1:])
+    line = command(given.port, screen and not given.no_browser)
     os.execv(line[0], line)
 
 
