@@ -20,7 +20,8 @@
 #
 # To train an ODE block one needs the gradient of a loss at the end of a path with respect to where the path
 # began and to every parameter that bent it on the way. Backpropagating through the solver gives it, and stores
-# the activations of every evaluation. The *adjoint* gives it from the end state alone. This page derives the
+# the activations of every evaluation. The *adjoint* gives it from the end state alone. **The question: which
+# way to the gradient is exact, which is cheap, and does the order of the equation matter?** This page derives the
 # adjoint, repairs the paper's proof, shows that the second-order adjoint is the first-order one in other
 # clothes, and then compares four ways to the gradient on a real network: how exact, how much memory, how long.
 
@@ -32,9 +33,9 @@ seed = 0  # of every random draw
 size = "laptop"  # of the network: paper, laptop or smoke
 checkpoint = ""  # its weights (.safetensors); "" takes the released ones, "untrained" fresh ones
 batch = 16  # MNIST digits in the batch that the gradients are taken on
-block_steps = [1, 2, 4, 8, 16, 32, 64]  # solver steps tried on one block
+block_steps = [1, 2, 4, 16, 64]  # solver steps tried on one block
 network_steps = [1, 2, 8, 32]  # solver steps a block tried on the whole network
-rounds = 3  # rounds of every timing
+rounds = 2  # rounds of every timing, 2 or more
 
 # %%
 import numpy as np
@@ -188,13 +189,22 @@ assert sp.simplify(left - A * F_x * (x_theta - 1)) == 0
 # $$r' = -\Bigl(\frac{\partial F}{\partial x}\Bigr)^{\!\top} r, \quad r(t_n) = \frac{\partial L}{\partial x_{t_n}}^{\!\top},
 #   \qquad \frac{dL}{d\theta} = \int_{t_0}^{t_n} r^\top F_\theta\, dt + r(t_0)^\top \frac{df}{d\theta}. \tag{14}$$
 #
-# This is $\lambda$ of section 1. So the proposition is right, and its content is that a first-order equation has
+# Sympy does the bookkeeping at the two ends. This is $\lambda$ of section 1. So the proposition is right, and its content is that a first-order equation has
 # a first-order adjoint. Its errata: (13) lacks the two factors in red; (10) and (14) lack the condition at $t_n$
 # and the formula for the gradient, without which they determine nothing; $r$ is never defined; and
 # $r^\top \partial F/\partial x$ is a row where $r'$ is a column.
 #
 # Numerically: a mixture of two Gaussians, diffused by $\beta$, has a score in closed form, whose parameters are
-# the two means. The flow runs from noise at $t = 1$ to data at $t = 0$; the adjoint runs the other way.
+# the two means. The flow runs from noise at $t = 1$ to data at $t = 0$; the adjoint runs the other way. So that
+# $df/d\theta$ is not 0, the start is shifted by a tenth of the sum of the means.
+
+# %%
+A_0, A_n, B, start_theta, end_theta, f_theta, inside = sp.symbols("A_0 A_n B x_0' x_n' f' integral")
+K_theta = (
+    (1 + A_n) * end_theta - (1 + A_0) * start_theta + B * (start_theta - f_theta) - inside
+)  # of A F_theta
+chosen = K_theta.subs({A_n: -1, B: A_0}) + start_theta  # and so the derivative of the end
+assert sp.expand(chosen - (-inside - A_0 * f_theta)) == 0
 
 
 # %%
@@ -221,12 +231,16 @@ noise = torch.tensor(
 )
 goal = torch.tensor([0.6, -0.4], dtype=D)
 times = torch.linspace(1, 0, 401, dtype=D)
-paths = odeint(lambda t, x: probability_flow(t, x, means), noise, times, method="rk4")
+start = noise + 0.1 * means.sum(0)  # f of equation 11
+paths = odeint(lambda t, x: probability_flow(t, x, means), start, times, method="rk4")
 loss = 0.5 * (paths[-1] - goal).square().sum()
 taped = torch.autograd.grad(loss, (noise, means))
 states = adjoint(probability_flow, means, paths[-1], (paths[-1] - goal).detach(), (1.0, 0.0), 400, path=True)
-flow_gap = apart([q[-1] for q in states[1:]], taped)
-assert flow_gap < 1e-6
+r_start, integral = (q[-1] for q in states[1:])
+flow_gap = apart(
+    [r_start, integral + 0.1 * r_start.sum(0)], taped
+)  # r(t_0) df/dtheta: the same for both means
+assert flow_gap < 1e-6 < apart(integral, taped[1])
 print(f"adjoint of equation 14 against backpropagation through 400 rk4 steps: {flow_gap:.1e}")
 
 # %%
@@ -243,14 +257,17 @@ picture = ode_figures.transported(
     goal.numpy(),
 )
 run.save_figure(
-    picture, "ext_adjoint_flow", "The adjoint: the gradient of a loss, carried back along the flow."
+    picture,
+    "ext_adjoint_flow",
+    "The adjoint, carried back along the flow. Dots noise, squares data; arrows the gradient (a third of its length): "
+    "it points away from the star and fades backwards.",
 )
 picture
 
 # %% [markdown]
-# The arrows are $r_t$: where the loss wants the point to go, as seen at each moment of its path. At the end they
-# point away from the goal (the loss grows that way). Further back they are stretched across the boundary between
-# the two clusters and shrunk along the flow, by the transposed Jacobian.
+# The arrows are $r_t$, the direction in which the loss grows: at the end straight away from the goal. Carried back
+# they turn and shrink, by the transposed Jacobian: the flow contracts onto a cluster, so the start matters less
+# than the end.
 #
 # ## 3. Second order: one adjoint in two forms
 #
@@ -414,7 +431,7 @@ print(
 # 2021.) Averaging $w_{n+1} + w_n = 2 v_{n+1}$ keeps order 2. By hand, forth and back:
 
 # %%
-problem, n = PROBLEMS["magnetic"], 50
+problem, n = PROBLEMS["damped"], 50  # whose force asks for both, position and velocity
 h, x, v, w = 2.0 / n, problem.x0 + 1.0 / n * problem.v0, problem.v0, problem.v0
 for i in range(n):
     v = v + h * problem.acceleration(0.0, x, w)
@@ -426,7 +443,7 @@ for i in reversed(range(n)):
     v = v - h * problem.acceleration(0.0, x, w)
     if i > 0:
         x, w = x - h * v, 2 * v - w
-assert apart(x - h / 2 * v + 1, problem.x0 + 1) < 1e-13 and apart(v, problem.v0) < 1e-13
+assert apart(x - h / 2 * v, problem.x0) < 1e-12 and apart(v, problem.v0) < 1e-12
 
 # %% [markdown]
 # Finite differences do not know how a gradient was found. `gradcheck` compares all four with them, in float64, on
@@ -444,7 +461,7 @@ for way, solver in SOLVER.items():
 
     def ends(x, v, w, way=way, solver=solver):
         f = lambda s, x, v: torch.tanh(w * x + s) - 0.3 * v * w  # noqa: E731
-        return solve(f, x, v, steps=60 if way == "adjoint" else 5, solver=solver, gradient=way)[:2]
+        return solve(f, x, v, steps=24 if way == "adjoint" else 5, solver=solver, gradient=way)[:2]
 
     assert torch.autograd.gradcheck(ends, z, atol=1e-6, rtol=1e-5)
 
@@ -489,16 +506,17 @@ def gradient(net, loss):
 def compare(net, loss, steps: int) -> list[dict]:
     """Error, peak memory and time of every way to the gradient, with `steps` steps a block."""
     nets = {way: convergence.with_solver(net, solver, steps, way) for way, solver in SOLVER.items()}
-    runs_of = {way: lambda way=way: gradient(nets[way], loss) for way in SOLVER}
+    found = {}
+    runs_of = {way: lambda way=way: found.update({way: gradient(nets[way], loss)}) for way in SOLVER}
     exact = {s: gradient(convergence.with_solver(net, s, steps).to(D), loss) for s in set(SOLVER.values())}
-    timed = cost.time_interleaved(runs_of, repeats=max(rounds, 2), warmup=1)
+    timed = cost.time_interleaved(runs_of, repeats=max(rounds, 2), warmup=int(steps < 8))
     return [
         dict(
             gradient=way,
             solver=solver,
             steps=steps,
-            error=apart(runs_of[way](), exact[solver]),
-            memory=cost.peak_memory(runs_of[way]),
+            error=apart(found[way], exact[solver]),
+            memory=cost.peak_memory(lambda way=way: gradient(nets[way], loss)),
             seconds=timed.medians[way],
         )
         for way, solver in SOLVER.items()
@@ -519,7 +537,10 @@ run.save_table(costs, "ext_gradients", "Error and peak memory of four ways to th
 # %%
 picture = ode_figures.gradient_costs(timed)
 run.save_figure(
-    picture, "ext_gradients", "Error, memory and time of four ways to the gradient, by solver steps."
+    picture,
+    "ext_gradients",
+    "Four ways to the gradient, by solver steps. Dashed: 1e-5. Only direct and checkpoint grow in memory; the adjoint is "
+    "flat but off. The adjoint's midpoint makes two evaluations a step, the others one.",
 )
 picture
 
@@ -561,14 +582,31 @@ assert (slopes.loc["checkpoint"] < 1.05).all() and (slopes.loc["direct"] > 2).al
 slopes
 
 # %% [markdown]
+# Flat is not small: the adjoint carries the gradient of every parameter through its steps. Is it worth it at the
+# few steps with which the network was trained? We compare on the whole network, and follow the line of `direct` to
+# where it meets the adjoint's.
+
+# %%
+whole = costs[costs.subject == "whole network"].pivot(index="steps", columns="gradient")
+few = min(network_steps, key=lambda n: abs(n - single[0].steps))  # those of the training, or nearest
+holds = whole.memory.adjoint[few] / whole.memory.direct[few]
+a_step, none = np.polyfit(whole.index, whole.memory.direct, 1)
+pays = max(1, int(np.ceil((whole.memory.adjoint[few] - none) / a_step)))
+finding = (
+    f"at {few} steps on the whole network the adjoint holds {holds:.1f} times the memory of plain backpropagation, and "
+    f"its gradient is {whole.error.adjoint[few]:.1%} off; it pays from about {pays} steps on"
+)
+print(finding)
+
+# %% [markdown]
 # ## Exercises
 #
 # 1. The loss also depends on *when* the path ends. Show that $dL/ds_1 = L_z\, F(s_1, z(s_1))$, and check it.
-# 2. Solve $x'' = -c\,v$ with strong friction. Compare the adjoint's gradient with the direct one as $c$ grows, with
-#    40 midpoint steps. Which assumption of section 1 fails in floating point, and does `checkpoint` suffer?
+# 2. Solve $x'' = -c\,v\,(1 + v^2)$, friction. Compare the adjoint's gradient with the direct one as $c$ grows, with
+#    40 midpoint steps. Which sentence of section 1 fails when the equation is *solved*, and does `checkpoint` suffer?
 # 3. Between "every state" and "the end state" lies storing every $k$-th: recompute a whole segment at a time. For 64
 #    steps, which $k$ needs the least memory?
-# 4. How many steps does `reversible` bear in float32 before rounding reaches a gradient error of $10^{-4}$?
+# 4. Does the error of `reversible` in float32 grow with the steps?
 
 # %% tags=["solution", "hide-input"]
 # 1: moving the end by ds moves z by F ds. The adjoint has it for nothing.
@@ -581,8 +619,8 @@ print(f"1. {difference.item():.8f} by differences, {formula.item():.8f} by the f
 
 
 # %% tags=["solution", "hide-input"]
-# 2: backwards, friction pushes: rounding and solver errors of v grow like exp(c). The path that the adjoint runs
-# back along is not the one the solution came along. Checkpoints restart from stored states and cannot drift.
+# 2: "so can the state itself": backwards, friction pushes, and the solver's errors of v grow like exp(c). The path
+# that the adjoint runs back along is not the one the solution came along. Checkpoints restart from stored states.
 def friction_gradient(c: float, way: str) -> float:
     """d(x + v)/dc at s = 1 for x'' = -c v (1 + v^2), from v = 1."""
     c, zero = torch.full((1,), c, dtype=D, requires_grad=True), torch.zeros(1, dtype=D)
@@ -592,11 +630,13 @@ def friction_gradient(c: float, way: str) -> float:
     return torch.autograd.grad((end.x + end.v).sum(), c)[0].item()
 
 
+off = {}
 for c in (1.0, 5.0, 20.0):
-    print(
-        f"2. c = {c:4.0f}: ",
-        {way: round(friction_gradient(c, way), 6) for way in ("direct", "checkpoint", "adjoint")},
-    )
+    plain, stored, backwards = (friction_gradient(c, way) for way in ("direct", "checkpoint", "adjoint"))
+    print(f"2. c = {c:4.0f}: direct {plain:.6f}, checkpoint {stored:.6f}, adjoint {backwards:.6f}")
+    assert abs(stored / plain - 1) < 1e-12
+    off[c] = abs(backwards / plain - 1)
+assert off[1.0] < 0.01 < off[5.0] < 1 < off[20.0]
 
 
 # %% tags=["solution", "hide-input"]
@@ -616,16 +656,18 @@ def segmented(k: int):
 
 peaks = {k: cost.peak_memory(lambda k=k: segmented(k)) / 1e6 for k in (1, 2, 4, 8, 16, 64)}
 print("3. MB by k:", {k: round(m, 2) for k, m in peaks.items()}, "least at k =", min(peaks, key=peaks.get))
+assert 1 < min(peaks, key=peaks.get) < 64
 
 # %% tags=["solution", "hide-input"]
-# 4: rounding adds about 1e-7 a step; running back, the second velocity passes it on.
+# 4: it does not: the force is weak, nothing magnifies what is rounded, and it averages out.
 net, error = convergence.with_solver(single[0], "reversible_leapfrog", 1, "reversible"), {}
-for n in (16, 64, 256):
+for n in (8, 32, 128):
     reference = gradient(convergence.with_solver(single[0], "reversible_leapfrog", n).to(D), block_loss)
     error[n] = apart(
         gradient(convergence.with_solver(net, "reversible_leapfrog", n, "reversible"), block_loss), reference
     )
 print("4. relative error:", {n: f"{e:.1e}" for n, e in error.items()})
+assert max(error.values()) < 1e-5
 
 # %% [markdown]
 # ## What the paper says, what we measured, why they differ
@@ -636,34 +678,31 @@ c17 = (
     f"first- and second-order adjoint agree to {adjoint_gap:.0e}; the second-order one takes {cost_ratio:.2f} times the "
     f"multiply-accumulates. The adjoint of the probability flow is right to {flow_gap:.0e}"
 )
-grow = slopes["one block"]
-c20 = (
-    f"a further step costs {grow['direct']:.1f} states with plain backpropagation, {grow['checkpoint']:.2f} with checkpoints, "
-    f"{abs(grow['reversible']):.2f} reversibly, {abs(grow['adjoint']):.2f} with the adjoint; their gradients are off by at most "
-    f"{worst['direct']:.0e}, {worst['checkpoint']:.0e}, {worst['reversible']:.0e}, {worst['adjoint']:.0e}"
-)
+c20 = {
+    "adjoint": f"with the adjoint, as section 3.3 argues: a further step costs {{grow:.2f}} states. But {finding}",
+    "direct": "with plain backpropagation, as released: a further step costs {grow:.1f} states",
+}
 why17 = (
     "the proposition holds for every first-order equation; its printed proof needs two factors, an end condition and "
     "the formula for the gradient. The second half is a count, and comes out as claimed"
 )
 why20 = (
     "constant memory is a property of the way to the gradient, not of the network; the authors' code backpropagates "
-    "through the solver, where memory grows with every evaluation. The reversible solver gives it without the adjoint's error"
+    f"through the solver, where memory grows with every evaluation. The reversible solver has it too "
+    f"({abs(slopes.loc['reversible', 'one block']):.2f} states a step), with a gradient off by {worst['reversible']:.0e} at "
+    f"most, where the adjoint's is off by up to {worst['adjoint']:.0%}"
 )
-constant = float(slopes.loc[["reversible", "adjoint"]].abs().max(axis=None))
 claims = [
     dict(
         id="C17", measured=c17, value={"difference": adjoint_gap, "cost": cost_ratio}, why=why17, n=1, **whose
     ),
-    dict(
-        id="C20",
-        measured=c20,
-        value={"direct": float(grow["direct"]), "constant": constant},
-        why=why20,
-        n=batch,
-        **whose,
+    *(
+        dict(id="C20", measured=text.format(grow=slopes.loc[way].abs().max()), value=slopes.loc[way].abs().max(),
+             spread=", ".join(f"{subject} {x:.2f}" for subject, x in slopes.loc[way].items()),
+             why=why20, n=batch, **whose)
+        for way, text in c20.items()
     ),
-]
+]  # fmt: skip
 
 # %%
 values = {
@@ -673,6 +712,7 @@ values = {
     "gradients": costs.to_dict("records"),
     "memory_growth_states": slopes.to_dict(),
     "worst_error": worst.to_dict(),
+    "adjoint_on_the_network": {"steps": few, "memory_of_direct": holds, "pays_from": pays},
     "reversible_rounding": error,
     "segments_mb": peaks,
     "network": whose["dataset"],

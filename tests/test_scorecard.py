@@ -70,9 +70,8 @@ BORDERS = [  # claim, value, verdict: on the border, just past it, far past it
     ("C19", 0.25, REPRODUCED),
     ("C19", 0.26, PARTLY),
     ("C19", 0.51, NOT_REPRODUCED),
-    ("C20", dict(direct=0.1, constant=0.0), REPRODUCED),
-    ("C20", dict(direct=5.0, constant=0.1), PARTLY),
-    ("C20", dict(direct=5.0, constant=0.2), NOT_REPRODUCED),
+    ("C20", 0.1, REPRODUCED),
+    ("C20", 0.11, NOT_REPRODUCED),
     ("C21", dict(same_solver=0.9, best_solver=0.9), REPRODUCED),
     ("C21", dict(same_solver=0.91, best_solver=0.9), PARTLY),
     ("C21", dict(same_solver=0.91, best_solver=0.91), NOT_REPRODUCED),
@@ -108,7 +107,8 @@ def test_every_rule_is_tried_and_every_verdict_is_reached():
         scorecard.RULES
     )
     for claim in tried:
-        assert {v for c, _, v in BORDERS if c == claim} == {REPRODUCED, PARTLY, NOT_REPRODUCED}
+        partly = set() if claim == "C20" else {PARTLY}  # C20 is partly reproduced only when its rows differ
+        assert {v for c, _, v in BORDERS if c == claim} == {REPRODUCED, NOT_REPRODUCED} | partly
 
 
 def test_the_papers_own_numbers_pass_the_rules_except_where_the_paper_contradicts_itself():
