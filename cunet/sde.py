@@ -310,7 +310,7 @@ def sliced_wasserstein(x: Tensor, exact: GaussianMixture, directions: int = 16) 
 
     The average over `directions` directions of the plane of the 1-D Wasserstein distance, the integral of
     |F_points - F_exact|, with F_exact in closed form: nothing is sampled for the comparison. In units of x.
-    The points' own number leaves a floor near 0.8 standard deviations / sqrt(B), for a perfect sampler too.
+    The points' own number leaves a floor near 1.3 standard deviations / sqrt(B), for a perfect sampler too.
     """
     total = 0.0
     for n in range(directions):
