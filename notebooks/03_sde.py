@@ -490,7 +490,7 @@ for e in (exact_errors, cloud_errors):  # step for step the flow is nearer
 run.save_table(
     table,
     "ext_sde_orders",
-    "Measured orders of solvers of the reverse SDE and of the flow. Empty: not measured, or not reached.",
+    "Measured orders of solvers of the reverse SDE and of the flow. No number: not measured, or not reached.",
 )
 table.round(3)
 
