@@ -107,7 +107,7 @@ def load(
         InputError: the file or its card is missing, damaged, edited, a pickle, holds non-finite weights, or
             belongs to another network than was asked for.
     """
-    from cunet import models  # here, so that reading a card or a training state does not import every network
+    from cunet import denoisers, models  # here: reading a card or a state must not import every network
 
     path = Path(path)
     tensors, card = storage.read(path)
@@ -119,7 +119,8 @@ def load(
                 f"for {card[key]!r}, or give a checkpoint of {wanted!r}."
             )
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that are then overwritten
-        network = models.build(card["model"], size=card["size"], channels=card["channels"])
+        build = denoisers.build if card["model"] in denoisers.NETWORKS else models.build
+        network = build(card["model"], size=card["size"], channels=card["channels"])
     fill(network, tensors, path)
     return network.eval(), card
 

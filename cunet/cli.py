@@ -162,6 +162,44 @@ def _save_images(images, out: Path, name: str) -> Path:
 
 @app.command(
     epilog=example(
+        "cunet denoise photo.jpg --noise-level 0.1",
+        "cunet denoise scan.png --noise-level 0.05 --model unet --steps 1 --out clean.png",
+    )
+)
+def denoise(
+    picture: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG or JPEG, of any size.")],
+    noise_level: Annotated[
+        float, typer.Option(help="Standard deviation of the noise, where black is 0 and white is 1.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="unet, cunet, dncnn, autoencoder, bm3d, ... (cunet.denoisers.METHODS).")
+    ] = "cunet",
+    dataset: Dataset = "mnist",
+    size: Size = "laptop",
+    checkpoint: Annotated[Path | None, typer.Option(help="A trained network, for a released one.")] = None,
+    steps: Annotated[
+        int, typer.Option(help="Calls of a diffusion network; 1 gives the smoothest picture.")
+    ] = 10,
+    out: Annotated[Path | None, typer.Option(help="By default beside the picture, -denoised.png.")] = None,
+) -> None:
+    """Denoise a picture of your own, in tiles; a network knows only images like those it was trained on."""
+    from cunet import denoisers, pictures, runs
+
+    noisy = pictures.read(picture)
+    if checkpoint:
+        denoiser = denoisers.from_checkpoint(checkpoint, steps)
+    else:
+        denoiser = denoisers.load(model, dataset, size, steps=steps)
+    clean = pictures.denoise(denoiser, noisy, noise_level, progress=True)
+    path = pictures.write(out or picture.with_name(f"{picture.stem}-denoised.png"), clean)
+    print(f"Denoised: {runs.shown(path)}")
+    if card := denoiser.card:
+        images = f"{card['dataset']} images of {denoiser.side} x {denoiser.side} pixels"
+        print(f"The network, {card['model']}, has seen {images} and no others")
+
+
+@app.command(
+    epilog=example(
         "cunet bench",
         "cunet bench --models unet,cunet --tasks forward,step --modes eager --batches 1 --repeats 5",
     )

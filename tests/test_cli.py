@@ -14,7 +14,7 @@ from cunet import cli
 from cunet.errors import InputError
 from cunet.processes import Interrupted
 
-COMMANDS = ("reproduce", "notebook", "train", "sample", "bench", "info")
+COMMANDS = ("reproduce", "notebook", "train", "sample", "denoise", "bench", "info")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

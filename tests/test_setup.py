@@ -68,7 +68,7 @@ def declared(*extras: str) -> set[str]:
 )
 def test_everything_imported_is_declared(folder, extras, also):
     providers = importlib.metadata.packages_distributions()
-    optional = {"denoising_diffusion_pytorch"}  # timed by `cunet bench` when it is there
+    optional = {"denoising_diffusion_pytorch", "bm3d"}  # used when they are there
     names = {
         canonicalize_name(providers.get(name, [name])[0])
         for name in imported(folder) - (optional if folder == "cunet" else set())

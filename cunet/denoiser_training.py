@@ -1,0 +1,211 @@
+"""Training of the denoisers that are no diffusion networks: images plus noise in, clean images out.
+
+    loss = mean over images of |network(x + s e) - x|^2 / (s^2 + 0.01)
+
+The level, a number of diffusion steps, is drawn evenly from `lowest` ... `highest`, and s is its noise's
+standard deviation (`cunet.denoisers`). From 1 to 800, the paper's highest, the network is *blind*: it has to
+find the level out, as a practitioner would train it for use at any. With lowest = highest it is trained for
+one level, as DnCNN first was; the paper's phrase that its own networks do without "specific noise-level
+training" reads as if its rivals had this, but it does not say. The weight keeps faint noise, where errors
+are small, from being drowned by strong noise.
+
+Everything random about step k is a function of (seed, k) as in `cunet.recipe`. A stopped training leaves
+nothing and starts again: it takes minutes.
+
+    python -m cunet.denoiser_training --method dncnn --out folder
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoints, datasets, denoisers, resume, storage
+from .denoising import noise_std
+from .diffusion import Diffusion, one_of
+from .errors import InputError
+from .models import image_size
+from .recipe import BatchOrder, generator
+from .sampling import progress_bar, whole_numbers
+
+FLOOR = 0.01  # in the weight 1 / (s^2 + FLOOR): below s = 0.1 errors count alike
+VALIDATION_LEVELS = (50, 150, 400)  # table 4
+VALIDATION_IMAGES = 500
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train and how; part of the checkpoint's card. Help texts of the command line are here too."""
+
+    method: str = "dncnn"  # a network of cunet.denoisers.NETWORKS
+    dataset: str = "mnist"  # a name of cunet.datasets.DATASETS
+    size: str = "laptop"  # a name of cunet.models.SIZES
+    seed: int = 0  # of weights, batches and noise
+    variant: str = ""  # last part of the file's name
+    lowest: int = 1  # diffusion steps of noise, at least
+    highest: int = 800  # diffusion steps of noise, at most
+    images: int = 100_000  # to see, repeats counted
+    batch_size: int = 64  # images an optimiser step
+    learning_rate: float = 2e-3  # of Adam at its peak; linear rise, then a cosine to 0
+    warmup: int = 100  # optimiser steps of the rise
+    schedule: str = "cosine"  # noise schedule that turns a level into a standard deviation
+
+    @property
+    def name(self) -> str:
+        """Stem of the checkpoint's files."""
+        return checkpoints.stem(self.dataset, self.method, self.size, self.seed, self.variant)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of step `step` of `steps`, counted from 0."""
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
+    """Train as the recipe says; does nothing if its checkpoint is there.
+
+    out: folder of the checkpoint, made if needed.    progress: show a bar.
+
+    Returns the path of the checkpoint, its card beside it. Raises InputError for settings out of range, a
+    checkpoint of other settings in its place, another process at work on it, or a loss that is not finite.
+    """
+    whole = {key: (getattr(recipe, key), 1) for key in ("lowest", "highest", "images", "batch_size")}
+    whole_numbers(**whole, seed=(recipe.seed, 0), warmup=(recipe.warmup, 0))
+    diffusion = Diffusion(recipe.schedule, prediction_type="sample")
+    if not recipe.lowest <= recipe.highest < diffusion.timesteps or not recipe.learning_rate > 0:
+        raise InputError(
+            f"Levels {recipe.lowest} ... {recipe.highest} at learning rate {recipe.learning_rate:g} cannot "
+            f"be trained: expected 1 <= lowest <= highest < {diffusion.timesteps}, and a rate above 0."
+        )
+    path = Path(out) / f"{recipe.name}.safetensors"
+    one_of("denoising network", recipe.method, denoisers.NETWORKS)
+    side = image_size(recipe.size)
+    with resume.lock(path), torch.random.fork_rng(devices=[]):
+        storage.clean(path)
+        if storage.exists(path):
+            _refuse_other(recipe, checkpoints.verify(path).get("recipe", {}), path)
+            return path
+        data, test = (datasets.load(recipe.dataset, split, side) for split in ("train", "test"))
+        torch.manual_seed(recipe.seed)
+        network = denoisers.build(recipe.method, recipe.size, data.channels)
+        began = time.perf_counter()
+        curve = _fit(network, recipe, data, diffusion, progress)
+        seconds = time.perf_counter() - began
+        card = _card(recipe, data, diffusion, curve, seconds)
+        card["validation_mse"] = validate(network.eval(), test, diffusion)
+        return checkpoints.save(path, network, card)
+
+
+def _fit(network: nn.Module, recipe: Recipe, data, diffusion: Diffusion, progress: bool) -> list[list[float]]:
+    """All steps. Returns the loss curve, [images, mean loss since the last point] ..."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    stds = (1 / diffusion.alphas_cumprod - 1).sqrt().float()
+    network.to(device)
+    order = BatchOrder(len(data), recipe.batch_size, recipe.seed)
+    adam = torch.optim.Adam(network.train().parameters(), fused=True)
+    steps = -(-recipe.images // recipe.batch_size)
+    curve, window = [], []
+    with progress_bar(steps, recipe.name, progress) as bar:
+        for step in range(steps):
+            draw = generator(recipe.seed, "step", step)
+            x = data.batch(order(step))
+            level = torch.randint(recipe.lowest, recipe.highest + 1, (len(x),), generator=draw)
+            std = stds[level - 1].view(-1, 1, 1, 1)
+            x, std, noise = (v.to(device) for v in (x, std, torch.randn(x.shape, generator=draw)))
+            out = network(x + std * noise)
+            loss = ((out - x).square() / (std.square() + FLOOR)).mean()
+            adam.param_groups[0]["lr"] = recipe.rate(step, steps)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            adam.step()
+            adam.zero_grad(set_to_none=True)
+            window.append(float(loss.detach()))
+            if not math.isfinite(window[-1]):
+                raise InputError(
+                    f"Training {recipe.name} stopped at step {step}: the loss is {window[-1]}. Try a "
+                    f"learning rate below {recipe.learning_rate:g}."
+                )
+            if len(window) == 50 or step == steps - 1:
+                curve.append([(step + 1) * recipe.batch_size, sum(window) / len(window)])
+                window = []
+            bar.update()
+    return curve
+
+
+@torch.no_grad()
+def validate(network: nn.Module, dataset, diffusion: Diffusion) -> list[list[float]]:
+    """[level, mean squared error of the network, of its noisy input] on the first test images, in [-1, 1]."""
+    images = dataset.batch(slice(0, VALIDATION_IMAGES))
+    rows = []
+    for level in VALIDATION_LEVELS:
+        noisy = denoisers.noisy_images(diffusion, images, level)
+        clean = denoisers.Feedforward(network)(noisy, noise_std(diffusion, level))
+        rows.append([level, *(_mse(x, images) for x in (clean, noisy.clamp(-1, 1)))])
+    return rows
+
+
+def _mse(a: Tensor, b: Tensor) -> float:
+    return float((a - b).square().mean())
+
+
+def _card(recipe: Recipe, data, diffusion: Diffusion, curve: list, seconds: float) -> dict[str, Any]:
+    steps = -(-recipe.images // recipe.batch_size)
+    return {
+        "dataset": recipe.dataset,
+        "dataset_sha256": data.sha256,
+        "seed": recipe.seed,
+        "variant": recipe.variant,
+        "diffusion": diffusion.settings(),
+        "recipe": asdict(recipe),
+        "images_seen": steps * recipe.batch_size,
+        "steps": steps,
+        "batch_size": recipe.batch_size,
+        "loss_curve": curve,
+        "wall_time_s": seconds,
+    }
+
+
+def _refuse_other(recipe: Recipe, saved: dict[str, Any], path: Path) -> None:
+    """Raise InputError if the checkpoint at `path` was trained with other settings."""
+    changed = [
+        f"{k} was {saved.get(k)!r}, is now {v!r}" for k, v in asdict(recipe).items() if saved.get(k) != v
+    ]
+    if changed:
+        raise InputError(
+            f"{path} was trained with other settings: {'; '.join(changed)}. Train into another folder or as "
+            "another `--variant`, or delete the file and its .json to start again."
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m cunet.denoiser_training --method dncnn --out folder`; every setting of Recipe is an option.
+
+    Returns the exit status: 0 done, 2 bad input.
+    """
+    parser = argparse.ArgumentParser(prog="python -m cunet.denoiser_training", description=train.__doc__)
+    for field in fields(Recipe):
+        kind = type(field.default)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    chosen = vars(parser.parse_args(arguments))
+    out, quiet = chosen.pop("out"), chosen.pop("quiet")
+    try:
+        path = train(Recipe(**chosen), out, progress=not quiet)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"checkpoint: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
