@@ -25,6 +25,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -114,8 +117,9 @@ def denoise(
         for begin in range(0, len(images), batch_size):
             file = Path(resume) / f"{key}-{begin:06d}.pt" if resume else None
             group = images[begin : begin + batch_size].float()
-            if file and file.exists():
-                done.append(torch.load(file, weights_only=True))
+            stored = _stored(file)
+            if stored is not None:
+                done.append(stored)
                 bar.update(len(group) * plan.calls * len(walks))
                 continue
             parts = {}
@@ -229,6 +233,20 @@ def _store(parts: dict, file: Path | None) -> None:
     draft = file.with_name(f"{file.name}.{os.getpid()}")
     torch.save(parts, draft)
     os.replace(draft, file)
+
+
+def _stored(file: Path | None) -> dict | None:
+    """What `_store` wrote, a zip file with a CRC-32 of every part; None if there is none or it is damaged."""
+    if file is None or not file.exists():
+        return None
+    try:
+        with zipfile.ZipFile(file) as parts:
+            if parts.testzip() is None:
+                return torch.load(file, weights_only=True)
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError):
+        pass
+    warnings.warn(f"The stored scores {file} are damaged and are made again.", stacklevel=3)
+    return None
 
 
 def _fingerprint(model: Callable, images: Tensor, diffusion: Diffusion, settings: tuple) -> str:

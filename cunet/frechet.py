@@ -13,7 +13,6 @@ values. Images are float in [-1, 1], (N, C, H, W), with 1 or 3 channels. Users i
 
 import hashlib
 import io
-import os
 import pickle
 import tempfile
 import warnings
@@ -22,11 +21,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from cunet import storage
 from cunet.alexnet import SIDE, AlexNetFeatures, colour, features_network
 from cunet.datasets import ImageDataset, checked, data_root, to_uint8
 from cunet.errors import InputError
@@ -59,13 +58,10 @@ def dataset_features(dataset: ImageDataset, limit: int | None = None, cache: Pat
     count = min(limit or len(dataset), len(dataset))
     folder = cache or data_root() / "features"
     file = folder / f"alexnet{SIDE}-{dataset.sha256[:16]}-{count}.safetensors"
-    if file.is_file():
-        return load_file(file)["features"]
-    found = features(ImageDataset(dataset.name, dataset.split, dataset.images[:count]))
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(f".{os.getpid()}.partial")
-    save_file({"features": found}, unfinished)
-    os.replace(unfinished, file)
+    found = storage.kept(file)
+    if found is None:
+        found = features(ImageDataset(dataset.name, dataset.split, dataset.images[:count]))
+        storage.keep(file, found)
     return found
 
 

@@ -75,9 +75,8 @@ def execute(
                 _check(stage, out, job)
             except NotebookError as error:
                 kept = keep(stage, out, job)
-                raise NotebookError(
-                    f"{error} The notebook with its traceback is {runs.shown(kept)}."
-                ) from None
+                where = f" The notebook with its traceback is {runs.shown(kept)}." if kept else ""
+                raise NotebookError(f"{error}{where}") from None
             return place(stage, out, job)
 
 
@@ -218,11 +217,15 @@ def _check(stage: Path, out: Path, job: str) -> None:
         )
     try:
         mine = runs.result_file(stage / "results" / f"{job}.json")["outputs"]
-        others = {name: r["outputs"] for name, r in runs.results(out).items() if name != job}
     except InputError as error:
         raise NotebookError(str(error)) from None
     for kind in ("figures", "tables"):
         for other, outputs in others.items():
+    others = {}
+    for path in sorted((out / "results").glob("*.json")):
+        with contextlib.suppress(InputError):  # a damaged one is refused where it is read
+            if path.stem != job:
+                others[path.stem] = runs.result_file(path)["outputs"]
             if both := mine[kind].keys() & outputs[kind].keys():
                 raise NotebookError(
                     f"Jobs {job!r} and {other!r} both save {kind}/{sorted(both)[0]}: "
@@ -230,12 +233,12 @@ def _check(stage: Path, out: Path, job: str) -> None:
                 )
 
 
-def keep(stage: Path, out: Path, job: str) -> Path:
-    """Keep a failed notebook, with its traceback, as logs/<job>.ipynb."""
-    kept = out / "logs" / f"{job}.ipynb"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    executed = stage / "executed" / f"{job}.ipynb"
-    if executed.is_file():
+def keep(stage: Path, out: Path, job: str) -> Path | None:
+    """Keep a failed notebook, with its traceback, as logs/<job>.ipynb; None if that is not whole."""
+    kept, executed = out / "logs" / f"{job}.ipynb", stage / "executed" / f"{job}.ipynb"
+    try:
+        json.loads(executed.read_text(encoding="utf-8"))
+        kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(executed, kept)
     return kept
 

@@ -143,8 +143,10 @@ def load_yaml(text: str, source: str) -> Any:
     """Parse YAML; InputError naming `source` and the place if it cannot be parsed."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML lets its own slips through: `!!bool x` is a KeyError, `!!timestamp x` an AttributeError
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{source} is not valid YAML: {said}") from None
 
 
 def parameters_file(path: str | Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ of the sources.
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from cunet import storage
 from cunet.drawn import cores
 from cunet.errors import InputError
 
@@ -131,18 +130,16 @@ def folder(root: Path, split: str) -> Photos:
 def decode(photos: Photos, image_size: int, cache: Path, name: str) -> Tensor:
     """Photographs as uint8 (N, 3, image_size, image_size), from the cache when they were decoded before."""
     file = cache / f"{name}-{image_size}-{photos.fingerprint[:16]}.safetensors"
-    if file.is_file():
-        return load_file(file)["images"]
+    found = storage.kept(file)
+    if found is not None:
+        return found
     count = len(photos.items)
     images = np.empty((count, 3, image_size, image_size), np.uint8)
     with ThreadPool(cores()) as pool:  # Pillow decodes without Python's lock
         squares = pool.imap(partial(_square, photos.read, image_size), photos.items, chunksize=16)
         for index, square in enumerate(tqdm(squares, total=count, desc=f"decoding {name}", unit="image")):
             images[index] = square
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(f".{os.getpid()}.partial")
-    save_file({"images": torch.from_numpy(images)}, unfinished)
-    os.replace(unfinished, file)
+    storage.keep(file, torch.from_numpy(images))
     return torch.from_numpy(images)
 
 

@@ -10,7 +10,8 @@ papermill_runs/<run>/
 A *job* is one execution of one notebook (`05_training-mnist-cunet-s0` is one of several of notebook 05). Its
 result file is written last, so that a result means that the job is complete. Numbers that differ from one
 execution to the next because they are times stand under `timings` and nowhere else: without `timings`, two
-executions of the same code with the same seed on the same machine give the same bytes.
+executions of the same code with the same seed on the same machine give the same bytes. `sha256` is of all the
+rest, timings too: a result that was edited or damaged is refused.
 
 By hand, a notebook writes straight into its run's folder. Under the runner (`cunet.notebook`) it writes into
 a staging folder, and the runner moves everything into place when the notebook has succeeded.
@@ -223,8 +224,10 @@ class Run:
             "inputs": dict(self._input(path) for path in inputs),
             "outputs": {"figures": self._figures, "tables": self._tables},
         }
+        result = plain(result)
+        result["sha256"] = seal(result)
         path = self._folder(self.target / "results") / f"{self.job}.json"
-        write_atomically(path, json.dumps(plain(result), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        write_atomically(path, json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
         return result_file(path)
 
     def result(self, job: str) -> dict:
@@ -237,8 +240,7 @@ class Run:
         name = full.relative_to(self.run_dir).as_posix() if self.run_dir in full.parents else shown(full)
         if full.parent != self.run_dir / "results":
             return name, sha256(full)
-        lasting = {key: value for key, value in result_file(full).items() if key != "timings"}
-        return name, hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
+        return name, seal({**result_file(full), "timings": None})
 
     @staticmethod
     def _folder(path: Path) -> Path:
@@ -303,7 +305,10 @@ def result_file(path: str | Path) -> dict:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         complete = isinstance(content, dict) and KEYS <= content.keys()
         problem = "" if complete else "it is not the result of a job"
-    except (ValueError, OSError) as error:
+        # results of before they were sealed have all other keys and no more
+        if complete and content.get("sha256", "") != seal(content) and content.keys() != KEYS:
+            problem = "it does not have the SHA-256 that it carries, so it was edited or damaged"
+    except (ValueError, OSError, RecursionError) as error:
         content, problem = None, str(error)
     if not problem and content["job"] != Path(path).stem:
         problem = f"it is the result of {content['job']!r}"
@@ -312,6 +317,12 @@ def result_file(path: str | Path) -> dict:
             f"The result file {path} cannot be used: {problem}. Delete it and make its job again."
         )
     return content
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a result, whatever `sha256` it carries."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:

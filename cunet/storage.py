@@ -8,18 +8,21 @@ tensors with their card still pending, and `read` recognises all three.
 
 Nothing here unpickles. The hash is checked on the bytes before they are parsed, and the parser is
 safetensors', whose files hold numbers only.
+
+What can be computed again, a cache, is one tensor in a file that carries its own hash: `keep` and `kept`.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cunet.errors import InputError
@@ -47,14 +50,19 @@ def write(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
             f"The card for {path} is no JSON ({error}). Use numbers, texts, lists and dicts only, and no NaN."
         ) from error
     card["card_sha256"] = _card_hash(card)
+    early = False  # whether a pending card has no tensors yet
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _settle(path)
+        early = True
         _replace(_pending(path), _card_bytes(card))
         _replace(path, data)
+        early = False
         os.replace(_pending(path), path.with_suffix(".json"))
         _sync_folder(path.parent)
     except OSError as error:
+        if early:
+            _pending(path).unlink(missing_ok=True)
         raise InputError(
             f"{path} could not be written: {error.strerror or error}. What was there before is unchanged. "
             "Make room on the disk or choose a folder that can be written, and start again."
@@ -80,6 +88,42 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     _refuse_nonfinite(tensors, path, "are stored in")
     return tensors, card
+
+
+def keep(path: Path, tensor: Tensor) -> None:
+    """Write a cache: one CPU tensor of any dtype, with its hash, atomically; the folder is made if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        tensor = tensor.contiguous()
+        safetensors.torch.save_file({"kept": tensor}, unfinished, metadata={"sha256": _digest(tensor)})
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def kept(path: Path) -> Tensor | None:
+    """The tensor that :func:`keep` wrote; None if there is none or, with a warning, if it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            tensor, expected = file.get_tensor("kept"), (file.metadata() or {}).get("sha256")
+        if _digest(tensor) == expected:
+            return tensor
+        problem = "its content does not have the hash that it carries"
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        problem = str(error)
+    warnings.warn(f"The cache {path} is damaged ({problem}) and is made again.", stacklevel=2)
+    return None
+
+
+def _digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's dtype, shape and bytes."""
+    digest = hashlib.sha256(repr((str(tensor.dtype), tuple(tensor.shape))).encode())
+    if tensor.numel():
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def exists(path: Path) -> bool:

@@ -229,13 +229,17 @@ def test_a_writer_killed_anywhere_leaves_the_old_or_the_new_pair(tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_write_that_fails_keeps_the_old_pair_and_leaves_no_temporary_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_write_that_fails_keeps_the_old_pair_and_leaves_no_temporary_file(tmp_path, monkeypatch, at):
+    """The disk is full when the card is written, or when the card fits and the tensors do not."""
     path = tmp_path / "x.safetensors"
     storage.write(path, {"w": torch.zeros(2)}, {"step": 1})
-    before = sorted(os.listdir(tmp_path))
+    before, calls = sorted(os.listdir(tmp_path)), []
 
     def full(handle):
-        raise OSError(28, "No space left on device")
+        calls.append(handle)
+        if len(calls) == at:
+            raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)

@@ -198,6 +198,7 @@ def test_a_result_cannot_point_outside_the_run(run):
     path = run.run_dir / "results" / "04_networks.json"
     content = json.loads(path.read_text())
     content["outputs"]["figures"] = {"../../secret": "x"}
+    content["sha256"] = runs.seal(content)
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="cannot be the name of a figure"):
         report.build(run.run_dir)

@@ -104,7 +104,7 @@ def test_results_are_the_same_to_the_byte_but_for_timings(run):
     def lasting() -> str:
         run.save_result({"b": 1, "a": 2}, timings={"t": np.random.rand()})
         content = json.loads((run.run_dir / "results" / "04_networks.json").read_text())
-        assert list(content) == sorted(content) and "t" in content.pop("timings")
+        assert list(content) == sorted(content) and "t" in content.pop("timings") and content.pop("sha256")
         return json.dumps(content)
 
     assert lasting() == lasting()
@@ -149,6 +149,19 @@ def test_a_damaged_result_is_refused_with_its_name(run, damage):
     path.write_bytes(damage.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match="04_networks.json cannot be used"):
         runs.results(run.run_dir)
+
+
+def test_an_edited_result_is_refused_and_one_of_before_they_were_sealed_is_not(run):
+    run.save_result({"fd": 12.5})
+    path = run.run_dir / "results" / "04_networks.json"
+    text = path.read_text()
+    path.write_text(text.replace("12.5", "11.5"))
+    with pytest.raises(InputError, match="04_networks.json cannot be used: .*edited or damaged"):
+        run.result("04_networks")
+    content = json.loads(text)
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    assert run.result("04_networks")["values"] == {"fd": 12.5}
 
 
 def test_a_result_under_another_jobs_name_is_refused(run):
