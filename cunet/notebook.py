@@ -219,8 +219,6 @@ def _check(stage: Path, out: Path, job: str) -> None:
         mine = runs.result_file(stage / "results" / f"{job}.json")["outputs"]
     except InputError as error:
         raise NotebookError(str(error)) from None
-    for kind in ("figures", "tables"):
-        for other, outputs in others.items():
     others = {}
     for path in sorted((out / "results").glob("*.json")):
         with contextlib.suppress(InputError):  # a damaged one is refused where it is read
@@ -228,6 +226,8 @@ def _check(stage: Path, out: Path, job: str) -> None:
                 others[path.stem] = runs.result_file(path)["outputs"]
             if both := mine[kind].keys() & outputs[kind].keys():
                 raise NotebookError(
+    for kind in ("figures", "tables"):
+        for other, outputs in others.items():
                     f"Jobs {job!r} and {other!r} both save {kind}/{sorted(both)[0]}: "
                     "give one of them another name."
                 )
@@ -242,6 +242,8 @@ def keep(stage: Path, out: Path, job: str) -> Path | None:
         os.replace(executed, kept)
     return kept
 
+    except (OSError, ValueError):
+        return None
 
 def place(stage: Path, out: Path, job: str) -> Path:
     """Move a job's outputs from the staging folder into the run's; the result last. Returns its path."""
