@@ -224,10 +224,10 @@ def _check(stage: Path, out: Path, job: str) -> None:
         with contextlib.suppress(InputError):  # a damaged one is refused where it is read
             if path.stem != job:
                 others[path.stem] = runs.result_file(path)["outputs"]
-            if both := mine[kind].keys() & outputs[kind].keys():
-                raise NotebookError(
     for kind in ("figures", "tables"):
         for other, outputs in others.items():
+            if both := mine[kind].keys() & outputs[kind].keys():
+                raise NotebookError(
                     f"Jobs {job!r} and {other!r} both save {kind}/{sorted(both)[0]}: "
                     "give one of them another name."
                 )
@@ -240,10 +240,10 @@ def keep(stage: Path, out: Path, job: str) -> Path | None:
         json.loads(executed.read_text(encoding="utf-8"))
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(executed, kept)
-    return kept
-
     except (OSError, ValueError):
         return None
+    return kept
+
 
 def place(stage: Path, out: Path, job: str) -> Path:
     """Move a job's outputs from the staging folder into the run's; the result last. Returns its path."""
