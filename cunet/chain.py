@@ -7,9 +7,11 @@ the files are inputs, and Snakemake goes by them). The Snakefile reads the plan 
 
 import ast
 import os
+import re
+import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ def plan(profile: Profile, run_dir: Path) -> Plan:
 
     Raises:
         InputError: the profile names a notebook that does not exist, or a parameter that the notebook does
-            not have.
+            not have or that the chain sets.
     """
     missing = [stem for stem in profile.notebooks if not source(stem).is_file()]
     if missing:
@@ -103,8 +105,59 @@ def _parameters(
 ) -> dict[str, Any]:
     """A job's parameters: what the chain sets, what profile and notebook share, the notebook's own lines."""
     shared = {key: getattr(profile, key) for key in profiles.SHARED if key in declared}
-    given = {"job": name, "profile": profile.name, **shared, **profile.notebooks[stem], **own}
+    lines = profile.notebooks[stem]
+    if stem.startswith(TRAINING):
+        for key in own.keys() & lines.keys():
+            raise InputError(
+                f"{stem}.{key} cannot be set: that notebook runs once for each of the profile's {key}s. "
+                f"Write {key}s: [{lines[key]}] in its place."
+            )
+        if lines.get("data_root"):
+            raise InputError(
+                f"{stem}.data_root cannot be set in a profile: the other notebooks would look for the data "
+                f"elsewhere. Set the environment variable CUNET_DATA={lines['data_root']}, which all read."
+            )
+    given = {"job": name, "profile": profile.name, **shared, **own, **lines}
     return validate(declared, given, source(stem))
+
+
+def check(plan: Plan) -> None:
+    """Refuse what jobs would refuse, perhaps hours later: names, settings of trainings, what is not there.
+
+    Raises:
+        InputError: an unknown data set, network or size; a training's setting that is out of range; a network
+            that was not released, where released ones are asked for; photographs that are not there.
+    """
+    named = {
+        kind: [(job, name) for job in plan.jobs for name in _names(job.parameters, kind)]
+        for kind in ("dataset", "model", "size")
+    }
+    if not any(named.values()):
+        return
+    from cunet import checkpoints, datasets, models, recipe  # 3 s
+
+    known = {"dataset": datasets.DATASETS, "model": models.MODELS, "size": models.SIZES}
+    for kind, found in named.items():
+        for job, name in found:
+            if name.partition("@")[0] not in known[kind]:
+                raise InputError(
+                    f"{job.name} asks for the {kind} {name!r}{nearest(name, list(known[kind]))}. Known are "
+                    f"{', '.join(known[kind])}."
+                )
+    for name in dict.fromkeys(name for _, name in named["dataset"]):
+        datasets.find(name)
+    for job in plan.jobs:
+        if job.notebook.startswith(TRAINING):
+            fields = {**declaration(source(job.notebook)), **job.parameters}
+            config = recipe.configure({k: fields[k] for k in recipe.TrainConfig.model_fields if k in fields})
+            if fields.get("checkpoints") == "released":
+                checkpoints.released(config.dataset, config.model, config.size, config.seed, config.variant)
+
+
+def _names(parameters: dict[str, Any], kind: str) -> list[str]:
+    """What a job's parameters `dataset` and `datasets` (or of another kind) name."""
+    one, several = parameters.get(kind), parameters.get(f"{kind}s") or []
+    return [*([one] if one else []), *several]
 
 
 def _needs(stem: str, named: dict[str, list[str]]) -> tuple[str, ...]:
@@ -137,6 +190,22 @@ def _write(path: Path, text: str) -> None:
         runs.write_atomically(path, text)
 
 
+def snapshot(plan: Plan, run_dir: Path) -> Plan:
+    """The same plan for `run_dir`, a copy of what Snakemake looks at to say what would run.
+
+    `run_dir` is a folder beside the run's: the paths of inputs are relative, and Snakemake goes by them.
+    """
+    names = ("results", "executed", "params", "report/index.html", ".snakemake/metadata", "profile.yaml")
+    for name in names:
+        there, copy = plan.run_dir / name, run_dir / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if there.is_dir():
+            shutil.copytree(there, copy)  # with the times of files, which count where Snakemake knows no hash
+        elif there.is_file():
+            shutil.copy2(there, copy)
+    return replace(plan, run_dir=run_dir)
+
+
 def load(run_dir: Path) -> Plan:
     """The plan that `prepare` left in a run's folder."""
     path = run_dir / "profile.yaml"
@@ -156,16 +225,22 @@ def load(run_dir: Path) -> Plan:
 
 def inputs(plan: Plan, job: Job) -> list[str]:
     """The files that a job's result depends on, relative to the run's folder: the notebook, the modules that
-    it imports, directly or not, the results that it waits for, and the released checkpoints of a training
-    job.
+    it imports, directly or not, the results that it waits for, and the released checkpoints if it reads any.
     """
     files = [source(job.notebook), *modules(source(job.notebook))]
-    if job.notebook.startswith(TRAINING) and plan.profile.checkpoints == "released":
-        of = job.parameters
-        pattern = f"{of['dataset']}-{of['model']}-{plan.profile.size}-s{of['seed']}*"
-        files += sorted((PACKAGE / "assets" / "checkpoints").glob(pattern))
+    files += sorted((PACKAGE / "assets" / "checkpoints").glob(_checkpoints(plan, job)))
     relative = [os.path.relpath(path, plan.run_dir) for path in files]
     return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs)]
+
+
+def _checkpoints(plan: Plan, job: Job) -> str:
+    """Pattern of the released checkpoints that a job may read."""
+    of, none = job.parameters, "none/*"
+    if job.notebook.startswith(TRAINING):
+        name = f"{of['dataset']}-{of['model']}-{plan.profile.size}-s{of['seed']}"
+        return f"{name}[.-]*" if plan.profile.checkpoints == "released" else none
+    reads = re.search(r"\breleased\(", source(job.notebook).read_text(encoding="utf-8"))
+    return f"*-{of.get('size', plan.profile.size)}-s*" if reads else none
 
 
 def report_inputs(plan: Plan) -> list[str]:

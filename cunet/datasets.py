@@ -27,6 +27,7 @@ from cunet.errors import InputError
 DATASETS = ("mnist", "avatars", "landscapes", "celeba", "lsun_church", "folder")
 STAND_INS = {"avatars": "CelebA", "landscapes": "LSUN Church"}
 SPLITS = ("train", "test")
+_PHOTOS = {"celeba": photos.celeba, "lsun_church": photos.lsun_church, "folder": photos.folder}
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,19 @@ def load(
     return _photos(kind, split, image_size, data_root(path or root))
 
 
+def find(name: str, root: str | Path | None = None) -> None:
+    """Raise InputError, as `load` would, if the data set `name` is unknown or its files are not there.
+
+    Lists files and decodes none: it tells before a long run what `load` would tell in the middle of it.
+    """
+    kind, _, path = name.partition(":")
+    if kind in _PHOTOS:
+        for split in SPLITS:
+            _PHOTOS[kind](data_root(path or root), split)
+    elif kind not in DATASETS:
+        raise InputError(f"Unknown data set {name!r}; expected one of {', '.join(DATASETS)}.")
+
+
 def read_idx(content: bytes) -> np.ndarray:
     """Array from the content of an IDX file of bytes (magic 0, 0, 8, rank; big-endian sizes; data).
 
@@ -204,9 +218,7 @@ def _drawn(name: str, split: str, image_size: int, root: Path) -> ImageDataset:
 
 def _photos(name: str, split: str, image_size: int, root: Path) -> ImageDataset:
     """Photographs, cropped to their centred square and decoded once."""
-    found = {"celeba": photos.celeba, "lsun_church": photos.lsun_church, "folder": photos.folder}[name](
-        root, split
-    )
+    found = _PHOTOS[name](root, split)
     images = photos.decode(found, image_size, data_root() / "decoded", f"{name}-{split}")
     credit = {
         "celeba": "CelebA, Liu, Luo, Wang and Tang (2015), for non-commercial research",

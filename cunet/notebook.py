@@ -62,6 +62,8 @@ def execute(
     path = find(notebook)
     out = runs.resolve(out)
     declared = declaration(path)
+    if "run_dir" in (parameters or {}):
+        raise InputError("run_dir is no parameter to set: the run's folder is --out (or `out`).")
     given = validate(declared, {**(parameters or {}), "run_dir": runs.shown(out)}, path)
     job = runs.check_name(given.get("job", declared["job"]), "job")
     with processes.locked(out / ".locks" / f"{job}.lock", f"Job {job!r}", wait=5.0):

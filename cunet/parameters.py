@@ -15,6 +15,7 @@ import yaml
 
 from cunet.errors import InputError
 
+ZERO = ("warmup", "clip", "validate_every")  # numbers that 0 switches off; all others above 0 stay above 0
 TAG = r"tags=\[[^\]]*[\"']parameters[\"']"  # in the header of the parameters cell
 
 
@@ -71,10 +72,12 @@ def validate(declared: Mapping[str, Any], given: Mapping[str, Any], path: Path) 
     """The given parameters, each converted to the type of the literal that it replaces.
 
     An int is accepted where a float stands. `None` as the literal accepts anything. Lists are compared by
-    their elements.
+    their elements. A literal also says the sign: nothing here goes below 0, a number above 0 stays above it
+    (but for those of `ZERO`), and a list that has elements keeps some.
 
     Raises:
-        InputError: an unknown name (the message has the nearest), or a value of another type.
+        InputError: an unknown name (the message has the nearest), a value of another type, or one that is
+            out of range.
     """
     checked = {}
     for name, value in given.items():
@@ -91,6 +94,8 @@ def validate(declared: Mapping[str, Any], given: Mapping[str, Any], path: Path) 
                 f"Parameter {name!r} of {path.name} is {value!r}, of type {type(value).__name__}, but the "
                 f"notebook has {name} = {literal!r}: give a value of type {_type_name(literal)}."
             ) from None
+        if expected := _out_of_range(name, checked[name], declared[name]):
+            raise InputError(f"Parameter {name!r} of {path.name} is {value!r}; it needs {expected}.")
     return checked
 
 
@@ -105,6 +110,25 @@ def _convert(value: Any, literal: Any) -> Any:
     if type(value) is not type(literal):
         raise TypeError
     return value
+
+
+def _out_of_range(name: str, value: Any, literal: Any) -> str:
+    """What was expected of a value that is out of range, judged by the literal; empty if it is in range."""
+    if isinstance(literal, (list, tuple)) and isinstance(value, (list, tuple)):
+        negative = any(_number(item) and item < 0 for item in literal)
+        low = any(_number(item) and not item >= 0 for item in value) and not negative
+        if low:
+            return "elements that are 0 or more"
+        return "at least one element" if literal and not value else ""
+    if not _number(value) or not _number(literal) or literal < 0:
+        return ""
+    if literal > 0 and name not in ZERO:
+        return "" if value > 0 else "a number above 0"
+    return "" if value >= 0 else "a number that is 0 or more"
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _type_name(literal: Any) -> str:

@@ -47,8 +47,8 @@ class Profile(BaseModel):
     @field_validator("seeds")
     @classmethod
     def _seeds(cls, values: list[int]) -> list[int]:
-        if min(values) < 0:
-            raise ValueError("a seed is 0 or more")
+        if not 0 <= min(values) <= max(values) < 2**31:
+            raise ValueError("a seed is 0 or more, and less than 2^31")
         return _once(values)
 
     @field_validator("notebooks", mode="before")

@@ -4,9 +4,12 @@ Killed at any moment, the same command goes on where it stopped: the run's lock 
 that an earlier, killed command left behind are ended first, and Snakemake repeats jobs that were cut off.
 """
 
+import contextlib
 import json
+import os
 import re
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,6 +27,7 @@ from rich.progress import (
 
 from cunet import chain, notebook, processes, profiles, runs
 from cunet.errors import InputError
+from cunet.parameters import parameters_file
 
 RUN = "CUNET_RUN"  # marks every process of a run
 
@@ -47,14 +51,14 @@ def reproduce(
         run: name of the run's folder in papermill_runs/; the profile's name if None.
         jobs: notebooks at once, over the profile's number.
         settings: `key=value` over the profile's lines, see `cunet.profiles.load`.
-        dry_run: only say what would run.
+        dry_run: only say what would run; the run stays as it is.
         extra: further arguments for Snakemake, for example `["--executor", "slurm"]`.
 
     Returns:
         Path of the report.
 
     Raises:
-        InputError: bad input, or another process is making the same run.
+        InputError: bad input, another process is making the same run, or its folder is another profile's.
         ChainError: a job failed; the message says which, why, and where its notebook is.
     """
     chosen = profiles.load(profile, settings)
@@ -62,12 +66,37 @@ def reproduce(
         raise InputError(f"--jobs is {jobs}: the number of notebooks at once is 1 or more.")
     run_dir = folder(run or chosen.name)
     plan = chain.plan(chosen, run_dir)
-    with processes.locked(run_dir / ".locks" / "run.lock", f"Run {run_dir.name!r}"):
-        processes.end_marked(RUN, str(run_dir))
+    _refuse_other(plan)
+    chain.check(plan)
+    with contextlib.ExitStack() as stack:
+        if run_dir.is_dir() or not dry_run:
+            stack.enter_context(processes.locked(run_dir / ".locks" / "run.lock", f"Run {run_dir.name!r}"))
+        if dry_run:  # on a copy of what Snakemake looks at: the run stays as it is
+            run_dir.parent.mkdir(parents=True, exist_ok=True)
+            copy = stack.enter_context(tempfile.TemporaryDirectory(prefix=".dry-run-", dir=run_dir.parent))
+            plan = chain.snapshot(plan, Path(copy))
+        else:
+            processes.end_marked(RUN, str(run_dir))
+            _refuse_other(plan)  # again, now that nobody else can write
         chain.prepare(plan)
         command = chain.command(plan, jobs or chosen.jobs, dry_run, extra or [])
         _snakemake(command, plan, dry_run)
     return run_dir / "report" / "index.html"
+
+
+def _refuse_other(plan: chain.Plan) -> None:
+    """Raise InputError if the run's folder holds the run of another profile: its results would be lost."""
+    path = plan.run_dir / "profile.yaml"
+    if not path.is_file():
+        return
+    there = parameters_file(path)
+    for key in ("name", "size"):
+        old, new = there.get(key), getattr(plan.profile, key)
+        if old not in (None, new):
+            raise InputError(
+                f"{runs.shown(plan.run_dir)} is a run of a profile with {key} {old!r}, not {new!r}. Make "
+                "this one in another folder (--run NAME, or RUN=NAME of make), or remove that one first."
+            )
 
 
 def folder(name: str) -> Path:
@@ -83,6 +112,8 @@ def folder(name: str) -> Path:
 def _snakemake(command: list[str], plan: chain.Plan, dry_run: bool) -> None:
     """Run Snakemake, showing its jobs; end everything it started when interrupted."""
     marks = {RUN: str(plan.run_dir), notebook.GUARD: json.dumps(processes.identity())}
+    if path := import_path():
+        marks["PYTHONPATH"] = path
     log = plan.run_dir / "logs" / "snakemake.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -110,6 +141,14 @@ def _snakemake(command: list[str], plan: chain.Plan, dry_run: bool) -> None:
             reader.join(5.0)
     if status:
         raise ChainError(_why(plan, board, log))
+
+
+def import_path() -> str:
+    """PYTHONPATH for the jobs: they run in other folders, where a checkout that was copied or moved is not
+    the one that was installed; `$PYTHONPATH` as it is where this library is no checkout."""
+    own = chain.PACKAGE.parent
+    paths = [str(own) if (own / "pyproject.toml").is_file() else "", os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(filter(None, paths))
 
 
 def _follow(output: IO[str], log: IO[str], board: "_Board") -> None:

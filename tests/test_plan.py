@@ -1,0 +1,150 @@
+"""What is refused before a chain starts, what a dry run leaves alone, and what makes a job run again."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT, TINY
+
+from cunet import chain, notebook, profiles, reproduce, runs
+from cunet.errors import InputError
+
+
+@pytest.fixture
+def whole(repository):
+    """The small repository with the notebooks of the real one whose parameters are judged here."""
+    for name in ("01_ode_block", "05_training", "06_sampling", "07_synthesis"):
+        shutil.copy(ROOT / "notebooks" / f"{name}.py", repository / "notebooks")
+    text = "notebooks: {01_ode_block: , 05_training: , 06_sampling: , 07_synthesis: }\n"
+    (profiles.folder() / "tiny.yaml").write_text(text)
+    return repository
+
+
+def checked(*settings: str) -> chain.Plan:
+    plan = chain.plan(profiles.load("tiny", list(settings)), reproduce.folder("r"))
+    chain.check(plan)
+    return plan
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("models=[cunte]", "the model 'cunte' \\(did you mean 'cunet'\\?\\)"),
+        ("datasets=[mnits]", "the dataset 'mnits' \\(did you mean 'mnist'"),
+        ("size=huge", "the size 'huge'"),
+        ("seeds=[2147483648]", "less than 2\\^31"),
+        ("datasets=[lsun_church]", "LSUN Church was not found|package lmdb is not installed"),
+        ("size=smoke", "no released checkpoint 'mnist-unet-smoke-s0'"),
+        ("seeds=[7]", "no released checkpoint 'mnist-unet-laptop-s7'"),
+        ("05_training.images=0", "'images' of 05_training.py is 0; it needs a number above 0"),
+        ("05_training.ema_decay=2.0", "ema_decay=2.0: Input should be less than 1"),
+        ("05_training.warmup=-1", "0 or more"),
+        ("05_training.seed=3", "05_training.seed cannot be set.*Write seeds: \\[3\\]"),
+        ("05_training.dataset=avatars", "Write datasets: \\[avatars\\]"),
+        ("05_training.data_root=/x", "CUNET_DATA=/x, which all read"),
+        ("06_sampling.seed=-7", "'seed' of 06_sampling.py is -7; it needs a number that is 0 or more"),
+        ("07_synthesis.samples=-5", "'samples' of 07_synthesis.py is -5"),
+        ("07_synthesis.step_counts=[]", "at least one element"),
+        ("07_synthesis.step_counts=[5,-1]", "elements that are 0 or more"),
+        ("07_synthesis.models=[foo]", "07_synthesis asks for the model 'foo'"),
+    ],
+)
+def test_what_a_job_would_refuse_is_refused_before_the_first_starts(
+    whole, setting, message, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "empty"))
+    with pytest.raises(InputError, match=message):
+        checked(setting)
+
+
+def test_what_is_right_passes_and_a_notebooks_own_seed_wins(whole):
+    plan = checked("06_sampling.seed=7", "05_training.warmup=0", "checkpoints=train")
+    seeds = {job.notebook: job.parameters["seed"] for job in plan.jobs}
+    assert seeds == {"01_ode_block": 0, "05_training": 0, "06_sampling": 7, "07_synthesis": 0}
+
+
+def test_a_run_dir_among_a_notebooks_parameters_is_refused(tmp_path):
+    with pytest.raises(InputError, match="run_dir.*--out"):
+        notebook.execute(TINY / "01_first.py", tmp_path / "run", {"run_dir": "x"})
+
+
+def content(run_dir) -> dict[str, tuple[str, int]]:
+    """Digest and time of every file of a run, but for its lock."""
+    files = [p for p in run_dir.rglob("*") if p.is_file() and ".locks" not in p.parts]
+    return {str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in files}
+
+
+def test_a_dry_run_with_another_profile_leaves_the_run_as_it_is(repository, monkeypatch):
+    """Snakemake sees a copy that the new profile was applied to (test_chain has Snakemake's own answer)."""
+    plan = chain.plan(profiles.load("tiny"), reproduce.folder("r"))
+    chain.prepare(plan)
+    for name in ("01_first", "12_last"):
+        runs.Run(plan.run_dir, name).save_result({})
+    before, seen = content(plan.run_dir), {}
+
+    def look(command, plan, dry_run):
+        seen.update(runs.results(plan.run_dir), folder=plan.run_dir, dry="--dry-run" in command)
+
+    monkeypatch.setattr(reproduce, "_snakemake", look)
+    path = profiles.folder() / "tiny.yaml"
+    path.write_text("notebooks: {01_first: {count: 5}}\n")
+    reproduce.reproduce("tiny", run="r", dry_run=True)
+    assert content(plan.run_dir) == before
+    assert set(seen) == {"01_first", "folder", "dry"} and seen["dry"] and not seen["folder"].exists()
+    assert seen["folder"].parent == plan.run_dir.parent
+    reproduce.reproduce("tiny", run="other", dry_run=True)
+    assert sorted(p.name for p in (repository / "papermill_runs").iterdir()) == ["profiles", "r"]
+
+
+@pytest.mark.parametrize("line", ["size: smoke", "name: other"])
+def test_a_folder_with_the_run_of_another_profile_is_refused(repository, line):
+    plan = chain.plan(profiles.load("tiny"), reproduce.folder("r"))
+    chain.prepare(plan)
+    runs.Run(plan.run_dir, "01_first").save_result({})
+    before = content(plan.run_dir)
+    path = profiles.folder() / "tiny.yaml"
+    path.write_text(f"{line}\n{path.read_text()}")
+    for dry_run in (True, False):
+        with pytest.raises(InputError, match=r"papermill_runs/r is a run of a profile with .*--run NAME"):
+            reproduce.reproduce("tiny", run="r", dry_run=dry_run)
+    assert content(plan.run_dir) == before
+
+
+def test_released_checkpoints_are_inputs_of_each_notebook_that_reads_them(whole, tmp_path, monkeypatch):
+    plan = checked()
+    package = tmp_path / "cunet"
+    (package / "assets" / "checkpoints").mkdir(parents=True)
+    names = {"mnist-cunet-laptop-s0.json", "mnist-unet-laptop-s0-time.json", "mnist-cunet-smoke-s0.json"}
+    for name in names:
+        (package / "assets" / "checkpoints" / name).touch()
+    monkeypatch.setattr(chain, "PACKAGE", package)
+    read = {}
+    for job in plan.jobs:
+        read[job.name] = {path.rsplit("/", 1)[1] for path in chain.inputs(plan, job)} & names
+    assert read["01_ode_block"] == {"mnist-cunet-laptop-s0.json", "mnist-unet-laptop-s0-time.json"}
+    assert read["05_training-mnist-cunet-s0"] == {"mnist-cunet-laptop-s0.json"}
+    assert read["06_sampling"] == set()
+
+
+def test_jobs_run_this_checkouts_code_from_whatever_folder(tmp_path):
+    """A copy of the checkout puts itself before the one that is installed."""
+    root = tmp_path / "a checkout"
+    shutil.copytree(ROOT / "cunet", root / "cunet", ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", root)
+    code = "from cunet import chain, reproduce; print(reproduce.import_path())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": done.stdout.strip()}
+    code = "import cunet; print(cunet.__file__)"
+    used = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True)
+    assert used.stdout.decode().strip() == str(root / "cunet" / "__init__.py"), done.stderr
+
+
+def test_profiles_of_the_repository_pass_but_for_data_that_is_not_here():
+    for name in ("smoke", "laptop", "reference"):
+        chain.check(chain.plan(profiles.load(name), ROOT / "papermill_runs" / name))
+    content = yaml.safe_load((profiles.folder() / "paper.yaml").read_text())
+    assert "data_root" not in (content["notebooks"]["05_training"] or {})
