@@ -89,7 +89,7 @@ def crossing(s, first, second, velocity, target: str = "x \u21a6 \u2212x") -> Fi
             axes[2].plot(second[0, path], velocity[0, path], "o", color=colour, ms=3.5)
         axes[0].set(title="first order: no crossing", xlabel="s", ylabel="x")
         axes[1].set(title="second order: positions cross", xlabel="s")
-        axes[2].set(title="phase space: no crossing", xlabel="x", ylabel="v = dx/ds")
+        axes[2].set(title="phase space: apart at each s", xlabel="x", ylabel="v = dx/ds")
         for panel in axes[:2]:
             panel.set(ylim=(-1.25, 1.25), xticks=(0, 0.5, 1))
         axes[0].text(1.0, 1.13, f"wanted: {target} (bars)", ha="right", fontsize=7, color="0.35")
