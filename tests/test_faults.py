@@ -1,0 +1,481 @@
+"""Faults on purpose: what README.md of this folder promises for each. The long forms are marked `long`."""
+
+import ast
+import contextlib
+import os
+import pickle
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import torch
+from conftest import ROOT, TINY, call, start, wait_for
+
+from cunet import (
+    checkpoints,
+    datasets,
+    metrics,
+    models,
+    photos,
+    processes,
+    reproduce,
+    resume,
+    runs,
+    sampling,
+    storage,
+    training,
+)
+from cunet.denoising import denoise
+from cunet.diffusion import Diffusion
+from cunet.errors import InputError
+
+FIRST = TINY / "01_first.py"
+
+
+class Faults:
+    """Counts what a test injects and what is survived; `make test-long` prints the sums of all tests."""
+
+    def __init__(self):
+        self.counts = [0, 0]
+
+    @contextlib.contextmanager
+    def one(self):
+        self.counts[0] += 1
+        yield
+        self.counts[1] += 1
+
+
+@pytest.fixture
+def faults(record_property):
+    counted = Faults()
+    record_property("faults", counted.counts)
+    return counted
+
+
+# --------------------------------------------------------------------------------------- no code from data
+
+
+UNPICKLERS = ("marshal", "shelve", "dill", "joblib", "cloudpickle")
+
+
+def dangers(source: str) -> list[str]:
+    """The calls and imports in a Python source by which data could become code."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name in UNPICKLERS]
+        elif isinstance(node, ast.ImportFrom):  # a loader shall stand under its full name, where it is seen
+            found += [node.module] * (node.module in UNPICKLERS)
+            loads = node.module in ("torch", "pickle", "yaml", "numpy")
+            found += [alias.name for alias in node.names if loads and alias.name.endswith("load")]
+        elif isinstance(node, ast.Call):
+            name, keys = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            bare = name if isinstance(node.func, ast.Name) else ""
+            bad = bare in ("eval", "exec", "compile", "__import__", "execfile")
+            bad |= name.startswith(("pickle.load", "pickle.Unpickler", "os.system", "os.popen", "runpy."))
+            bad |= name == "torch.load" and keys.get("weights_only") != "True"
+            bad |= (
+                name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load")
+                and keys.get("Loader") != "_Loader"
+            )
+            bad |= keys.get("shell") == "True" or keys.get("allow_pickle") == "True"
+            bad |= keys.get("trust_remote_code") == "True"
+            found += [name] * bad
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cunet").rglob("*.py")), ids=lambda path: path.stem)
+def test_no_module_turns_data_into_code(path):
+    assert dangers(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["torch.load(f)", "torch.load(f, weights_only=False)", "pickle.load(f)", "pickle.Unpickler(f)", "eval(s)"]
+    + [
+        "exec(s)",
+        "__import__(s)",
+        "import joblib",
+        "from dill import load",
+        "from torch import load",
+        "os.system(s)",
+        "yaml.load(s)",
+    ]
+    + ["subprocess.run(s, shell=True)", "np.load(f, allow_pickle=True)", "yaml.load(s, Loader=yaml.Loader)"],
+)
+def test_the_check_for_code_from_data_sees(line):
+    assert len(dangers(line)) == 1
+
+
+def test_the_one_yaml_loader_makes_no_objects():
+    import yaml
+
+    from cunet import parameters
+
+    assert issubclass(parameters._Loader, yaml.SafeLoader)
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["BOMB"],)
+
+
+# ------------------------------------------------------------------------------------------ damaged files
+
+
+class Stored:
+    """A kind of file: where it is, how it is loaded, and whether a damaged one is made again."""
+
+    def __init__(self, files, load, rebuilt=False):
+        self.files, self.load, self.rebuilt = files, load, rebuilt
+
+
+def checkpoint(folder: Path) -> Stored:
+    path = folder / "mnist-cunet-smoke-s0.safetensors"
+    checkpoints.save(path, models.build("cunet", "smoke", 1), {"dataset": "mnist", "seed": 0})
+
+    def load():
+        network, card = checkpoints.load(path)
+        return {**network.state_dict(), "card": card["card_sha256"]}
+
+    return Stored([path, path.with_suffix(".json")], load)
+
+
+def training_state(folder: Path) -> Stored:
+    config = training.configure(
+        {"size": "smoke", "model": "unet", "images": 32, "batch_size": 16, "validate_every": 0}
+    )
+    path = folder / f"{config.name}.safetensors"
+    fabric, stop = training.start_fabric(config), training.Signals()
+    run = training.Training(config, path, fabric, stop)
+    run.train_step()
+    resume.save(run)
+    state = resume.state_path(path)
+    again = training.Training(config, path, fabric, stop)
+
+    def load():
+        resume.restore(again)
+        return {"step": again.step, **again.network.state_dict()}
+
+    return Stored([state, state.with_suffix(".json")], load)
+
+
+def result(folder: Path) -> Stored:
+    run = runs.Run(folder, "01_first", parameters={"seed": 0})
+    run.save_result({"fd": [12.5, 0.1], "n": 500}, [dict(id="C01", measured="x", value=0.25)])
+    path = folder / "results" / "01_first.json"
+    return Stored([path], lambda: runs.result_file(path))
+
+
+def features(folder: Path) -> Stored:
+    images = torch.randint(0, 256, (3, 1, 16, 16)).to(torch.uint8)
+    dataset = datasets.ImageDataset("x", "train", images)
+    metrics.dataset_features(dataset, cache=folder)
+    return Stored([*folder.iterdir()], lambda: {"f": metrics.dataset_features(dataset, cache=folder)}, True)
+
+
+def photographs(folder: Path) -> Stored:
+    from PIL import Image
+
+    for number in range(3):
+        Image.new("RGB", (20, 30), (number, 90, 200)).save(folder / f"{number}.png")
+    found = photos.folder(folder, "train")
+    load = lambda: {"p": photos.decode(found, 16, folder / "cache", "x")}  # noqa: E731
+    load()
+    return Stored([*(folder / "cache").iterdir()], load, rebuilt=True)
+
+
+def scores(folder: Path) -> Stored:
+    images, diffusion = torch.rand(2, 1, 16, 16), Diffusion(timesteps=4)
+
+    def load():
+        done = denoise(lambda x, t: 0.1 * x, images, diffusion, [2], metrics=["psnr"], resume=folder)
+        return {"psnr": done["mean", 2].scores["psnr"]}
+
+    load()
+    return Stored([*folder.iterdir()], load, rebuilt=True)
+
+
+KINDS = (checkpoint, training_state, result, features, photographs, scores)
+
+
+def same(a: dict, b: dict) -> bool:
+    """Whether two loads gave the same, to the bit."""
+    equal = lambda x, y: torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y  # noqa: E731
+    return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
+
+
+def mutate(data: bytes, draw: random.Random) -> bytes:
+    """A bit flipped, the end cut off, bytes appended, nothing left, two bytes overwritten, or a pickle."""
+    kind, at = draw.randrange(6), draw.randrange(len(data))
+    if kind == 0:
+        return data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
+    if kind == 1:
+        return data[:at]
+    if kind == 2:
+        return data + draw.randbytes(draw.randrange(1, 9))
+    if kind == 3:
+        return b""
+    return pickle.dumps(Bomb()) if kind == 4 else data[:at] + draw.randbytes(2) + data[at + 2 :]
+
+
+@pytest.mark.filterwarnings("ignore:The (cache|stored scores)")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.long)])
+def test_a_damaged_file_is_refused_by_name_or_made_again(tmp_path, monkeypatch, faults, kind, count):
+    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+    (tmp_path / "files").mkdir()
+    stored, draw = kind(tmp_path / "files"), random.Random(7)
+    good, originals = stored.load(), {path: path.read_bytes() for path in stored.files}
+    for number in range(count):
+        victim = stored.files[number % len(stored.files)]
+        bad = mutate(originals[victim], draw)
+        if bad == originals[victim]:
+            continue
+        with faults.one():
+            victim.write_bytes(bad)
+            if stored.rebuilt:
+                assert same(stored.load(), good), f"mutation {number}"
+            else:
+                try:
+                    loaded = stored.load()
+                except InputError as error:
+                    assert victim.stem.split(".")[0] in str(error)
+                else:  # a space more or less, say
+                    assert kind is result and same(loaded, good), f"mutation {number} loaded silently"
+        for path, data in originals.items():
+            path.write_bytes(data)
+    assert same(stored.load(), good) and not (tmp_path / "exploded").exists()
+    assert faults.counts[0] > count / 2
+
+
+# ---------------------------------------------------------------------------------------- numbers gone bad
+
+
+def test_distances_say_how_many_images_are_too_few():
+    images = torch.rand(4, 1, 16, 16) * 2 - 1
+    with pytest.raises(InputError, match="4 real and 1 generated images; a covariance needs two"):
+        metrics.frechet_distance(images, images[:1])
+    assert "4 images for 256 features" in metrics.frechet_distance(images, images).note
+    with pytest.raises(InputError, match="4 real and 3 generated images; expected more of each"):
+        metrics.precision_recall(images, images[:3])
+
+
+# -------------------------------------------------------------------------------------- poor surroundings
+
+
+def test_without_a_network_everything_that_ships_works(monkeypatch):
+    def cut(*_):
+        pytest.fail("something asked for the network")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, cut)
+    monkeypatch.setattr(socket, "getaddrinfo", cut)
+    digits = datasets.load("mnist", "test", 16).batch(slice(0, 4))
+    assert metrics.lpips(digits[:2], digits[2:]).isfinite().all()
+    assert metrics.features(digits).shape == (4, 256)
+    network = models.build("cunet", "smoke", 1)
+    assert sampling.sample(network, 1, Diffusion(), steps=2).isfinite().all()
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *options: str):
+    """A file system of its own at `folder`; skips the test where this user may not mount one."""
+    folder.mkdir()
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes root")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_on_a_full_disk_the_old_checkpoint_stays_and_nothing_is_half_written(tmp_path, faults):
+    network = models.build("unet", "smoke", 1)
+    with mounted(tmp_path / "small", "-o", "size=1m") as disk:
+        storage.write(disk / "x.safetensors", {"w": torch.zeros(9)}, {"step": 1})
+        before = sorted(path.name for path in disk.iterdir())
+        filler = disk / "filler"
+        filler.write_bytes(bytes(2**20 - 3 * 4096 - sum(p.stat().st_size for p in disk.iterdir())))
+        with faults.one():
+            with pytest.raises(
+                InputError, match="No space left on device.*What was there before is unchanged"
+            ):
+                checkpoints.save(disk / "x.safetensors", network, {})
+        filler.unlink()
+        assert storage.read(disk / "x.safetensors")[1]["step"] == 1
+        assert sorted(path.name for path in disk.iterdir()) == before
+        with faults.one():
+            config = training.configure({"size": "smoke", "model": "unet", "images": 64})
+            with pytest.raises(InputError, match="MiB free, but training .* needs"):
+                training.train(config, disk / "run", progress=False)
+        assert [p.name for p in (disk / "run").iterdir()] == [f".{config.name}.lock"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(("-o", "size=12k"), marks=pytest.mark.long, id="full"),
+        pytest.param(("-o", "ro"), id="read-only"),
+    ],
+)
+def test_a_notebook_without_room_for_its_result_is_one_paragraph_and_leaves_nothing(
+    tmp_path, faults, options
+):
+    with mounted(tmp_path / "disk", *options) as disk, faults.one():
+        done = call("notebook", str(FIRST), "--out", str(disk / "run"), "-p", "count=5000")
+        assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
+        said = done.stderr.strip().splitlines()[-1]
+        assert said.startswith("cunet: ") and ("No space left" in said or "Read-only" in said), done.stderr
+        assert not list(disk.rglob("*.json"))
+        for kept in disk.rglob("*.ipynb"):  # with its traceback
+            assert kept.parent.name == "logs" and nbformat.read(kept, 4).cells
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """What a download of the repository has, without git, in a folder named with a space and a quote."""
+    root = tmp_path / "it's my répo"
+    for name in ("cunet", "notebooks", "papermill_runs/profiles"):
+        shutil.copytree(
+            ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.ipynb", ".*")
+        )
+    for name in ("Snakefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, root)
+    return root
+
+
+def poor(home: Path, clone: Path) -> dict:
+    """How to start a process in poor surroundings: another working folder, a home that is not there, neither
+    compiler nor git, one core, and 4 GiB of memory of its own."""
+    home.mkdir()
+    environment = {"HOME": "/nonexistent", "PATH": str(home), "PYTHONPATH": str(clone), "LANG": "C"}
+    environment |= {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200", "TMPDIR": str(home)}
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_DATA, (4 * 2**30, 4 * 2**30))
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+
+    return {"cwd": home, "env": environment, "preexec_fn": limit}
+
+
+def isolated() -> list[str]:
+    """The beginning of a command line that has no network; empty where this user may not cut it."""
+    cut = ["unshare", "-n"]
+    able = shutil.which("unshare") and subprocess.run([*cut, "true"], capture_output=True).returncode == 0
+    return [shutil.which("unshare"), "-n"] if able else []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_the_smoke_chain_gives_the_same_bytes_in_poor_surroundings(tmp_path, clone, faults):
+    """Twice on one machine: as usual; and on one core, in 4 GiB, without network, home, compiler and git."""
+    lasting = []
+    plain = {**poor(tmp_path / "usual", clone), "preexec_fn": None}
+    plain["env"] = {**os.environ, "PYTHONPATH": str(clone)}
+    for how, prefix, name in ((plain, [], "a"), (poor(tmp_path / "poor", clone), isolated(), "b")):
+        with faults.one():
+            command = [
+                *prefix,
+                sys.executable,
+                "-m",
+                "cunet",
+                "reproduce",
+                "--profile",
+                "smoke",
+                "--run",
+                name,
+            ]
+            done = subprocess.run(
+                [*command, "--jobs", "1"], capture_output=True, text=True, timeout=3000, **how
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            found = runs.results(clone / "papermill_runs" / name)
+            lasting.append({job: comparable(content) for job, content in found.items()})
+    assert lasting[0].keys() == lasting[1].keys()
+    different = [job for job in lasting[0] if lasting[0][job] != lasting[1][job]]
+    assert not different, {job: differences(lasting[0][job], lasting[1][job]) for job in different}
+
+
+def comparable(content: dict) -> dict:
+    """A result without its times and what follows from them."""
+    return {key: value for key, value in content.items() if key not in ("timings", "sha256", "inputs")}
+
+
+def differences(a, b, path: str = "") -> list[str]:
+    """Where two results differ."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [line for key in a for line in differences(a[key], b[key], f"{path}.{key}")]
+    return [] if a == b else [f"{path}: {str(a)[:80]} / {str(b)[:80]}"]
+
+
+# ------------------------------------------------------------------------------------------ killed anywhere
+
+
+def own(root: Path) -> list[psutil.Process]:
+    return processes.marked(reproduce.RUN, str(root / "papermill_runs" / "tiny"))
+
+
+def part_of(found: list[psutil.Process], draw: random.Random) -> psutil.Process | None:
+    """One of the Python processes of a chain: Snakemake, a runner or a kernel."""
+    named = []
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            if {"snakemake", "notebook", "ipykernel_launcher"} & set(process.cmdline()):
+                named.append(process)
+    return draw.choice(named) if named else None
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_chain_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_one(
+    repository, faults, number
+):
+    draw, times = random.Random(int(number)), {signal.SIGKILL: 20}.get(number, 6)
+    run_dir = repository / "papermill_runs" / "tiny"
+    begun = time.monotonic()
+    assert call("reproduce", "--profile", "tiny").returncode == 0
+    usual = time.monotonic() - begun
+    expected = {job: comparable(content) for job, content in runs.results(run_dir).items()}
+    for turn in range(times):
+        (run_dir / "results" / "01_first.json").unlink(missing_ok=True)  # so that both jobs have to run
+        process = start("reproduce", "--profile", "tiny")
+        with faults.one():
+            time.sleep(draw.uniform(0.0, usual))  # the random moment; nothing is asserted about it
+            victim = part_of(own(repository), draw) if number == signal.SIGKILL and turn % 2 else None
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                victim.kill() if victim else process.send_signal(number)
+            _, said = process.communicate(timeout=600)
+            assert "Traceback" not in said or process.returncode < 0, said
+            for content in runs.results(run_dir).values():  # whatever is there is whole
+                assert comparable(content) == expected[content["job"]]
+    done = call("reproduce", "--profile", "tiny")
+    assert done.returncode == 0, done.stderr
+    assert {job: comparable(content) for job, content in runs.results(run_dir).items()} == expected
+    wait_for(lambda: not own(repository), "the end of every process of the run")
+    assert not list((run_dir / ".staging").glob("*"))
+
+
+def test_every_promise_of_the_readme_names_a_test_that_is_there():
+    import re
+
+    text = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) > 20
+    for file, name in named:
+        assert f"def {name}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), name

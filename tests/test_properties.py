@@ -1,0 +1,366 @@
+"""Properties that hold for any input, and input that is nonsense: drawn by hypothesis, the same each time."""
+
+import contextlib
+import math
+import os
+import string
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import TINY
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cunet import cli, parameters, profiles, runs, storage
+from cunet.diffusion import PREDICTION_TYPES, SCHEDULES, Diffusion
+from cunet.errors import InputError
+from cunet.ode import SOLVERS, solve
+from cunet.recipe import BatchOrder
+
+
+def drawn(count: int):
+    """The one profile: `count` inputs, the same on every machine, no time limit for one, nothing kept."""
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+    return settings(
+        max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=checks
+    )
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+seeds = st.integers(0, 2**31)
+shapes = st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+# ------------------------------------------------------------------------------------------- the mathematics
+
+
+@drawn(60)
+@given(st.sampled_from(list(SCHEDULES)), st.integers(1, 3000))
+def test_every_schedule_goes_down_from_signal_to_noise(schedule, timesteps):
+    diffusion = Diffusion(schedule, timesteps)
+    betas, abar = diffusion.betas, diffusion.alphas_cumprod
+    assert betas.shape == abar.shape == (timesteps,) and betas.dtype == torch.float64
+    assert (betas > 0).all() and (betas <= 0.999).all()
+    torch.testing.assert_close(abar, (1 - betas).cumprod(0))
+    assert (abar.diff() < 0).all() and 0 < abar[-1] <= abar[0] < 1
+
+
+@drawn(80)
+@given(
+    *(
+        st.sampled_from(list(SCHEDULES)),
+        st.sampled_from(list(PREDICTION_TYPES)),
+        st.integers(1, 1000),
+        shapes,
+        seeds,
+    ),
+    st.data(),
+)
+def test_image_and_noise_come_back_from_any_step_of_any_process(schedule, kind, timesteps, shape, seed, data):
+    diffusion = Diffusion(schedule, timesteps, kind)
+    t = data.draw(st.integers(0, timesteps - 1))
+    x0, noise = normal(*shape, seed=seed), normal(*shape, seed=seed + 1)
+    x_t, out = diffusion.add_noise(x0, noise, t), diffusion.target(x0, noise, t)
+    abar = float(diffusion.alphas_cumprod[t])
+    rounding = 1e-13 * max(float(z.abs().max()) for z in (x0, noise, x_t, out))
+    image, eps = diffusion.to_x0(out, x_t, t), diffusion.to_epsilon(out, x_t, t)
+    torch.testing.assert_close(image, x0, rtol=0, atol=rounding / math.sqrt(abar))
+    torch.testing.assert_close(eps, noise, rtol=0, atol=rounding / math.sqrt(1 - abar))
+
+
+@drawn(28)
+@given(
+    *(
+        st.sampled_from(list(SOLVERS)),
+        st.floats(0, 9),
+        st.floats(0, 0.5),
+        st.floats(-1, 1),
+        st.floats(0.1, 1),
+    ),
+    *(st.booleans(), seeds),
+)
+def test_solving_there_and_back_returns_to_the_start(solver, stiffness, drag, begin, span, backwards, seed):
+    """x'' = -k x - c v for any k and c: up to the solver's own error, and where nothing depends on the
+    velocity up to rounding with leapfrog, which is symmetric in time."""
+    x, v = normal(3, 2, seed=seed), normal(3, 2, seed=seed + 1)
+    there = (begin, begin - span if backwards else begin + span)
+    symmetric = "leapfrog" in solver
+    drag = 0.0 if symmetric else drag
+    ends = [x, v]
+    for ways in (there, there[::-1]):
+        ends = solve(lambda s, x, v: -stiffness * x - drag * v, *ends, ways, 100, solver)[:2]
+    scale = max(1.0, float(x.abs().max()), float(v.abs().max()))
+    error = max(float((a - b).abs().max()) for a, b in zip(ends, (x, v), strict=True)) / scale
+    assert error < (1e-11 if symmetric else {"euler": 0.5, "midpoint": 1e-2}.get(solver, 1e-3))
+
+
+@drawn(40)
+@given(
+    st.sampled_from(list(SOLVERS)), shapes, st.sampled_from([torch.float32, torch.float64]), st.integers(1, 4)
+)
+def test_a_solution_has_the_shape_and_dtype_of_its_start(solver, shape, dtype, steps):
+    x = normal(*shape, dtype=dtype)
+    end = solve(lambda s, x, v: -x, x, x, (0.0, 0.5), steps, solver)
+    assert end.x.shape == end.v.shape == shape and end.x.dtype == end.v.dtype == dtype
+    assert end.x.isfinite().all() and end.evaluations >= steps
+
+
+@drawn(40)
+@given(st.integers(1, 60), st.integers(1, 90), st.integers(0, 2**20))
+def test_any_epoch_has_each_image_once(count, batch_size, seed):
+    order, steps = BatchOrder(count, batch_size, seed), -(-2 * count // batch_size)
+    seen = torch.cat([order(step) for step in range(steps)])[: 2 * count].view(2, count)
+    assert all(sorted(epoch.tolist()) == list(range(count)) for epoch in seen)
+
+
+# ---------------------------------------------------------------------------------------------- what is kept
+
+names = st.text(string.ascii_letters + string.digits + "._", min_size=1, max_size=20)
+dtypes = st.sampled_from([torch.float32, torch.float16, torch.int64, torch.uint8, torch.bool])
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | finite | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@drawn(40)
+@given(st.dictionaries(names, st.tuples(shapes, dtypes), max_size=4), st.dictionaries(names, json_values))
+def test_any_tensors_and_any_card_come_back_as_they_were(tmp_path_factory, tensors, card):
+    path = tmp_path_factory.mktemp("pair") / "x.safetensors"
+    tensors = {name: (normal(*shape) * 9).to(dtype) for name, (shape, dtype) in tensors.items()}
+    storage.write(path, tensors, card)
+    back, found = storage.read(path)
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+    assert {name: value for name, value in found.items() if name in card and "sha256" not in name} == {
+        name: value for name, value in card.items() if "sha256" not in name
+    }
+
+
+@drawn(40)
+@given(shapes, dtypes)
+def test_any_tensor_comes_back_from_a_cache(tmp_path_factory, shape, dtype):
+    path = tmp_path_factory.mktemp("cache") / "x"
+    tensor = (normal(*shape) * 9).to(dtype)
+    storage.keep(path, tensor)
+    assert torch.equal(storage.kept(path), tensor) and [p.name for p in path.parent.iterdir()] == ["x"]
+
+
+@drawn(10)
+@given(st.dictionaries(st.text(max_size=9), json_values, max_size=4))
+def test_any_result_is_read_as_it_was_saved(tmp_path_factory, values):
+    run = runs.Run(tmp_path_factory.mktemp("run"), "01_first")
+    run.save_result(values)
+    assert runs.result(run.run_dir, "01_first")["values"] == runs.plain(values)
+
+
+# ------------------------------------------------------------------------------------------------- nonsense
+
+nasty = st.sampled_from(
+    [
+        "",
+        " ",
+        "-",
+        "--",
+        "-x",
+        "..",
+        "../..",
+        "/",
+        "/dev/null",
+        "~",
+        "a b",
+        "é",
+        "𝔘",
+        "'",
+        '"',
+        "\\",
+        "\n",
+        "%s",
+        "{}",
+    ]
+    + [
+        "$(id)",
+        "`id`",
+        "; ls",
+        "*",
+        "[",
+        "]",
+        "=",
+        "x=",
+        "=x",
+        "a=b=c",
+        "null",
+        "nan",
+        ".inf",
+        "-1",
+        "0",
+        "1e999",
+    ]
+    + [
+        "1" * 400,
+        "x" * 5000,
+        "[" * 3000,
+        "!!python/object/apply:os.system [id]",
+        "!!bool x",
+        "&a [*a]",
+        "<<: 1",
+    ]
+    + ["!!timestamp x", "!!float ''", "? {a: 1}: 2", "\ud800", "\udcff", "smoke", "mnist", "cunet", "unet"]
+)
+words = nasty | st.text(max_size=12) | st.integers(-9, 1100).map(str)
+
+
+def refused_or_done(function) -> bool:
+    """Whether nonsense was accepted; anything but an InputError goes on its way."""
+    try:
+        function()
+        return True
+    except InputError as error:
+        assert 0 < len(str(error)) < 20_000 and "Traceback" not in str(error)
+        return False
+
+
+LINES = [*profiles.Profile.model_fields, "sise", "Notebooks", ""]
+yaml_values = json_values | words
+contents = (
+    st.dictionaries(st.sampled_from(LINES) | st.text(max_size=5), yaml_values, max_size=5) | yaml_values
+)
+notebooks = st.dictionaries(
+    st.sampled_from(["01_first", "12_last", "../x"]) | st.text(max_size=4),
+    st.none()
+    | yaml_values
+    | st.dictionaries(st.sampled_from(["count", "rate", "names", "job"]), yaml_values),
+    max_size=3,
+)
+
+
+valid = st.fixed_dictionaries(
+    {"notebooks": st.just({"01_first": {"count": 1}})},
+    optional={
+        "jobs": st.integers(1, 9),
+        "size": st.just("smoke"),
+        "seeds": st.just([0, 1]),
+        "description": st.text(),
+    },
+)
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.long)])
+def test_a_profile_of_anything_is_valid_or_refused_and_never_a_traceback(repository, count):
+    path = profiles.folder() / "mine.yaml"
+    accepted = []
+
+    @drawn(count)
+    @given(valid, contents, notebooks, st.integers(0, 3), st.lists(words, max_size=1))
+    def attempt(base, content, own, spoilt, changes):
+        content = (
+            content if spoilt == 1 else {**base, **content} if isinstance(content, dict) and spoilt else base
+        )
+        if spoilt == 3 and isinstance(content, dict):
+            content = {**content, "notebooks": own}
+        text = content if isinstance(content, str) else yaml.safe_dump(content, allow_unicode=True)
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        accepted.append(refused_or_done(lambda: profiles.load("mine", changes if spoilt else [])))
+
+    attempt()
+    assert len(accepted) >= count / 2 and set(accepted) == {True, False}
+
+
+@drawn(100)
+@given(st.text() | nasty | contents.map(repr))
+def test_yaml_from_anybody_is_parsed_or_refused(text):
+    refused_or_done(lambda: parameters.load_yaml(text, "x"))
+
+
+@drawn(100)
+@given(
+    st.dictionaries(st.sampled_from(["count", "rate", "names", "seed", "job", "x"]), yaml_values, max_size=4)
+)
+def test_parameters_of_anything_have_the_type_of_the_literal_or_are_refused(given_values):
+    path = TINY / "01_first.py"
+    declared = parameters.declaration(path)
+    checked = {}
+    if refused_or_done(lambda: checked.update(parameters.validate(declared, given_values, path))):
+        assert all(type(value) is type(declared[name]) for name, value in checked.items())
+
+
+PATHS = {"--out", "--checkpoint", "-f", "NOTEBOOK"}
+OPTIONS = {  # no option that only prints, and no argument after -- for Snakemake
+    "reproduce": ["--profile", "--run", "--jobs", "--set", "--dry-run"],
+    "notebook": ["NOTEBOOK", "--out", "-f", "-p"],
+    "train": ["--dataset", "--model", "--size", "--seed", "--images", "--set", "--out"],
+    "sample": ["--dataset", "--model", "--size", "--checkpoint", "--n", "--sampler", "--steps", "--out"],
+    "bench": ["--size", "--models", "--tasks", "--modes", "--batches", "--repeats", "--out"],
+    "info": ["MODEL", "--size", "--channels", "--json", "--jsn"],
+    "nonsense": ["--x"],
+}  # fmt: skip
+sensible = st.sampled_from(
+    ["tiny", "01_first", "01_first.py", "count=3", "rate=x", "learning_rate=1e-3", "ddim"]
+)
+
+
+@st.composite
+def command_lines(draw) -> list[str]:
+    command = draw(st.sampled_from(list(OPTIONS)))
+    line = [command]
+    for option in draw(st.lists(st.sampled_from(OPTIONS[command]), max_size=4)):
+        value = draw(words | sensible | st.builds("{}={}".format, words, words))
+        if option in PATHS:  # nothing outside the test's own folder
+            value = value.replace("/", "_").replace("..", "_")
+        line += [value] if option.isupper() else [option, value] if draw(st.integers(0, 9)) else [option]
+    return [text.replace("\0", "") for text in line]  # no system hands on a NUL
+
+
+@pytest.fixture
+def idle(repository, monkeypatch):
+    """The command line with everything behind it that takes time taken out, in a folder of its own."""
+    from cunet import bench, checkpoints, cost, models, notebook, reproduce, sampling, training
+
+    def refuse(*_, **__):
+        raise InputError("Nothing is measured here.")
+
+    monkeypatch.chdir(repository)
+    network = models.build("cunet", "smoke", 1)
+    monkeypatch.setattr(reproduce, "_snakemake", lambda *_: None)
+    monkeypatch.setattr(notebook, "_run", lambda *_: None)
+    monkeypatch.setattr(training, "train", lambda config, out, progress: Path(out) / "x.safetensors")
+    card = {"diffusion": Diffusion().settings()}
+    monkeypatch.setattr(checkpoints, "load", lambda path: (network, card))
+    monkeypatch.setattr(sampling, "sample", lambda *_, **__: torch.zeros(1, 1, 8, 8))
+    monkeypatch.setattr(bench, "run", refuse)
+    monkeypatch.setattr(cost, "macs", lambda *_: 0)
+    real = models.build
+    monkeypatch.setattr(
+        models,
+        "build",
+        lambda name, size="paper", channels=3: real(
+            name, "smoke" if size in models.SIZES else size, min(channels, 4)
+        ),
+    )
+
+
+@pytest.mark.parametrize("count", [80, pytest.param(2000, marks=pytest.mark.long)])
+def test_no_command_line_ends_in_a_traceback(idle, monkeypatch, capfd, count):
+    statuses = []
+
+    @drawn(count)
+    @given(command_lines())
+    def attempt(line):
+        monkeypatch.setattr("sys.argv", ["cunet", *line])
+        with pytest.raises(SystemExit) as ended, contextlib.ExitStack():
+            cli.main()
+        assert ended.value.code in (0, 1, 2), line
+        statuses.append(ended.value.code)
+        said = capfd.readouterr().err
+        assert "Traceback" not in said, line
+        assert ended.value.code == 0 or said.strip(), line
+
+    attempt()
+    assert len(statuses) >= count / 2 and {0, 2} <= set(statuses)
+    assert os.getcwd() == str(Path.cwd())
