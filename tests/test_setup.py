@@ -81,6 +81,13 @@ def test_every_package_needed_is_pinned_as_installed():
     assert {name: pins().get(name) for name in installed} == installed
 
 
+@pytest.mark.parametrize("extra", ["browser", "site"])
+def test_what_an_extra_names_is_pinned_at_a_version_that_it_allows(extra):
+    for text in PROJECT["optional-dependencies"][extra]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)]), text
+
+
 def test_constraints_hold_nothing_of_this_machine():
     text = (ROOT / "constraints.txt").read_text()
     assert re.fullmatch(r"(#.*\n|[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+\n)+", text)
@@ -92,6 +99,37 @@ def test_conda_environment_installs_this_repository_as_pip_does():
     assert "python=3.11" in environment["dependencies"]
     assert environment["dependencies"][-1]["pip"] == ["--constraint constraints.txt", "--editable .[dev]"]
     assert "--constraint constraints.txt --editable '.[dev]'" in (ROOT / "Makefile").read_text()
+
+
+def test_one_python_and_one_set_of_versions_everywhere():
+    """conda, the container and the workflow have the Python of constraints.txt, and install by make."""
+    python = re.search(r"Python (3\.\d+)", (ROOT / "constraints.txt").read_text())[1]
+    assert f"python={python}" in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    for job, target in (("test", "make test"), ("browser", "make test-browser")):
+        steps = workflow["jobs"][job]["steps"]
+        assert steps[-1]["run"] == target
+        assert [s["with"]["python-version"] for s in steps if "setup-python" in s.get("uses", "")] == [python]
+    container = (ROOT / "Containerfile").read_text()
+    assert re.findall(r"^FROM \S+/python:(\S+?)-", container, re.M) == [python]
+    assert "RUN make setup" in container and "pip install" not in container
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [hooks[0]["repo"], len(hooks)] == ["local", 1]  # the environment's ruff, not one of its own
+    assert all(hook["entry"].startswith(".venv/bin/ruff ") for hook in hooks[0]["hooks"])
+
+
+def test_the_container_holds_the_repository():
+    """Each file named in it is there, and what `make setup` and the tests read comes along."""
+    lines = [
+        line.split()[1:] for line in (ROOT / "Containerfile").read_text().splitlines() if line[:5] == "COPY "
+    ]
+    copied = {name for *names, _ in lines for name in names}
+    assert all((ROOT / name).exists() for name in copied)
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    outside = {".ci", ".gitignore", "papermill_runs"}  # of the runs, the profiles come along
+    assert {path.split("/")[0] for path in listed.stdout.split()} - outside <= copied
 
 
 def test_setup_is_quick_and_installs_nothing_when_current(tmp_path):

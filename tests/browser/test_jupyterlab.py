@@ -23,7 +23,7 @@ RUN_PATIENCE = 900_000  # ms for notebook 01 at smoke sizes; about 20 s on two i
 DONE = """() => { const panel = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden)')
   const cells = [...panel.querySelectorAll('.jp-CodeCell')]
   return panel.querySelector('[data-mime-type="application/vnd.jupyter.error"]') || cells.length &&
-    cells.every(cell => /\\[\\d+\\]/.test(cell.querySelector('.jp-InputPrompt').innerText)) }"""
+    cells.every(cell => /\\[\\d+\\]/.test(cell.querySelector('.jp-InputPrompt').textContent)) }"""
 
 
 @dataclass
