@@ -5,6 +5,7 @@ paragraph on stderr. Libraries are imported inside the commands: `cunet --help` 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -124,9 +125,9 @@ def train(
     )
 )
 def sample(
-    dataset: Dataset = "mnist",
-    model: Model = "cunet",
-    size: Size = "laptop",
+    dataset: Annotated[str | None, typer.Option(help="Dataset, mnist if no checkpoint is given.")] = None,
+    model: Annotated[str | None, typer.Option(help="Network, cunet if no checkpoint is given.")] = None,
+    size: Annotated[str | None, typer.Option(help="Its size, laptop if no checkpoint is given.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A trained network, for a released one.")] = None,
     n: Annotated[int, typer.Option(help="How many images.")] = 64,
     sampler: Annotated[str, typer.Option(help="ddpm, ddim, ... (cunet.sampling.SAMPLERS).")] = "ddim",
@@ -139,12 +140,29 @@ def sample(
     from cunet import checkpoints, runs, sampling
     from cunet.diffusion import Diffusion
 
-    path = checkpoint or checkpoints.released(dataset, model, size)
-    network, card = checkpoints.load(path)
+    path = checkpoint or checkpoints.released(dataset or "mnist", model or "cunet", size or "laptop")
+    network, card = checkpoints.load(path, model, size)
+    if dataset not in (None, card.get("dataset")):
+        raise InputError(f"{path} was trained on {card.get('dataset')!r}, not on {dataset!r}.")
+    if not isinstance(card.get("diffusion"), dict):
+        raise InputError(
+            f"The card of {path} does not say the network's diffusion, so it cannot draw images. Give a "
+            "checkpoint of a diffusion network, as `cunet train` writes."
+        )
+    _check_folder(out)
     diffusion = Diffusion(**card["diffusion"])
     images = sampling.sample(network, n, diffusion, sampler, steps, seed, batch_size, progress=True)
     sheet = _save_images(images, out, f"{Path(path).stem}-{sampler}{steps}-s{seed}")
     print(f"Samples: {runs.shown(sheet)}, and all {n} as {sheet.with_suffix('.npy').name} beside it")
+
+
+def _check_folder(out: Path) -> None:
+    """Raise InputError if results could not be written to `out`, before the work for them starts."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(
+            f"The folder {out} cannot be written to: {there} is a file or read-only. Choose another."
+        )
 
 
 def _save_images(images, out: Path, name: str) -> Path:
