@@ -17,6 +17,8 @@ from cunet.errors import InputError
 app = typer.Typer(
     name="cunet",
     help="The continuous U-Net for denoising diffusion: run its notebooks, train, sample, count, measure.",
+    epilog="Exit status: 0 done, 1 a job failed, 2 bad input, 128 + n stopped by signal n. "
+    "Tab completion in your shell: [cyan]cunet --install-completion[/cyan].",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -321,8 +323,24 @@ def info(
     if as_json:
         print(json.dumps(facts))
         return
-    for key, value in facts.items():
-        print(f"{key.replace('_', ' '):22}{format(value, ',') if isinstance(value, int) else value}")
+    _show({key: format(value, ",") if isinstance(value, int) else value for key, value in facts.items()})
+
+
+def _show(facts: dict[str, str]) -> None:
+    """Names and values: a table on a terminal, plain lines in a pipe."""
+    rows = [(key.replace("_", " "), text) for key, text in facts.items()]
+    if not sys.stdout.isatty():
+        print("\n".join(f"{key:22}{text}" for key, text in rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def main() -> None:

@@ -65,6 +65,35 @@ def test_info_for_people_says_the_same(capsys):
         assert key.replace("_", " ") in said and (f"{value:,}" if isinstance(value, int) else value) in said
 
 
+def test_on_a_terminal_the_same_facts_are_a_table(monkeypatch, capsys):
+    facts = {"image_size": "64", "parameters": "35,710,339"}
+    cli._show(facts)
+    plain = capsys.readouterr().out
+    assert plain.splitlines() == [f"{'image size':22}64", f"{'parameters':22}35,710,339"]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    cli._show(facts)
+    table = capsys.readouterr().out
+    assert "35,710,339" in table and "image size" in table and "│" in table and "│" not in plain
+
+
+def test_help_says_the_exit_statuses_that_the_program_has():
+    said = " ".join(run("--help")[1].split())
+    statuses = {0: "done", 1: "a job failed", 2: "bad input"}
+    assert all(f"{status} {text}" in said for status, text in statuses.items())
+    assert cli._explain(InputError("x")) == 2 and "128 + n" in said
+
+
+def test_the_shell_completes_commands_and_options():
+    def completed(words: str) -> list[str]:
+        asked = {"_CUNET_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        code = "from cunet.cli import app; app(prog_name='cunet')"
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=os.environ | asked, capture_output=True, text=True).stdout.split()
+
+    assert set(COMMANDS) <= set(completed("cunet "))
+    assert completed("cunet rep") == ["reproduce"] and "--dry-run" in completed("cunet reproduce --d")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
