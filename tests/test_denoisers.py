@@ -90,7 +90,7 @@ def test_all_methods_get_the_noise_that_the_tables_of_denoising_have(digits):
 
 
 def test_a_perfect_network_behind_the_interface_gives_the_clean_image(digits):
-    """Its answer is exact only if the scaling is put back: v and x_0 differ by the contrast."""
+    """And is asked where the noise level says, then ever lower."""
     denoiser, diffusion = smoke(steps=4), Diffusion()
     asked = []
 
