@@ -174,8 +174,8 @@ def who_has_the_better_lpips(confirmed: int, contradicted: int, levels: int) -> 
 @rule("C11")
 def peaks_earlier_and_sooner(ssim: float, lpips: float, seconds: float) -> str:
     """Shares of the noise levels at which cU-Net is ahead, by a paired test as in C09: step of the best SSIM,
-    step of the best LPIPS, time to them. Reproduced when each share is three quarters or more; partly when
-    one or two are."""
+    step of the best LPIPS, time to them (a call of cU-Net at the unfavourable end of its spread). Reproduced
+    when each share is three quarters or more; partly when one or two are; otherwise not."""
     ahead = [share >= 0.75 for share in (ssim, lpips, seconds)]
     return REPRODUCED if all(ahead) else PARTLY if any(ahead) else NOT_REPRODUCED
 

@@ -145,7 +145,8 @@ for d in datasets:
 # First network / second network, as the paper prints them; in brackets 95 % bootstrap intervals over images; $p$ from a
 # sign-flip test of the paired differences, adjusted over the levels of the column (Holm). The paper's columns are
 # of CelebA at 64 x 64, so compare who is ahead, not the values. The seconds are those of one network call a noise
-# step, as in the paper; at a stride of $k$ it takes a $k$-th.
+# step, as in the paper; at a stride of $k$ it takes a $k$-th. Their $p$ and intervals are over images, with the time of
+# a call taken as known; the claim's verdict takes it at the unfavourable end of the spread printed above.
 
 # %%
 compared = {d: denoising_tables.comparison(denoised[d], variant, seconds[d], seed) for d in datasets}
@@ -231,8 +232,10 @@ for (d, m), network in networks.items():
         network, tests[d].batch(range(images)), diffusions[d, m], protocol_levels, tuple(VARIANTS),
         denoising_tables.SCORES, stride, every, seed=seed, progress=True, resume=run.checkpoints / job,
     )  # fmt: skip
+# C11 speaks of time: a call of the second network at the unfavourable end of its spread
+slowest = {d: seconds[d] | {pair[1]: seconds[d][pair[0]] * calls[d][2]} for d in datasets}
 varied = {
-    (d, v): denoising_tables.comparison(others[d], v, seconds[d], seed) for d in datasets for v in VARIANTS
+    (d, v): denoising_tables.comparison(others[d], v, slowest[d], seed) for d in datasets for v in VARIANTS
 }
 rows = []
 for (d, v), frame in varied.items():
@@ -492,6 +495,8 @@ claims, timed_claims = [], []
 for d in datasets:
     frame = compared[d]
     values = denoising_tables.claim_values(denoised[d], variant, frame, seed)
+    cautious = denoising_tables.comparison(denoised[d], variant, slowest[d], seed)
+    values["C11"] = denoising_tables.earlier(cautious)
     where = dict(n=images, dataset=d, size=size, spread="paired tests over images; one training seed")
     words = {
         c: sides(denoising_tables.part(frame, q, "value"), f"better best {q.upper()}")
@@ -500,7 +505,9 @@ for d in datasets:
     text = (
         "cU-Net earlier in SSIM at {ssim:.0%} of the levels, in LPIPS at {lpips:.0%}, sooner at {seconds:.0%}"
     )
-    words["C11"] = text.format(**values["C11"])
+    words["C11"] = text.format(
+        **values["C11"]
+    ) + ", a call taking {:.2f} [{:.2f}, {:.2f}] of the time".format(*calls[d])
     ranges = [f"{names[m]} {elbow[d][m].min():.2f} to {elbow[d][m].max():.2f}" for m in pair]
     words["C13"] = f"share of the gain in LPIPS lost after the peak, over the levels: {', '.join(ranges)}"
     text = "mean SSIM of the U-Net above cU-Net's at {above:.0%} of the steps at high noise, below at {below:.0%}"
