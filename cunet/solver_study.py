@@ -142,7 +142,7 @@ class Study:
         """Rows of earlier calls, of whatever settings, by key."""
         if not self.file.is_file():
             return {}
-        frame = pd.read_csv(self.file, float_precision="round_trip").reindex(columns=COLUMNS)
+        frame = pd.read_csv(self.file).reindex(columns=COLUMNS)
         return {row[: len(KEYS)]: row for row in frame.itertuples(index=False, name=None)}
 
     def train(self, trained: Choice) -> Path:
