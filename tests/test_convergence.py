@@ -46,6 +46,15 @@ def test_an_equation_solved_as_the_network_does_is_the_block(name, images):
         assert evaluations == (2 if "released" not in name else 4)
 
 
+def test_a_constant_push_tells_a_second_order_block_from_the_released_one(images):
+    for block, (x, v, embedding) in convergence.record(network("cunet"), images, 300).values():
+        block.acceleration.forward = lambda s, x, v, modulation: torch.full_like(x, 3.0)
+        torch.testing.assert_close(block(x, v, embedding), (x + v + 1.5, v + 3), rtol=0, atol=1e-9)
+    for block, (z, *rest) in convergence.record(network("cunet-released"), images, 300).values():
+        block.attention, block.derivative.forward = None, lambda s, z: torch.full_like(z, 3.0)
+        torch.testing.assert_close(block(z, *rest), z + 3, rtol=0, atol=1e-9)
+
+
 def test_looking_changes_nothing(images):
     net = network("cunet")
     before = {k: v.clone() for k, v in net.state_dict().items()}

@@ -109,6 +109,16 @@ def test_sliced_distance_of_a_shifted_density_is_the_shift_seen_from_the_side(mi
     assert moved == pytest.approx(0.5 * 2 / math.pi, abs=3e-3)
 
 
+def test_sliced_distance_of_perfect_points_is_the_floor_that_its_docstring_names():
+    round_one, g = (
+        GaussianMixture(tensor([1.0]), tensor([[0.0, 0.0]]), torch.eye(2).double()[None]),
+        generator(),
+    )
+    floors = [sliced_wasserstein(round_one.sample(400, g), round_one, directions=4) for _ in range(60)]
+    # sqrt(B) |F_B - F| is |normal| of variance F(1 - F): its integral over the line is 1.29 on average
+    assert math.sqrt(400) * sum(floors) / 60 == pytest.approx(1.29, abs=0.2)
+
+
 # ---------------------------------------------------------------------------------------------- the process
 
 
