@@ -9,6 +9,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 BIN := $(VENV)/bin
 # what `make setup` has installed is current if this number is what it left in the environment
 KEY := $(shell cat pyproject.toml constraints.txt | cksum)
+# and if the library in it is this checkout's, which is not so in a copied or moved one (-P: not the current folder)
+HERE := import pathlib, sys, cunet; sys.exit(not pathlib.Path(cunet.__file__).parents[1].samefile("."))
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
@@ -19,7 +21,7 @@ help: ## this list
 	  printf '  %-16s %s\n' "$$name" "$$text"; done
 
 setup: ## make .venv with the tested versions; does nothing when it is current
-	@if [ "$$(cat $(VENV)/.setup 2>/dev/null)" = "$(KEY)" ] && $(BIN)/python -c 'import cunet' 2>/dev/null; then \
+	@if [ "$$(cat $(VENV)/.setup 2>/dev/null)" = "$(KEY)" ] && $(BIN)/python -P -c '$(HERE)' 2>/dev/null; then \
 	  echo "$(VENV) is up to date."; \
 	elif [ -z "$(PYTHON)" ]; then \
 	  echo "No Python 3.11 or later was found. Install one, or name it: make setup PYTHON=/path/to/python3" >&2; exit 1; \

@@ -91,6 +91,11 @@ def posterior_std(abar: Tensor, abar_before: Tensor) -> Tensor:
 def predict(model: Callable, diffusion: Diffusion, x: Tensor, t: int, clip: bool = True) -> Tensor:
     """The clean image that `model` sees in x, (B, C, H, W), at step t for all; cut to [-1, 1] if `clip`."""
     out = model(x, torch.full((x.shape[0],), t, device=x.device))
+    if not torch.compiler.is_compiling() and not out.isfinite().all():
+        raise InputError(
+            f"At step t = {t} the network gave numbers that are not finite, so there are no images: its "
+            "weights are damaged, or were trained for another prediction type. Load or train them again."
+        )
     x0 = diffusion.to_x0(out.to(x.dtype), x, t)
     return x0.clamp(-1, 1) if clip else x0
 
@@ -215,12 +220,12 @@ def sample(
             for step in walk(model, x, diffusion, timesteps, sampler, noise, clip, eta):
                 x = step.x
                 bar.update()
+            if not x.isfinite().all():
+                raise InputError(
+                    f"The sampler {sampler!r} left the range of its numbers, so there are no images. Take "
+                    "more steps, or another sampler."
+                )
             images[begin:end] = x.clamp(-1, 1)
-    if not images.isfinite().all():
-        raise InputError(
-            "The network gave numbers that are not finite, so there are no images: its weights are damaged, "
-            "or were trained for another prediction type. Load or train them again."
-        )
     return images
 
 

@@ -29,7 +29,7 @@ def image():
 
 
 def test_position_moves_with_the_velocity_exactly(network, image):
-    """x'' = a in every block itself, in float64: without force x(1) = x + v; with a constant one x + v + a/2."""
+    """x'' = a in every block itself, in float64: x(1) = x + v + a/2 and v(1) = v + a, with and without a."""
     blocks = [m for m in copy.deepcopy(network).double().modules() if isinstance(m, ODEBlock)]
     assert len(blocks) == 9
     embedding = network.time(torch.tensor([500, 500])).double()

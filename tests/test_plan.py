@@ -148,3 +148,16 @@ def test_profiles_of_the_repository_pass_but_for_data_that_is_not_here():
         chain.check(chain.plan(profiles.load(name), ROOT / "papermill_runs" / name))
     content = yaml.safe_load((profiles.folder() / "paper.yaml").read_text())
     assert "data_root" not in (content["notebooks"]["05_training"] or {})
+
+
+def test_make_setup_looks_whether_the_installed_library_is_this_checkouts(tmp_path):
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    code = next(line.removeprefix("HERE := ") for line in text.splitlines() if line.startswith("HERE"))
+    shutil.copytree(
+        ROOT / "cunet", tmp_path / "cunet", ignore=shutil.ignore_patterns("assets", "__pycache__")
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for folder, status in ((ROOT, 0), (tmp_path, 1)):
+        done = subprocess.run([sys.executable, "-P", "-c", code], cwd=folder, env=environment)
+        assert done.returncode == status
+    assert "python -P -c '$(HERE)'" in text

@@ -354,3 +354,17 @@ def test_damaged_networks_and_impossible_walks_are_named():
             ancestral_step(Diffusion(), x, x, t, previous=previous)
     with pytest.raises(InputError, match="timestep reaches"):
         ancestral_step(Diffusion(), x, x, 1000)
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("-inf"), float("nan")])
+def test_an_answer_that_is_not_finite_is_refused_at_the_call_that_gave_it(wrong):
+    """Also an infinite one, which a clip to [-1, 1] would hide."""
+    calls = []
+
+    def network(x, t):
+        calls.append(t)
+        return torch.full_like(x, wrong if len(calls) == 2 else 0.0)
+
+    with pytest.raises(InputError, match="not finite"):
+        sample(network, 4, Diffusion(), steps=5, batch_size=2, shape=(1, 2, 2))
+    assert len(calls) == 2
