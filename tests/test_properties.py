@@ -331,7 +331,7 @@ def idle(repository, monkeypatch):
     monkeypatch.setattr(notebook, "_run", lambda *_: None)
     monkeypatch.setattr(training, "train", lambda config, out, progress: Path(out) / "x.safetensors")
     card = {"diffusion": Diffusion().settings()}
-    monkeypatch.setattr(checkpoints, "load", lambda path: (network, card))
+    monkeypatch.setattr(checkpoints, "load", lambda *_, **__: (network, card))
     monkeypatch.setattr(sampling, "sample", lambda *_, **__: torch.zeros(1, 1, 8, 8))
     monkeypatch.setattr(bench, "run", refuse)
     monkeypatch.setattr(cost, "macs", lambda *_: 0)
