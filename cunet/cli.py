@@ -215,7 +215,10 @@ def denoise(
     print(f"Denoised: {runs.shown(path)}")
     if card := denoiser.card:
         images = f"{card['dataset']} images of {denoiser.side} x {denoiser.side} pixels"
-        print(f"The network, {card['model']}, has seen {images} and no others")
+        print(
+            f"The network, {card['model']}, has seen {images} and no others: in other pictures it draws what "
+            "is not there. For those take `--model bm3d`, or a checkpoint trained on their kind"
+        )
 
 
 @app.command(
