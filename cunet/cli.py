@@ -225,6 +225,8 @@ def denoise(
     epilog=example(
         "cunet bench",
         "cunet bench --models unet,cunet --tasks forward,step --modes eager --batches 1 --repeats 5",
+        "cunet bench --tasks growth",
+        "cunet bench --size laptop --channels 1 --tasks training --training-batch 64",
     )
 )
 def bench(

@@ -14,7 +14,7 @@ from cunet import cli
 from cunet.errors import InputError
 from cunet.processes import Interrupted
 
-COMMANDS = ("reproduce", "notebook", "train", "sample", "denoise", "bench", "info")
+COMMANDS = ("reproduce", "notebook", "train", "sample", "denoise", "bench", "solvers", "info")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -113,6 +113,7 @@ def test_the_shell_completes_commands_and_options():
         (["sample", "--checkpoint", "nowhere.safetensors"], "nowhere.safetensors"),
         (["bench", "--tasks", "fly"], "fly"),
         (["bench", "--batches", "x"], "--batches has 'x'"),
+        (["solvers", "--choices", "rk4:3"], "'rk4:3' is no solver"),
     ],
 )
 def test_bad_input_is_an_input_error_and_writes_nothing(arguments, message, tmp_path, monkeypatch):
