@@ -4,7 +4,7 @@ The files are `<dataset>-<model>-<size>-s<seed>[-variant].safetensors` and `.jso
 checked is in `cunet.storage`. A card holds `model, size, channels, image_size, dataset, seed, diffusion
 (settings), images_seen, steps, batch_size, recipe (every setting), loss_curve [[images, loss] ...],
 validation [[images, loss] ...], validation_loss, wall_time_s, code_version, processor, packages, sha256,
-dtype`.
+dtype`; that of a training also `code`, the hash of the modules that decided it.
 """
 
 import re

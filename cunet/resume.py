@@ -2,7 +2,8 @@
 
 The state is a pair of files (`cunet.storage`), `<name>.state.safetensors` with everything that a step changes
 (weights, their average, Adam's moments) and `<name>.state.json` with the counters, curves and settings.
-Random states are not in it: they follow from the step (`cunet.recipe`).
+Random states are not in it: they follow from the step (`cunet.recipe`). Nor is the loss scale of 16-mixed: a
+training that goes on in that precision finds it anew, and its last bits are not those of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from cunet import checkpoints, processes, storage
 from cunet.errors import InputError
-from cunet.provenance import environment
+from cunet.provenance import environment, training_code
 from cunet.recipe import TrainConfig
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def lock(path: Path) -> contextlib.AbstractContextManager:
 def save(training: Training) -> None:
     """Write the state of `training`, atomically."""
     state = {key: getattr(training, key) for key in COUNTERS}
-    state |= {"config": training.config.model_dump(), "data": [training.data.sha256, training.test.sha256]}
+    state |= {"code": training_code(), "config": training.config.model_dump()}
+    state |= {"data": [training.data.sha256, training.test.sha256]}
     tensors = {name: value.detach().cpu().contiguous() for name, value in _tensors(training).items()}
     storage.write(state_path(training.path), tensors, {**environment(), **state})
 
@@ -69,7 +71,7 @@ def restore(training: Training) -> None:
     """
     path = state_path(training.path)
     tensors, state = storage.read(path)
-    refuse_other(training.config, state.get("config", {}), path)
+    refuse_other(training.config, state.get("config", {}), path, state.get("code"))
     if state["data"] != [training.data.sha256, training.test.sha256]:
         raise InputError(
             f"The images of {training.config.dataset} are not those that {path} was trained on (their "
@@ -98,14 +100,42 @@ def restore(training: Training) -> None:
     training.last_save = (training.step, time.monotonic())
 
 
-def refuse_other(config: TrainConfig, saved: dict[str, Any], path: Path) -> None:
-    """Raise InputError, naming the settings, if the file `path` was trained with others than `config`'s."""
+def refuse_other(config: TrainConfig, saved: dict[str, Any], path: Path, code: str | None = None) -> None:
+    """Raise InputError, naming the settings, if the file `path` was trained with others than `config`'s.
+
+    code: what `training_code` gave when it was trained, if known; InputError if it gives another now.
+    """
     changes = config.changes(saved)
     if changes:
         raise InputError(
             f"{path} was trained with other settings: {changes}. Go on with the old settings, train into "
             "another folder or as another `variant`, or delete the file and its .json to start again."
         )
+    if code not in (None, training_code()):
+        raise InputError(
+            f"{path} was trained by other code: a module that decides what a training computes has changed "
+            "since. Train into another folder or as another `variant`, go back to the old code, or move the "
+            "file and its .json away to start again."
+        )
+
+
+def set_aside(config: TrainConfig, path: Path) -> None:
+    """Move checkpoint and state of the training `path` to aside/ beside them if other code made them.
+
+    Raises:
+        InputError: as :func:`refuse_other` for other settings; damaged files.
+    """
+    for old, settings in ((path, "recipe"), (state_path(path), "config")):
+        if not storage.exists(old):
+            continue
+        card = storage.read(old)[1]
+        refuse_other(config, card.get(settings, {}), old)
+        if card.get("code") not in (None, training_code()):
+            (old.parent / "aside").mkdir(exist_ok=True)
+            for file in (old, old.with_suffix(".json")):
+                number = f"{card['code'][:8]}-{card['card_sha256'][:8]}"
+                os.replace(file, old.parent / "aside" / f"{old.stem}-{number}{file.suffix}")
+            print(f"{old.name} was trained by other code: it is in aside/ now, and is trained again.")
 
 
 def check_disk(training: Training) -> None:

@@ -5,8 +5,9 @@ of `Diffusion.loss` (Ho et al. 2020, algorithm 1; the prediction target is a set
 averaged over the steps with an exponential moving average (EMA); the average is what is validated and kept.
 
 Everything random about step k is a function of (seed, k): see `cunet.recipe`. A training that was killed and
-started again therefore ends with the same bits, on the same machine and number of threads. Every device draws
-the whole batch's numbers and takes its share, so the batches do not depend on the number of devices either.
+started again therefore ends with the same bits, on the same machine and number of threads (but for 16-mixed,
+see `cunet.resume`). Every device draws the whole batch's numbers and takes its share, so the batches do not
+depend on the number of devices either.
 
     python -m cunet.training --config recipe.json --out folder
 """
@@ -29,6 +30,7 @@ from tqdm import tqdm
 from cunet import checkpoints, resume, storage
 from cunet.errors import InputError
 from cunet.launch import Signals, compiled_or_eager, start_fabric
+from cunet.provenance import training_code
 from cunet.recipe import BatchOrder, TrainConfig, configure, generator, stream
 from cunet.validation import validation_losses, validation_summary
 
@@ -43,7 +45,7 @@ class TrainingInterrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM came, the step was finished and the state saved. The text says how to go on."""
 
 
-def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Path:
+def train(config: TrainConfig, out: str | Path, progress: bool = True, renew: bool = False) -> Path:
     """Train as `config` says, or go on where an earlier call stopped; does nothing if that was at the end.
 
     While it runs, `out` has `<name>.state.safetensors` and `.json`; at the end `<name>.safetensors` and
@@ -53,13 +55,14 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Path:
         config: the settings.
         out: folder for the files; made if needed.
         progress: show a bar with images/s, time left and the loss.
+        renew: move what other code has trained to aside/ and train again; without it, that is refused.
 
     Returns:
         The path of the checkpoint.
 
     Raises:
-        InputError: unknown names, a state or checkpoint of other settings, damaged files, another process
-            training the same output, a disk that is full or cannot be written.
+        InputError: unknown names, a state or checkpoint of other settings or code, damaged files, another
+            process training the same output, a disk that is full or cannot be written.
         TrainingDiverged: the loss or the gradient is not finite.
         TrainingInterrupted: SIGINT or SIGTERM; the state was saved.
     """
@@ -74,9 +77,12 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True) -> Path:
             stack.enter_context(resume.lock(path))
             storage.clean(path)
             storage.clean(resume.state_path(path))
+            if renew:
+                resume.set_aside(config, path)
         fabric.barrier()
         if storage.exists(path):
-            resume.refuse_other(config, checkpoints.verify(path).get("recipe", {}), path)
+            card = checkpoints.verify(path)
+            resume.refuse_other(config, card.get("recipe", {}), path, card.get("code"))
             fabric.barrier()
             if fabric.is_global_zero:
                 storage.remove(resume.state_path(path))
@@ -335,6 +341,7 @@ class Training:
             "seed": config.seed,
             "variant": config.variant,
             "diffusion": self.diffusion.settings(),
+            "code": training_code(),
             "recipe": config.model_dump(),
             "images_seen": self.images_seen,
             "steps": self.step,
@@ -351,6 +358,8 @@ class Training:
 
 def main(arguments: list[str] | None = None) -> int:
     """`python -m cunet.training --config recipe.json --out folder`: a training as a process of its own.
+
+    What other code has trained there is moved to aside/ and trained again.
 
     Returns:
         Exit status: 0 done, 2 bad input or divergence, 130 interrupted (can go on).
@@ -369,7 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
             values = json.loads(chosen.config.read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"The settings {chosen.config} cannot be read as JSON: {error}.") from error
-        path = train(configure(values), chosen.out, progress=not chosen.quiet)
+        path = train(configure(values), chosen.out, progress=not chosen.quiet, renew=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,19 @@ import torch
 from conftest import free_port
 from torch import nn
 
-from cunet import checkpoints, datasets, diffusion, launch, models, resume, storage, training, validation
+from cunet import (
+    chain,
+    checkpoints,
+    datasets,
+    diffusion,
+    launch,
+    models,
+    provenance,
+    resume,
+    storage,
+    training,
+    validation,
+)
 from cunet.errors import InputError
 from cunet.recipe import BatchOrder, TrainConfig, configure, generator, stream
 from cunet.training import TrainingDiverged, TrainingInterrupted, train
@@ -588,3 +600,44 @@ def test_a_compiled_network_saves_under_its_own_names(undisturbed, tmp_path, mon
     mine, expected = (storage.read(f / f"{NAME}.safetensors")[0] for f in (tmp_path, undisturbed))
     assert mine.keys() == expected.keys()
     assert all(torch.allclose(mine[name].float(), expected[name].float(), atol=1e-5) for name in mine)
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "state"])
+def test_what_other_code_trained_is_refused_or_moved_aside_and_trained_again(tmp_path, monkeypatch, what):
+    config, path = settings(images=16), tmp_path / f"{NAME}.safetensors"
+    old = path if what == "checkpoint" else resume.state_path(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "training_code", lambda: "0" * 64)
+        patch.setattr(training, "training_code", lambda: "0" * 64)
+        if what == "checkpoint":
+            train(config, tmp_path, progress=False)
+        else:
+            resume.save(make(config, tmp_path))
+    before = old.read_bytes()
+    with pytest.raises(InputError, match="was trained by other code"):
+        train(config, tmp_path, progress=False)
+    with pytest.raises(InputError, match="images was 16 and is now 24"):
+        train(settings(images=24), tmp_path, progress=False, renew=True)
+    assert old.read_bytes() == before and not (tmp_path / "aside").exists()
+    assert train(config, tmp_path, progress=False, renew=True) == path
+    kept = sorted((tmp_path / "aside").iterdir())
+    assert [file.suffix for file in kept] == [".json", ".safetensors"] and kept[1].read_bytes() == before
+    stamp = path.stat().st_mtime_ns
+    assert train(config, tmp_path, progress=False, renew=True) == path and path.stat().st_mtime_ns == stamp
+
+
+def test_code_is_what_it_says_and_all_modules_of_a_network_count(tmp_path, monkeypatch):
+    found = {file.stem for file in chain.modules(Path(models.__file__))}
+    assert found - {"errors", "__init__"} <= set(provenance.TRAINING)
+    for name in provenance.TRAINING:
+        (tmp_path / f"{name}.py").write_text('"""Text."""\ndef f(x):\n    """Text."""\n    return x  # why\n')
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+
+    def code() -> str:
+        return provenance.training_code.__wrapped__()
+
+    before = code()
+    (tmp_path / "unet.py").write_text('"""Other text."""\n\ndef f( x ):\n    "More."\n    return (x)\n')
+    assert code() == before
+    (tmp_path / "ode.py").write_text('"""Text."""\ndef f(x):\n    """Text."""\n    return x + 0\n')
+    assert code() != before
