@@ -31,7 +31,12 @@ def address(tmp_path_factory):
     cells = [nbformat.v4.new_markdown_cell(words), nbformat.v4.new_code_cell("x = 1  # " + "wide " * 60)]
     (folder / "run" / "executed").mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "run" / "executed" / "03_sde.ipynb")
-    built = site.build(folder / "run", folder / "site").parent
+    few = folder / "cunet"  # one module: all of them take a minute
+    few.mkdir()
+    (few / "ode.py").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "PACKAGE", few)
+        built = site.build(folder / "run", folder / "site").parent
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments, **options):
