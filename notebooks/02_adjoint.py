@@ -576,7 +576,11 @@ run.save_table(
     "Peak memory a further solver step takes.",
 )
 worst = costs.groupby("gradient", sort=False).error.max()
-assert worst["checkpoint"] <= 1e-5 and worst["reversible"] <= 1e-5
+# Rounding is the floor: where training has all but removed the gradient, plain backpropagation in float32 is itself
+# off by some 1e-5 of what is left. The others may add nothing to it.
+off = costs.pivot(index=["subject", "steps"], columns="gradient", values="error")
+floor = np.maximum(1e-5, 2 * off.direct)
+assert off[["checkpoint", "reversible"]].le(floor, axis=0).all(axis=None) and floor.max() < 1e-4
 assert (slopes.loc[["reversible", "adjoint"]].abs() < 0.05).all(axis=None)
 assert (slopes.loc["checkpoint"] < 1.05).all() and (slopes.loc["direct"] > 2).all()
 slopes
