@@ -40,6 +40,7 @@ toy_seeds = 10  # toys trained side by side, each from other weights
 orbits = 100  # revolutions in the energy experiment of section 6
 
 # %%
+# %matplotlib inline
 import math
 
 import numpy as np

@@ -38,6 +38,7 @@ network_steps = [1, 2, 8, 32]  # solver steps a block tried on the whole network
 rounds = 2  # rounds of every timing, 2 or more
 
 # %%
+# %matplotlib inline
 import numpy as np
 import pandas as pd
 import sympy as sp

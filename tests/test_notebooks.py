@@ -89,6 +89,15 @@ def test_it_opens_its_run_saves_its_result_and_ends_with_what_was_found(path):
 
 
 @each
+def test_its_figures_are_shown_as_pictures(path):
+    """Without the line, a figure that is no pyplot's is shown as its type's name."""
+    code = [cell.source for cell in cells(path) if cell.cell_type == "code"]
+    (at,) = tagged(path, "parameters")
+    if any("save_figure(" in source for source in code):
+        assert cells(path)[at + 1].source.startswith("%matplotlib inline\n")
+
+
+@each
 def test_it_holds_no_outputs_no_magic_installs_and_no_local_paths(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"^[%!]?\s*pip install|/home/|/root/|\bC:\\", text, re.MULTILINE)
