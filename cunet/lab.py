@@ -19,6 +19,7 @@ EXTENSION = Path(__file__).resolve().parent / "assets" / "lab"
 TYPE, VIEWER = "percent-notebook", "Jupytext Notebook"
 SETTINGS = {
     "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {TYPE: VIEWER}},
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # all cells: find and print see them
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 

@@ -163,10 +163,13 @@ def test_notebook_01_runs_to_its_end_and_an_edit_changes_its_cell_only(page, lab
     page.locator(".lm-MenuBar-item", has_text="Run").click()
     page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
     page.wait_for_function(DONE, timeout=RUN_PATIENCE)
+    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()
+    assert panel(page).locator(".jp-CodeCell").count() == code_cells(path)
     errors = panel(page).locator('[data-mime-type="application/vnd.jupyter.error"]')
     assert errors.count() == 0, errors.first.inner_text()
     pictures = panel(page).locator(".jp-RenderedImage img")
-    assert pictures.count() >= 3 and pictures.first.evaluate("image => image.naturalWidth") > 100
+    pictures.nth(2).wait_for()
+    assert pictures.first.evaluate("image => image.naturalWidth") > 100
     assert (lab.root / "papermill_runs" / "interactive" / "results" / "01_ode_block.json").is_file()
 
     before = path.read_text(encoding="utf-8")
