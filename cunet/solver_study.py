@@ -253,7 +253,7 @@ def _heat(axes, losses: pd.DataFrame) -> None:
     for i, row in enumerate(losses.index):
         for j, column in enumerate(losses.columns):
             if losses.loc[row, column] == losses.loc[row, column]:  # not NaN
-                text, dark = f"{losses.loc[row, column]:.2g}", abs(shade.loc[row, column]) > 1.1
+                text, dark = f"{losses.loc[row, column]:.3f}", abs(shade.loc[row, column]) > 1.1
                 axes.text(j, i, text, ha="center", va="center", fontsize=5, color="w" if dark else "k")
     names = [name.replace("reversible_leapfrog", "reversible").replace(":", " ") for name in losses.index]
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
