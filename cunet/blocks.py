@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from .errors import InputError
-from .ode import solve
+from .ode import FIXED_STEP, solve
 
 
 def groups_for(channels: int) -> int:
@@ -122,6 +122,11 @@ class ODEBlock(nn.Module):
         self.steps, self.solver, self.gradient = steps, solver, gradient
         if acceleration.order == 1 and gradient != "direct":
             raise InputError(f"gradient={gradient!r}: a first-order block knows only 'direct'.")
+        if acceleration.order == 1 and solver not in FIXED_STEP:
+            raise InputError(
+                f"solver={solver!r}: a first-order block has no velocity to use, and takes fixed steps: "
+                f"choose one of {', '.join(FIXED_STEP)}."
+            )
         still = torch.zeros(1)
         self.evaluations = solve(lambda s, x, v: x, still, still, steps=steps, solver=solver).evaluations
 

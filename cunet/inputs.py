@@ -25,6 +25,13 @@ def check(sample: Tensor, timestep: int | Tensor, channels: int, factor: int) ->
             f"The image batch has shape {tuple(sample.shape)}, but this network takes (B, {channels}, H, W): "
             f"give it {channels}-channel images, or build the network with channels=<yours>."
         )
+    if not sample.is_floating_point():
+        raise InputError(
+            f"The images have dtype {sample.dtype}, but a network takes floats in [-1, 1]: convert them with "
+            "cunet.datasets.from_uint8."
+        )
+    if 0 in sample.shape:
+        raise InputError(f"The image batch has shape {tuple(sample.shape)}: it holds no pixel.")
     if sample.shape[2] % factor or sample.shape[3] % factor:
         raise InputError(
             f"The images are {sample.shape[2]} x {sample.shape[3]} pixels, but both sides must be divisible "

@@ -83,7 +83,7 @@ def solve(
     Returns x, v at span[1] and the number of evaluations that the forward pass made.
     Raises InputError for an unknown name, steps below 1, an empty span, or tensors that do not match.
     """
-    _check(x0, v0, span, steps, solver, gradient)
+    _check(x0, v0, span, steps, solver, gradient, tolerance)
     if not torch.is_grad_enabled():
         gradient = "direct"
     f = _Counted(acceleration, recompute=gradient == "checkpoint")
@@ -315,7 +315,7 @@ class _Reverse(torch.autograd.Function):
 # ----------------------------------------------------------------------------------------------- checks
 
 
-def _check(x0, v0, span, steps, solver, gradient):
+def _check(x0, v0, span, steps, solver, gradient, tolerance):
     for what, value, known in (("solver", solver, SOLVERS), ("gradient", gradient, GRADIENTS)):
         if value not in known:
             near = get_close_matches(str(value), known, 1)
@@ -333,6 +333,10 @@ def _check(x0, v0, span, steps, solver, gradient):
         )
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps={steps!r}: the number of solver steps is a whole number from 1 up.")
+    if len(span) != 2 or not all(math.isfinite(s) for s in span):
+        raise InputError(f"span={tuple(span)!r}: give two finite times, as in (0.0, 1.0).")
+    if tolerance is not None and not tolerance > 0:
+        raise InputError(f"tolerance={tolerance!r}: give a number above 0, or None.")
     if not span[1] - span[0]:
         raise InputError(f"span={tuple(span)!r} is empty: give two different times, as in (0.0, 1.0).")
     if x0.shape != v0.shape or x0.dtype != v0.dtype or not x0.is_floating_point():

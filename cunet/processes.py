@@ -119,7 +119,7 @@ def _refusal(path: Path, what: str) -> str:
         holder = f"process {who['pid']} on {who['host']}, started {time.ctime(who['started'])}"
     except (OSError, ValueError, KeyError, TypeError):
         holder = "another process"
-    return f"{what} is being made by {holder}. Wait until it has ended, or use another run (--run NAME)."
+    return f"{what} is being made by {holder}. Wait until it has ended, or use another folder."
 
 
 def marked(name: str, value: str) -> list[psutil.Process]:

@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from cunet import checkpoints
@@ -32,7 +32,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    dataset: str = Field("mnist", description="name in cunet.datasets.DATASETS; default mnist")
+    dataset: str = Field(
+        "mnist", pattern=r"^[a-z0-9_]+$", description="name in cunet.datasets.DATASETS; default mnist"
+    )
     model: str = Field("cunet", description="name in cunet.models.MODELS; default cunet")
     size: str = Field(
         "laptop", description="name in cunet.models.SIZES, gives the image side; default laptop"
@@ -71,6 +73,15 @@ class TrainConfig(BaseModel):
         "32-true", description="as in Lightning Fabric; default 32-true"
     )
     data_root: str = Field("", description="folder of the data set; default (empty): the standard one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folder(cls, values: Any) -> Any:
+        """`folder:PATH` is the data set `folder` in PATH: a path cannot be part of a file's name."""
+        if isinstance(values, dict) and str(values.get("dataset")).startswith("folder:"):
+            kind, _, path = values["dataset"].partition(":")
+            return {**values, "dataset": kind, "data_root": path}
+        return values
 
     @property
     def name(self) -> str:

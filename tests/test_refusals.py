@@ -1,0 +1,65 @@
+"""Inputs that mean nothing are refused where they come in, not by an error of PyTorch somewhere inside."""
+
+import math
+
+import pytest
+import torch
+
+from cunet import models
+from cunet.blocks import ODEBlock
+from cunet.errors import InputError
+from cunet.ode import solve
+from cunet.recipe import configure
+
+
+@pytest.mark.parametrize("solver", ["leapfrog", "nystrom4", "dopri5"])
+def test_a_first_order_block_takes_solvers_of_fixed_steps_only(solver):
+    with pytest.raises(InputError, match="first-order block.*euler, midpoint, rk4"):
+        models.build("cunet-firstorder", "smoke", solver=solver)
+
+
+@pytest.mark.parametrize("solver, evaluations", [("euler", 1), ("midpoint", 2), ("rk4", 4)])
+def test_a_first_order_block_counts_its_evaluations(solver, evaluations):
+    network = models.build("cunet-firstorder", "smoke", channels=1, solver=solver, steps=3).eval()
+    block, calls = next(m for m in network.modules() if isinstance(m, ODEBlock)), []
+    block.acceleration.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        network(torch.zeros(1, 1, 16, 16), 5)
+    assert len(calls) == block.evaluations == 3 * evaluations
+
+
+@pytest.mark.parametrize("name", ["unet", "cunet", "cunet-released"])
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (torch.zeros(1, 1, 16, 16, dtype=torch.uint8), "torch.uint8.*from_uint8"),
+        (torch.zeros(0, 1, 16, 16), "holds no pixel"),
+        (torch.zeros(1, 1, 0, 16), "holds no pixel"),
+    ],
+)
+def test_networks_refuse_what_is_no_batch_of_images(name, images, message):
+    with pytest.raises(InputError, match=message):
+        models.build(name, "smoke", channels=1)(images, 5)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"span": (0.0, math.nan)}, "two finite times"),
+        ({"span": (0.0, math.inf)}, "two finite times"),
+        ({"span": (0.0, 0.5, 1.0)}, "two finite times"),
+        ({"solver": "dopri5", "tolerance": -1.0}, "tolerance=-1.0"),
+        ({"solver": "dopri5", "tolerance": math.nan}, "tolerance=nan"),
+    ],
+)
+def test_spans_and_tolerances_that_mean_nothing_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        solve(lambda s, x, v: -x, torch.ones(1), torch.ones(1), **changes)
+
+
+def test_a_folder_of_images_is_a_data_set_with_a_root_and_its_path_in_no_files_name():
+    config = configure({"dataset": "folder:/my pictures/a:b"})
+    assert (config.dataset, config.data_root) == ("folder", "/my pictures/a:b")
+    assert config.name == "folder-cunet-laptop-s0"
+    with pytest.raises(InputError, match="dataset="):
+        configure({"dataset": "../x"})
