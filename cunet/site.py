@@ -172,9 +172,9 @@ def uses(code: list[str]) -> list[str]:
 
 
 def _parsed(text: str) -> list[ast.stmt]:
-    """The statements of a cell; none if it is no plain Python."""
+    """The statements of a cell, without its magics; none if it is no Python."""
     try:
-        return ast.parse(text).body
+        return ast.parse(re.sub(r"^[%!].*$", "", text, flags=re.M)).body
     except SyntaxError:
         return []
 

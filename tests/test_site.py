@@ -128,8 +128,8 @@ def test_a_folder_that_holds_something_else_stays(tmp_path):
 
 def test_what_a_notebook_uses_is_found_in_its_code():
     cells = [
-        "from cunet import ode, runs as r\nfrom cunet.frechet import distance\n",
-        "%magic is no Python",
+        "%matplotlib inline\nfrom cunet import ode, runs as r\nfrom cunet.frechet import distance\n",
+        "this is no Python",
         "ode.solve(1)",
     ]
     assert site.uses([*cells, "r.Run\nother.solve\node.SOLVERS"]) == [
