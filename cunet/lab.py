@@ -35,6 +35,7 @@ def environment() -> dict[str, str]:
     places = {
         "JUPYTER_CONFIG_DIR": "config",
         "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_PATH": "data",
         "JUPYTER_RUNTIME_DIR": "runtime",
         "JUPYTERLAB_SETTINGS_DIR": "settings",
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
@@ -49,6 +50,11 @@ def configure() -> None:
     runs.write_atomically(config, json.dumps(SETTINGS, indent=1) + "\n")
     name = json.loads((EXTENSION / "package.json").read_text(encoding="utf-8"))["name"]
     shutil.copytree(EXTENSION, folder() / "data" / "labextensions" / name, dirs_exist_ok=True)
+    # ipykernel's own says "Python 3 (ipykernel)", and saving would write that into a notebook's header
+    kernel = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
+    kernel |= {"display_name": "Python 3", "language": "python", "metadata": {"debugger": True}}
+    spec = folder() / "data" / "kernels" / "python3" / "kernel.json"
+    runs.write_atomically(spec, json.dumps(kernel, indent=1) + "\n")
     (folder() / "runtime").mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
