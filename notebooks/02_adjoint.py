@@ -582,8 +582,8 @@ worst = costs.groupby("gradient", sort=False).error.max()
 off = costs.pivot(index=["subject", "steps"], columns="gradient", values="error")
 floor = np.maximum(1e-5, 2 * off.direct)
 assert off[["checkpoint", "reversible"]].le(floor, axis=0).all(axis=None) and floor.max() < 1e-4
-assert (slopes.loc[["reversible", "adjoint"]].abs() < 0.05).all(axis=None)
-assert (slopes.loc["checkpoint"] < 1.05).all() and (slopes.loc["direct"] > 2).all()
+assert (slopes.loc[["reversible", "adjoint"]].abs() < 0.1).all(axis=None)  # the rule of C20
+assert (slopes.loc["checkpoint"] < 1.2).all() and (slopes.loc["direct"] > 2).all()
 slopes
 
 # %% [markdown]
