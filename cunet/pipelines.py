@@ -13,12 +13,14 @@ field `sample`. `PipelineModel` gives these to any network of `cunet.models`, wh
 
 from __future__ import annotations
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 
 from . import models
+from .continuous import ContinuousUNet
 
 
 class PipelineModel(ModelMixin, ConfigMixin):
@@ -45,6 +47,15 @@ class PipelineModel(ModelMixin, ConfigMixin):
         model = cls(network.name, network.size, network.channels)
         model.network = network
         return model
+
+    @classmethod
+    def from_pretrained(cls, *arguments, **options):
+        """As diffusers has it, and in the memory layout of the network, which a file does not keep."""
+        loaded = super().from_pretrained(*arguments, **options)
+        network = (loaded[0] if isinstance(loaded, tuple) else loaded).network
+        if isinstance(network, ContinuousUNet):
+            network.to(memory_format=torch.channels_last)
+        return loaded
 
     def forward(self, sample: Tensor, timestep: int | Tensor, return_dict: bool = True, **ignored):
         """The network's prediction, (B, C, H, W), in the field `sample`, or as a tuple."""
