@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cunet import pages, runs
+import pandas as pd
+
+from cunet import pages, runs, scorecard
 from cunet.errors import InputError
 
 VERDICTS = {"reproduced": "good", "partly": "fair", "not reproduced": "poor", "not testable here": "none"}
@@ -120,7 +122,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _scorecard(run_dir: Path) -> dict[str, Any] | None:
-    """The scorecard and how often each verdict was given, if the run has one."""
+    """The scorecard and how many claims have each verdict, if the run has one."""
     path = run_dir / "scorecard.csv"
     if not path.is_file():
         return None
@@ -130,8 +132,9 @@ def _scorecard(run_dir: Path) -> dict[str, Any] | None:
     rows = [
         {name: "" if cell == "-" else cell for name, cell in zip(header, row, strict=False)} for row in rows
     ]
-    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS}
-    others = len(rows) - sum(counts.values())
+    overall = list(scorecard.overall(pd.DataFrame(rows)[["id", "verdict"]])) if rows else []
+    counts = {verdict: overall.count(verdict) for verdict in VERDICTS}
+    others = len(overall) - sum(counts.values())
     return {"rows": rows, "counts": counts, "others": others, "kinds": VERDICTS}
 
 

@@ -9,7 +9,6 @@ that this calls.
 
 import argparse
 import ast
-import csv
 import importlib.metadata
 import json
 import re
@@ -20,8 +19,9 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 
-from cunet import pages, paper, report, runs
+from cunet import pages, paper, report, runs, scorecard
 from cunet.errors import InputError
 
 ASSETS = Path(__file__).resolve().parent / "assets" / "site"
@@ -77,11 +77,11 @@ def write_source(run_dir: Path, source: Path) -> None:
     }
     (source / "site.json").write_text(json.dumps(settings), encoding="utf-8")
     notebooks = _notebooks(run_dir, results, source)
-    claims = _claims(run_dir)
-    _write(source / "claims.md", claims_page(claims, notebooks))
+    card = _claims(run_dir)
+    _write(source / "claims.md", claims_page(card, notebooks))
     _write(source / "results.md", _results_page(run_dir, results, notebooks, source))
     _modules(source)
-    _write(source / "index.md", index_page(run_dir.name, results, claims, notebooks))
+    _write(source / "index.md", index_page(run_dir.name, results, card, notebooks))
 
 
 def mathjax() -> Path:
@@ -186,24 +186,24 @@ def _anchor(claim: str) -> str:
     return f"claim-{claim.lower()}"
 
 
-def _claims(run_dir: Path) -> dict[str, dict[str, str]]:
-    """The rows of the run's scorecard by claim; empty without one."""
+def _claims(run_dir: Path) -> pd.DataFrame:
+    """The run's scorecard, a row a measurement, all text; without rows where the run has none."""
     path = run_dir / "scorecard.csv"
     if not path.is_file():
-        return {}
-    with open(path, encoding="utf-8", newline="") as stream:
-        return {row["id"]: row for row in csv.DictReader(stream)}
+        return pd.DataFrame(columns=scorecard.COLUMNS)
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def claims_page(claims: dict[str, dict[str, str]], notebooks: dict[str, list[str]]) -> str:
-    """Every claim of the paper: what it says, what was measured, where, and with which functions."""
+def claims_page(card: pd.DataFrame, notebooks: dict[str, list[str]]) -> str:
+    """Every claim of the paper: what it says, all that was measured, where, and with which functions."""
+    overall = scorecard.overall(card)
     text = ["# Claims", "What the paper claims, what this run measured, and where.", ""]
     text += ["| | claim | verdict |", "|---|---|---|"]
     for claim in paper.CLAIMS.values():
-        verdict = claims.get(claim.id, {}).get("verdict", "not measured in this run")
+        verdict = overall.get(claim.id, scorecard.UNMEASURED)
         text.append(f"| [{claim.id}](#{_anchor(claim.id)}) | {_cell(claim.text)} | {_cell(verdict)} |")
     for claim in paper.CLAIMS.values():
-        row = claims.get(claim.id, {})
+        rows = [row for row in card.to_dict("records") if row["id"] == claim.id]
         text += [
             "",
             f"({_anchor(claim.id)})=",
@@ -213,12 +213,13 @@ def claims_page(claims: dict[str, dict[str, str]], notebooks: dict[str, list[str
             "",
         ]
         text += [f"- **The paper** ({claim.place}): {claim.paper}"]
-        if row.get("measured", "-") != "-":
-            facts = [row[key] for key in ("dataset", "size") if row.get(key, "-") != "-"]
-            text.append(f"- **Measured**: {row['measured']}" + (f" ({', '.join(facts)})" if facts else ""))
-        text.append(f"- **Verdict**: {row.get('verdict', 'not measured in this run')}")
-        job = row.get("notebook", "")
-        if job in notebooks:
+        for row in rows:
+            if row["measured"] != "-":
+                facts = ", ".join(row[key] for key in ("dataset", "size") if row[key] != "-")
+                where = f" ({facts})" if facts else ""
+                text.append(f"- **Measured**: {row['measured']}{where}: {row['verdict']}")
+        text.append(f"- **Verdict**: {overall.get(claim.id, scorecard.UNMEASURED)}")
+        for job in dict.fromkeys(row["notebook"] for row in rows if row["notebook"] in notebooks):
             text.append(f"- **Notebook**: {{doc}}`/notebooks/{job}`")
             if notebooks[job]:
                 names = ", ".join(f"{{py:obj}}`{name}`" for name in notebooks[job])
@@ -284,11 +285,10 @@ def _modules(source: Path) -> None:
     _write(source / "library" / "index.md", text)
 
 
-def index_page(run: str, results: dict, claims: dict, notebooks: dict[str, list[str]]) -> str:
+def index_page(run: str, results: dict, card: pd.DataFrame, notebooks: dict[str, list[str]]) -> str:
     """The first page: what this is, how the claims fared, and the way to everything else."""
     profiles = ", ".join(sorted({result["profile"] for result in results.values()}))
-    verdicts = [row["verdict"] for row in claims.values()]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(verdicts)))
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in scorecard.counts(card).items() if n)
     text = [
         "# The Missing U, rebuilt",
         f"*{paper.TITLE}*, reproduced notebook by notebook: a denoising diffusion model whose network is a",

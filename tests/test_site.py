@@ -32,7 +32,8 @@ def built(tmp_path_factory):
     run.save_table(pd.DataFrame({"model": ["unet"], "macs": [12.5]}), "ext_macs", "What a call costs.")
     row = dict.fromkeys(("claim", "place", "paper", "spread", "n", "dataset", "size"), "-")
     row |= {"id": "C01", "measured": "11.0%", "verdict": "reproduced", "notebook": "04_networks"}
-    run.save_table(pd.DataFrame([row]), "scorecard")
+    other = row | {"measured": "99.0%", "verdict": "not reproduced"}
+    run.save_table(pd.DataFrame([row, other]), "scorecard")
     run.save_result({})
     output = nbformat.v4.new_output("stream", name="stdout", text="as it was executed\n")
     cells = [nbformat.v4.new_markdown_cell(WORDS), nbformat.v4.new_code_cell(CODE, outputs=[output])]
@@ -96,7 +97,8 @@ def test_the_notebook_is_shown_as_it_was_executed_with_links_to_claims_and_funct
 def test_a_claim_leads_to_its_notebook_and_the_functions_it_calls(built):
     text = (built / "claims.html").read_text(encoding="utf-8")
     entry = text[text.index('id="claim-c01"') : text.index('id="claim-c02"')]
-    assert 'href="notebooks/04_networks.html"' in entry and "reproduced" in entry and "11.0%" in entry
+    assert 'href="notebooks/04_networks.html"' in entry and "11.0%: reproduced" in entry
+    assert "99.0%: not reproduced" in entry and "</strong>: partly" in entry  # all rows, and one verdict
     assert 'href="library/docstrings.html#cunet.docstrings.to_rst"' in entry
     assert all(f'id="claim-{claim.lower()}"' in text for claim in paper.CLAIMS)
     assert "not measured in this run" in text[text.index('id="claim-c02"') :]
