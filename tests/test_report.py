@@ -124,7 +124,7 @@ def test_the_scorecard_counts_verdicts(run):
     text = report.build(run.run_dir).read_text(encoding="utf-8")
     shown = re.sub(r"\s+", " ", Page(text).text)
     assert "n = " not in shown and "(-)" not in shown  # a dash means nothing to show
-    counted = ("1 reproduced", "1 partly", "1 not reproduced", "1 not measured in this run")  # claims, not rows
+    counted = ("1 reproduced", "1 partly", "1 not reproduced", "1 not measured in this run")  # claims
     assert all(text in shown for text in counted)
 
 
