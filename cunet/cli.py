@@ -100,6 +100,7 @@ def notebook(
     epilog=example(
         "cunet train --model unet --images 200000",
         "cunet train --dataset avatars --seed 1 --set learning_rate=5e-4 --set flip=true --out checkpoints",
+        "cunet train --size paper --dataset celeba --set devices=8 --set precision=bf16-mixed",
     )
 )
 def train(
@@ -112,11 +113,14 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = Path("papermill_runs/checkpoints"),
 ) -> None:
     """Train a network, or go on where an earlier call stopped."""
-    from cunet import parameters, runs, training
+    from cunet import devices, parameters, runs, training
 
     given = {"dataset": dataset, "model": model, "size": size, "seed": seed, "images": images}
     config = training.configure(given | parameters.assignments(settings or []))
-    path = training.train(config, out, progress=True)
+    if config.devices * config.num_nodes == 1:
+        path = training.train(config, out, progress=True)
+    else:
+        path = devices.run(config, out)
     print(f"Checkpoint: {runs.shown(path)}; its card is {path.with_suffix('.json').name} beside it")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from cunet.errors import InputError
@@ -49,6 +50,12 @@ def start_fabric(config: TrainConfig) -> Fabric:
             f"{running} run. Start them with `torchrun --nproc-per-node {config.devices} -m cunet.training "
             "--config FILE --out FOLDER`, or set both to 1."
         )
+    there = torch.cuda.device_count()
+    if 0 < there < config.devices:
+        raise InputError(
+            f"devices={config.devices}, but this machine has {there} GPU{'s' if there > 1 else ''}: ask for "
+            "no more devices than that. A batch that does not fit takes a larger `accumulate`."
+        )
     unused = config.model.startswith("cunet-released")  # its authors left a layer in it that no path uses
     ddp = "ddp_find_unused_parameters_true" if unused else "ddp"
     fabric = Fabric(
@@ -57,6 +64,7 @@ def start_fabric(config: TrainConfig) -> Fabric:
         num_nodes=config.num_nodes,
         precision=config.precision,
         strategy=ddp if world > 1 else "auto",
+        plugins=[] if world > 1 else [LightningEnvironment()],  # a lone process of a Slurm job, too
     )
     fabric.launch()
     return fabric

@@ -52,7 +52,9 @@ prediction_type = "v_prediction"  # what the network guesses
 flip = False  # mirror images at random; digits must not be
 channels_last = True  # memory format: faster on most processors, the same numbers up to rounding
 precision = "32-true"  # as in Lightning Fabric
-devices = 1  # processes; above 1 they are started by torchrun
+devices = 1  # processes on a machine; above 1 they are started by torchrun
+num_nodes = 1  # machines; above 1 within a Slurm job of as many
+accumulate = 1  # parts that a device splits its share of a batch into, for want of memory
 validate_every = 25_000  # images between validations
 data_root = ""  # folder of the data set where it does not ship; empty: the standard one
 samples = 32  # images on the sample sheet
@@ -60,16 +62,13 @@ sampling_steps = 50  # DDIM steps a sample
 
 # %%
 # %matplotlib inline
-import subprocess
-import sys
-
 import pandas as pd
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
 from cunet import cost, datasets, figures, paper, recipe, runs, sampling, validation
+from cunet import devices as launcher
 from cunet.diffusion import Diffusion
-from cunet.errors import InputError
 
 run = runs.Run.open(globals())
 keys = [key for key in recipe.TrainConfig.model_fields if key in globals()]
@@ -79,27 +78,13 @@ print(config.name)
 # %% [markdown]
 # ## 1. The training
 #
-# It is a process of its own (`python -m cunet.training`), so that it can run on several GPUs, and so that a stopped
-# one goes on where it was: batches, diffusion steps and noise are functions of the seed and the step alone.
-
+# It is a process of its own (`python -m cunet.training`), or one a device, so that it can run on several GPUs, and so
+# that a stopped one goes on where it was: batches, diffusion steps and noise are functions of the seed and the step
+# alone. On several devices each computes its share of every batch, and the batches stay the same.
 
 # %%
-def trained(config):
-    """The path of the checkpoint, after training it, or as much of it as is missing, in a process."""
-    settings = run.checkpoints / f"{config.name}.recipe.json"
-    runs.write_atomically(settings, config.model_dump_json(indent=1))
-    torchrun = ["torch.distributed.run", f"--nproc-per-node={config.devices}", "-m"]
-    command = [sys.executable, "-m", *(torchrun if config.devices > 1 else []), "cunet.training"]
-    command += ["--config", str(settings), "--out", str(run.checkpoints)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lines = [print(line.rstrip()) or line for line in process.stdout]
-    if process.wait():
-        raise InputError(f"The training {config.name} ended with status {process.returncode}: {lines[-1:]}")
-    return run.checkpoints / f"{config.name}.safetensors"
-
-
 where = (dataset, model, size, seed, variant)
-path = trained(config) if checkpoints == "train" else store.released(*where)
+path = launcher.run(config, run.checkpoints) if checkpoints == "train" else store.released(*where)
 network, card = store.load(path, model=model, size=size)
 print(f"{path.name}: {card['images_seen']:,} images in {card['wall_time_s'] / 60:.1f} minutes")
 

@@ -427,11 +427,12 @@ def test_sigterm_ends_the_process_with_its_own_status_and_a_resumable_state(tmp_
     assert storage.read(state.with_suffix(".safetensors"))[1]["step"] > 0
 
 
-def test_two_processes_see_the_same_batches_and_learn_the_same(tmp_path, start):
+@pytest.mark.parametrize("model, count", [("cunet-released", 2), ("unet", 3)])
+def test_processes_see_the_same_batches_and_learn_the_same(tmp_path, start, model, count):
     """DDP over gloo against one process: no dropout or batch statistics, but a layer that is never used."""
-    recipe, name = {"model": "cunet-released"}, "mnist-cunet-released-smoke-s0"
+    recipe, name = {"model": model, "batch_size": 12}, f"mnist-{model}-smoke-s0"
     world = {
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "PLAIN": "1",
@@ -439,19 +440,21 @@ def test_two_processes_see_the_same_batches_and_learn_the_same(tmp_path, start):
     }
     ranks = [
         start(
-            {**recipe, "devices": 2}, tmp_path / "two", {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            {**recipe, "devices": count},
+            tmp_path / "many",
+            {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
     alone = start(recipe, tmp_path / "one", {"PLAIN": "1"})
     for process in (*ranks, alone):
         process.join(600)
         assert process.exitcode == 0
-    (_, one), (_, two) = final(tmp_path / "one", name), final(tmp_path / "two", name)
+    (_, one), (_, many) = final(tmp_path / "one", name), final(tmp_path / "many", name)
     for curve in ("loss_curve", "validation"):
-        for (images, loss), (images2, loss2) in zip(one[curve], two[curve], strict=True):
-            assert images == images2 and loss == pytest.approx(loss2, abs=1e-4)
-    assert two["devices"] == 2
+        for (images, loss), (images2, loss2) in zip(one[curve], many[curve], strict=True):
+            assert images == images2 and loss == pytest.approx(loss2, abs=1e-5)
+    assert many["devices"] == count
 
 
 # --- refused

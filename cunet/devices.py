@@ -1,0 +1,103 @@
+"""A training in processes of its own: one, or one a device, which torchrun starts and watches.
+
+    one device                 python -m cunet.training
+    several, one machine       torchrun --standalone --nproc-per-node D -m cunet.training
+    several machines           srun, which starts a torchrun on each machine of this Slurm job
+
+The processes form a group for Fabric's DDP (NCCL between GPUs, gloo between CPUs). Each draws the numbers of
+the whole batch and computes its own share by index, so that the sequence of batches, and the loss curve up to
+rounding, are those of one process (`cunet.recipe`). If one of them dies, torchrun ends the others: they wait
+for the dead one and cannot go on. Nothing is started again by itself: the same command goes on from the last
+saved state, and may do so with another number of devices.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cunet import runs, training
+from cunet.errors import InputError
+from cunet.recipe import TrainConfig
+
+SHUTDOWN = 20
+"""Seconds that a process has to end, with its step done and its state saved, before it is killed."""
+
+PORTS = (20_000, 10_000)
+"""First port, and how many, of which a job on several machines takes one, by its number."""
+
+
+def run(config: TrainConfig, out: Path, say: Callable[[str], object] = print) -> Path:
+    """Train as `config` says, or what is missing of it, in processes of its own; returns the checkpoint.
+
+    Args:
+        config: the settings; its `devices` and `num_nodes` say how many processes.
+        out: folder for the checkpoint and its state, and for the settings, `<name>.recipe.json`.
+        say: called with each line that the processes print.
+
+    Raises:
+        InputError: what the training itself refused, in its words; or how it ended.
+    """
+    settings = out / f"{config.name}.recipe.json"
+    runs.write_atomically(settings, config.model_dump_json(indent=1))
+    process = subprocess.Popen(
+        command(config, settings, out),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, **_threads(config)},
+    )
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            say(lines[-1])
+    except BaseException:  # an interrupted cell: the training saves its state, and does not go on unseen
+        process.terminate()
+        process.wait()
+        raise
+    if status := process.wait():
+        refused = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        why = f": {refused[0]}" if refused else f" with status {status}: {lines[-1:]}"
+        raise InputError(f"The training {config.name} ended{why}")
+    return out / f"{config.name}.safetensors"
+
+
+def command(config: TrainConfig, settings: Path, out: Path) -> list[str]:
+    """The command that trains what the file `settings`, which holds `config`, says.
+
+    Raises:
+        InputError: several machines are asked for, but this is no Slurm job of as many.
+    """
+    python = [sys.executable, "-m"]
+    train = [training.__name__, "--config", str(settings), "--out", str(out)]
+    if config.devices * config.num_nodes == 1:
+        return [*python, *train]
+    torchrun = ["torch.distributed.run", f"--nproc-per-node={config.devices}"]
+    torchrun += ["--max-restarts=0", f"--shutdown-timeout={SHUTDOWN}"]
+    if config.num_nodes == 1:
+        return [*python, *torchrun, "--standalone", "-m", *train]
+    nodes, job = int(os.environ.get("SLURM_JOB_NUM_NODES", 0)), os.environ.get("SLURM_JOB_ID", "")
+    if nodes != config.num_nodes or not job.isdigit():
+        this = f"is a job of {nodes}" if nodes else "is none"
+        raise InputError(
+            f"num_nodes={config.num_nodes} needs a Slurm job of as many machines, but this {this}. Set "
+            "`nodes` of the rule in the Slurm profile, take num_nodes=1, or start torchrun on each machine, "
+            f"with `-m {' '.join(train)}` at its end."
+        )
+    first, count = PORTS
+    meeting = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-id={job}"]
+    meeting += [f"--rdzv-endpoint={socket.gethostname()}:{first + int(job) % count}"]
+    srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    return [*srun, *python, *torchrun, *meeting, "-m", *train]
+
+
+def _threads(config: TrainConfig) -> dict[str, str]:
+    """The machine's cores divided among the processes on it, where nobody has said how many threads."""
+    if config.devices == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // config.devices))}

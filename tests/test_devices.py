@@ -1,0 +1,126 @@
+"""Trainings in processes of their own: the command, what they say, and many devices against one."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+from conftest import wait_for
+
+from cunet import devices, processes, storage
+from cunet.errors import InputError
+from cunet.recipe import configure
+
+SMALL = dict(model="unet", size="smoke", images=1152, batch_size=12, warmup=4, log_every=48)
+SMALL |= dict(validate_every=480, checkpoint_every=4)
+NAME = "mnist-unet-smoke-s0"
+
+
+def command(tmp_path, **changes) -> list[str]:
+    return devices.command(configure({**SMALL, **changes}), tmp_path / "s.json", tmp_path)
+
+
+def test_one_device_is_a_plain_process_and_several_are_started_by_torchrun(tmp_path):
+    assert "torch.distributed.run" not in command(tmp_path)
+    several = command(tmp_path, devices=3)
+    assert several[several.index("torch.distributed.run") + 1] == "--nproc-per-node=3"
+    assert "--standalone" in several, "two trainings at once must not meet at one port"
+    assert several[-4:] == command(tmp_path)[-4:]
+
+
+def test_several_machines_are_those_of_a_slurm_job_and_nothing_else(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SLURM")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(InputError, match="num_nodes=2 needs a Slurm job .* but this is none"):
+        command(tmp_path, num_nodes=2)
+    monkeypatch.setenv("SLURM_JOB_ID", "123456")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
+    with pytest.raises(InputError, match="this is a job of 3"):
+        command(tmp_path, num_nodes=2)
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    asked = command(tmp_path, num_nodes=2, devices=4)
+    assert asked[:3] == ["srun", "--nodes=2", "--ntasks=2"]
+    assert {"--nnodes=2", "--nproc-per-node=4", "--rdzv-id=123456"} < set(asked)
+    assert any(word.startswith("--rdzv-endpoint=") and word.endswith(":23456") for word in asked)
+
+
+def test_what_a_training_refuses_is_said_in_its_words(tmp_path):
+    said = []
+    with pytest.raises(InputError, match=f"{NAME} ended: batch_size=12 cannot be shared by 1 devices in 5"):
+        devices.run(configure({**SMALL, "accumulate": 5}), tmp_path, said.append)
+    assert said and json.loads((tmp_path / f"{NAME}.recipe.json").read_text())["accumulate"] == 5
+
+
+def final(folder) -> dict:
+    return storage.read(folder / f"{NAME}.safetensors")[1]
+
+
+def curves_agree(one: dict, other: dict) -> None:
+    for curve in ("loss_curve", "validation"):
+        assert [seen for seen, _ in one[curve]] == [seen for seen, _ in other[curve]]
+        for (_, loss), (_, again) in zip(one[curve], other[curve], strict=True):
+            assert again == pytest.approx(loss, abs=1e-5)
+
+
+def ranks(folder) -> list[psutil.Process]:
+    """The processes that train into a folder, without torchrun's own."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if str(folder) in words and "torch.distributed.run" not in words:
+            found.append(process)
+    return sorted(found, key=lambda process: process.pid)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killing_one_of_three_stops_the_others_and_another_number_goes_on(tmp_path, monkeypatch):
+    """One process; three of which one is killed, then two that are stopped, then one: the same curve."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    devices.run(configure(SMALL), tmp_path / "one", lambda line: None)
+    folder, failed = tmp_path / "many", []
+
+    def training(count):
+        try:
+            devices.run(configure({**SMALL, "devices": count}), folder, lambda line: None)
+        except InputError as error:
+            failed.append(str(error))
+
+    def step() -> int:
+        path = folder / f"{NAME}.state.json"
+        return json.loads(path.read_text())["step"] if path.is_file() else 0
+
+    seconds = []
+    for count, number in ((3, signal.SIGKILL), (2, signal.SIGTERM)):
+        before = step()
+        thread = threading.Thread(target=training, args=(count,))
+        thread.start()
+        wait_for(lambda before=before: step() > before, "a saved state")
+        alive = ranks(folder)
+        assert len(alive) == count
+        alive[-1].send_signal(number)
+        since = time.monotonic()
+        psutil.wait_procs(alive, timeout=60)
+        seconds.append(time.monotonic() - since)
+        thread.join(60)
+        assert not any(processes.running(process) for process in alive)
+        assert not thread.is_alive() and not ranks(folder)
+    print("seconds from a signal to one rank to the end of all:", seconds)
+    assert max(seconds) < 30 and len(failed) == 2  # the promise is a time, so here a clock is right
+    assert 0 < step() < 1152 // 12
+    training(1)
+    assert len(failed) == 2, failed
+    curves_agree(final(tmp_path / "one"), final(folder))
+    assert final(folder)["devices"] == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", [2, 3])
+def test_two_and_three_devices_have_the_loss_curve_of_one(tmp_path, count):
+    for folder, number in (("one", 1), ("many", count)):
+        devices.run(configure({**SMALL, "devices": number}), tmp_path / folder, lambda line: None)
+    curves_agree(final(tmp_path / "one"), final(tmp_path / "many"))
+    assert final(tmp_path / "many")["devices"] == count
