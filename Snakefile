@@ -47,6 +47,23 @@ for STEM in PLAN.profile.notebooks:
             "{CUNET:q} notebook {params.notebook:q} --out . -f params/{wildcards.job}.yaml > {log[0]} 2>&1"
 
 
+if PLAN.receipts:
+
+    rule samples:
+        input:
+            cunet_chain.shard_inputs(PLAN),
+        output:
+            "samples/shard-{shard}-of-{of}.txt",
+        log:
+            "logs/shard-{shard}-of-{of}.log",
+        wildcard_constraints:
+            shard=r"\d+",
+            of=str(PLAN.profile.shards),
+        threads: THREADS
+        shell:
+            "{sys.executable:q} -m cunet.shard_job . --shard {wildcards.shard} --of {wildcards.of} > {log} 2>&1"
+
+
 rule report:
     input:
         cunet_chain.report_inputs(PLAN),

@@ -33,6 +33,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "12": tuple(f"{number:02}" for number in range(1, 12)),
 }
 TRAINING = "05"  # the notebook that runs once a dataset, model and seed
+SHARDED = "07_synthesis"  # the notebook whose samples can be made by jobs of their own
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -57,6 +58,12 @@ class Plan:
     def of(self, stem: str) -> list[Job]:
         """The jobs of one notebook."""
         return [job for job in self.jobs if job.notebook == stem]
+
+    @property
+    def receipts(self) -> list[str]:
+        """The files, relative to the run's folder, that say that a shard of the samples is made."""
+        count = self.profile.shards if self.of(SHARDED) else 1
+        return [receipt(shard, count) for shard in range(count)] if count > 1 else []
 
 
 def plan(profile: Profile, run_dir: Path) -> Plan:
@@ -195,12 +202,15 @@ def snapshot(plan: Plan, run_dir: Path) -> Plan:
 
     `run_dir` is a folder beside the run's: the paths of inputs are relative, and Snakemake goes by them.
     """
-    names = ("results", "executed", "params", "report/index.html", ".snakemake/metadata", "profile.yaml")
+    names = ("results", "executed", "params", "samples", "report/index.html", ".snakemake/metadata")
+    names += ("profile.yaml",)
     for name in names:
         there, copy = plan.run_dir / name, run_dir / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if there.is_dir():
-            shutil.copytree(there, copy)  # with the times of files, which count where Snakemake knows no hash
+            shutil.copytree(
+                there, copy, ignore=shutil.ignore_patterns("*.safetensors")
+            )  # with the times of files, which count where Snakemake knows no hash
         elif there.is_file():
             shutil.copy2(there, copy)
     return replace(plan, run_dir=run_dir)
@@ -230,7 +240,8 @@ def inputs(plan: Plan, job: Job) -> list[str]:
     files = [source(job.notebook), *modules(source(job.notebook))]
     files += sorted((PACKAGE / "assets" / "checkpoints").glob(_checkpoints(plan, job)))
     relative = [os.path.relpath(path, plan.run_dir) for path in files]
-    return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs)]
+    shards = plan.receipts if job.notebook == SHARDED else []
+    return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs), *shards]
 
 
 def _checkpoints(plan: Plan, job: Job) -> str:
@@ -241,6 +252,19 @@ def _checkpoints(plan: Plan, job: Job) -> str:
         return f"{name}[.-]*" if plan.profile.checkpoints == "released" else none
     reads = re.search(r"\breleased\(", source(job.notebook).read_text(encoding="utf-8"))
     return f"*-{of.get('size', plan.profile.size)}-s*" if reads else none
+
+
+def receipt(shard: int, of: int) -> str:
+    """The file, relative to the run's folder, that says that a shard of the samples is complete."""
+    return f"samples/shard-{shard}-of-{of}.txt"
+
+
+def shard_inputs(plan: Plan) -> list[str]:
+    """The files that the shards of the samples depend on, relative to the run's folder."""
+    (job,) = plan.of(SHARDED)
+    files = [PACKAGE / "shards.py", *modules(PACKAGE / "shards.py")]
+    relative = [os.path.relpath(path, plan.run_dir) for path in files]
+    return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs)]
 
 
 def report_inputs(plan: Plan) -> list[str]:

@@ -65,6 +65,21 @@ def dataset_features(dataset: ImageDataset, limit: int | None = None, cache: Pat
     return found
 
 
+def dataset_statistics(
+    dataset: ImageDataset, limit: int | None = None, cache: Path | None = None
+) -> "Statistics":
+    """Statistics of the first `limit` images of a data set, kept beside their `dataset_features`."""
+    count = min(limit or len(dataset), len(dataset))
+    folder = cache or data_root() / "features"
+    file = folder / f"statistics{SIDE}-{dataset.sha256[:16]}-{count}.safetensors"
+    found = storage.kept(file)
+    if found is None:
+        known = FrechetAlexNet(dataset_features(dataset, limit, cache)).statistics()
+        found = torch.cat([known.total[None], known.outer])
+        storage.keep(file, found)
+    return Statistics(found[0], found[1:], count)
+
+
 class Statistics(NamedTuple):
     """All that a Frechet distance needs of a set: sum (D,), sum of outer products (D, D), float64; count."""
 
@@ -134,8 +149,9 @@ class FrechetAlexNet:
         """Add images to the real or the generated set, and return this object."""
         if isinstance(images, Statistics):
             self._metric.update(images.total.new_empty(0, self.dimension), real=real)
-            for name, more in zip(self._names(real), images, strict=True):
-                setattr(self._metric, name, getattr(self._metric, name) + more)
+            more = {name: torch.zeros_like(state) for name, state in self._metric.metric_state.items()}
+            more |= zip(self._names(real), map(torch.as_tensor, images), strict=True)
+            self._metric.merge_state(more)
         else:
             self._metric.update(_as_features(images, self.dimension).double(), real=real)
         return self

@@ -29,6 +29,7 @@ class Profile(BaseModel):
     name: str
     description: str = ""
     jobs: int = Field(1, ge=1, le=256)  # notebooks at once; the processor's cores are divided among them
+    shards: int = Field(1, ge=1, le=4096)  # jobs that make the samples of notebook 07; 1: the notebook itself
     checkpoints: Literal["released", "train"] = "released"
     size: str = "laptop"
     datasets: list[str] = Field(["mnist"], min_length=1)

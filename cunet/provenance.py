@@ -17,6 +17,12 @@ TRAINING = (
 )
 """The modules that decide what a training computes."""
 
+SAMPLING = (
+    *("shards", "sampling", "samplers", "diffusion", "alexnet"),
+    *("models", "unet", "continuous", "blocks", "ode", "outside", "released"),
+)
+"""The modules that decide what samples a trained network gives, and their features."""
+
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
@@ -54,9 +60,20 @@ def code_version() -> str:
 
 @functools.cache
 def training_code() -> str:
-    """Hash of what the modules of `TRAINING` say: comments, docstrings and layout do not count."""
+    """Hash of what the modules of `TRAINING` say, see `code`."""
+    return code(TRAINING)
+
+
+@functools.cache
+def sampling_code() -> str:
+    """Hash of what the modules of `SAMPLING` say, see `code`."""
+    return code(SAMPLING)
+
+
+def code(modules: tuple[str, ...]) -> str:
+    """Hash of what modules of the library say: comments, docstrings and layout do not count."""
     digest = hashlib.sha256()
-    for name in TRAINING:
+    for name in modules:
         tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)

@@ -177,7 +177,9 @@ class _Board:
     """Shows the jobs of a chain: a bar with rate and time left on a terminal, else a line a job."""
 
     def __init__(self, plan: chain.Plan, dry_run: bool):
-        self.names = {job.name for job in plan.jobs} | {"report"}
+        self.names = (
+            {job.name for job in plan.jobs} | {Path(name).stem for name in plan.receipts} | {"report"}
+        )
         self.dry_run = dry_run
         self.running: dict[str, tuple[str, float]] = {}  # Snakemake's job id -> name, start
         self.failed: list[str] = []
@@ -207,7 +209,7 @@ class _Board:
         """Take in one line of Snakemake's log."""
         if match := re.match(r"(?:local)?rule (\w+):|Error in rule (\w+)", line):
             self._name, self._failing = match[1] or match[2], bool(match[2])
-        elif match := re.match(r"    output: results/(.+?)\.json", line):
+        elif match := re.match(r"    output: (?:results|samples)/(.+?)\.(?:json|txt)", line):
             self._name = match[1]
             if self._failing and self._name not in self.failed:
                 self._fail()

@@ -55,7 +55,7 @@ import torch
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
-from cunet import cost, figures, frechet, metrics, paper, runs, sampling, scorecard
+from cunet import cost, figures, frechet, metrics, paper, runs, sampling, scorecard, shards
 from cunet import datasets as data
 from cunet.diffusion import Diffusion
 
@@ -163,6 +163,9 @@ print("Ceiling (noise):", {d: round(x, 1) for d, x in ceiling.items()})
 # One distance can mislead, so three more measures look at the same features. **KID**, the kernel distance, is
 # unbiased in the number of samples. **Precision** is the share of samples that lie among the data, **recall** the
 # share of the data that lies among the samples: the first falls with bad samples, the second with missing ones.
+#
+# Samples are made in blocks that are kept in the run's folder, so that a stopped notebook goes on, and so that many
+# jobs can make them, each its share (`shards` in the profile): image number i is the same whoever makes it.
 
 
 # %%
@@ -174,16 +177,16 @@ def distance(dataset, features):
     )
 
 
-KEPT = 2000  # images a set that are kept for sections 7 and 8
 rows, sheets = [], {}
 for (d, m), (network, card) in loaded.items():
     diffusion = Diffusion(**card["diffusion"])
     for sampler in samplers:
         for steps in step_counts:
-            images = sampling.sample(network, samples, diffusion, sampler, steps, seed, progress=True)
-            features, like = frechet.features(images), reference[d][:samples]
+            which = shards.Samples(paths[d, m], sampler, steps, seed, samples)
+            shards.make(which, run.run_dir, network, diffusion)
+            features, like = shards.features(which, run.run_dir), reference[d][:samples]
             fd = distance(d, features)
-            sheets[d, m, sampler, steps] = data.to_uint8(images[:KEPT])
+            sheets[d, m, sampler, steps] = shards.pixels(which, run.run_dir)
             found = dict(fd=fd.estimate, fd_low=fd.low, fd_high=fd.high)
             found["kid"], _ = metrics.kid(reference[d], features, seed=seed)
             found["precision"], found["recall"] = metrics.precision_recall(like, features)
@@ -299,7 +302,7 @@ rows = []
 for d in datasets:
     side = loaded[d, models[0]][0].image_size
     train, test = data.load(d, "train", side), data.load(d, "test", side)
-    sets = {"test images": test.images[: min(samples, KEPT)]}
+    sets = {"test images": test.images[: min(samples, shards.KEPT)]}
     sets |= {
         m: sheets[d, m, samplers[0], int(row.steps)] for (where, m), (row, _) in chosen.items() if where == d
     }

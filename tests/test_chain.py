@@ -135,6 +135,23 @@ def test_released_checkpoints_are_inputs_of_the_training_jobs_that_read_them(tra
         assert not any("-s4" in path for path in inputs)
 
 
+def test_shards_wait_for_the_networks_and_the_notebook_for_the_shards(training):
+    text = (training / "notebooks" / "06_sampling.py").read_text()
+    (training / "notebooks" / "07_synthesis.py").write_text(text)
+    assert not prepared(("shards=3",)).receipts, "without notebook 07 there is nothing to share"
+    profile = profiles.folder() / "tiny.yaml"
+    profile.write_text(profile.read_text().replace("notebooks: {", "notebooks: {07_synthesis: , "))
+    assert not prepared().receipts
+    plan = prepared(("shards=3",))
+    assert len(plan.receipts) == 3 and len(set(plan.receipts)) == 3
+    (job,) = plan.of("07_synthesis")
+    assert set(plan.receipts) < set(chain.inputs(plan, job))
+    assert not set(plan.receipts) & set(chain.inputs(plan, plan.of("06_sampling")[0]))
+    wait = chain.shard_inputs(plan)
+    assert {f"results/{name}.json" for name in job.needs} | {"params/07_synthesis.yaml"} < set(wait)
+    assert any(path.endswith("cunet/sampling.py") for path in wait)
+
+
 def test_each_profile_of_the_repository_is_valid_for_its_notebooks():
     names = sorted(path.stem for path in profiles.folder().glob("*.yaml"))
     assert names == ["laptop", "paper", "reference", "smoke"]

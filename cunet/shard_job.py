@@ -1,0 +1,75 @@
+"""One shard of the samples that notebook 07 measures, as a job of the chain.
+
+    python -m cunet.shard_job RUN --shard 0 --of 8
+
+A profile with `shards: 8` has eight such jobs between the trainings and notebook 07, which then finds all its
+blocks made. On a machine with several GPUs, shard k takes GPU k, counted round; on a cluster each is a job of
+its own.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cunet import chain, checkpoints, runs
+from cunet.diffusion import Diffusion
+from cunet.errors import InputError
+from cunet.parameters import declaration
+from cunet.shards import Samples, make
+
+
+def wanted(parameters: dict[str, Any], run_dir: Path) -> list[Samples]:
+    """The sets that notebook 07 measures with these parameters."""
+    given, folder = parameters, checkpoints.ASSETS
+    if given["checkpoints"] == "train":
+        folder = run_dir / "checkpoints"
+    paths = [
+        folder / f"{checkpoints.stem(dataset, model, given['size'], given['seeds'][0])}.safetensors"
+        for dataset in given["datasets"]
+        for model in given["models"]
+    ]
+    return [
+        Samples(path, sampler, steps, given["seed"], given["samples"])
+        for path in paths
+        for sampler in given["samplers"]
+        for steps in given["step_counts"]
+    ]
+
+
+def run(run_dir: Path, shard: int, of: int, say: Callable[[str], object] = print) -> Path:
+    """Make a shard of every set of a run that the chain has prepared; returns its receipt."""
+    plan = chain.load(run_dir)
+    (job,) = plan.of(chain.SHARDED)
+    given = {**declaration(chain.source(chain.SHARDED)), **job.parameters}
+    done = []
+    for which in wanted(given, run_dir):
+        network, card = checkpoints.load(which.checkpoint)
+        make(which, run_dir, network, Diffusion(**card["diffusion"]), shard, of)
+        done.append(which.folder(run_dir).name)
+        say(f"shard {shard} of {of}: {done[-1]}")
+    path = run_dir / chain.receipt(shard, of)
+    runs.write_atomically(path, "".join(f"{name}\n" for name in done))
+    return path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m cunet.shard_job RUN --shard K --of N`; exit status 0, or 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m cunet.shard_job", description="Make a shard of samples.")
+    parser.add_argument("run", type=Path, help="the folder of a run that the chain has prepared")
+    parser.add_argument("--shard", type=int, required=True, help="number of the shard, from 0")
+    parser.add_argument("--of", type=int, required=True, help="how many shards there are")
+    given = parser.parse_args(arguments)
+    try:
+        path = run(Path(os.path.abspath(given.run)), given.shard, given.of)
+    except InputError as error:
+        print(f"cunet: {error}", file=sys.stderr)
+        return 2
+    print(f"Receipt: {runs.shown(path)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Sets of samples, made and measured block by block: by one job, or by many on as many devices.
+
+A set is what one network gives for images 0 ... n - 1 with one sampler and number of steps. It is cut into
+blocks of `BLOCK` images, always at the same places, and shard k of N makes the blocks k, k + N, k + 2 N ...
+Image i has a random stream of its own (`cunet.sampling`), and the batches of a block begin where the block
+begins: so which images a block holds depends neither on how many shards there are nor on who makes it.
+
+Of a block two files are kept in the run's folder `samples`: its features (float32, 1 kB an image), and the
+pixels of those of its images that are among the first `KEPT`. A set's Frechet statistics are the sum of its
+blocks' (torchmetrics merges them), so that the memory of the evaluation does not grow with the number of
+samples; what wants every image's features, as the bootstrap does, holds 1 kB an image.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cunet import datasets, frechet, runs, sampling, storage
+from cunet.diffusion import Diffusion
+from cunet.errors import InputError
+from cunet.provenance import sampling_code, sha256
+
+BATCH = 64  # images at once
+BLOCK = 8 * BATCH  # images a block
+KEPT = 4 * BLOCK  # images of a set whose pixels are kept, from the first on
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A set of samples: the checkpoint's path, the sampler and its steps, the seed, the number of images."""
+
+    checkpoint: Path
+    sampler: str
+    steps: int
+    seed: int
+    count: int
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """First image and number of images of each block."""
+        return [(first, min(BLOCK, self.count - first)) for first in range(0, self.count, BLOCK)]
+
+    def folder(self, run_dir: Path) -> Path:
+        """Where the blocks are: another folder for another network, seed, or code."""
+        key = f"{sha256(self.checkpoint)[:12]}-{sampling_code()[:12]}"
+        return run_dir / "samples" / f"{self.name}-{key}"
+
+    @property
+    def name(self) -> str:
+        """Names the set, whatever network has the checkpoint's name."""
+        return f"{self.checkpoint.stem}-{self.sampler}{self.steps}-s{self.seed}"
+
+
+def make(
+    which: Samples, run_dir: Path, network: nn.Module, diffusion: Diffusion, shard: int = 0, of: int = 1
+) -> None:
+    """Make those blocks of a set that belong to a shard and are not there yet.
+
+    The network is on the first GPU, or shard k on GPU k of this machine's, for the time of the call.
+
+    Raises:
+        InputError: as `cunet.sampling.sample`; or `shard` is not 0 ... of - 1.
+    """
+    if not 0 <= shard < of:
+        raise InputError(f"There is no shard {shard} of {of}: shards are 0 ... {of - 1}.")
+    folder, gpus = which.folder(run_dir), torch.cuda.device_count()
+    for old in folder.parent.glob(f"{which.name}-????????????-????????????"):  # another network's, or code's
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+    before, device = sampling.device_of(network), torch.device("cuda", shard % gpus) if gpus else None
+    network.to(device or before)
+    try:
+        for first, count in which.blocks[shard::of]:
+            if _there(folder, first, count):
+                continue
+            images = sampling.sample(
+                *(network, count, diffusion, which.sampler, which.steps, which.seed, BATCH), first=first
+            )
+            pixels = datasets.to_uint8(images[: max(0, KEPT - first)])
+            if len(pixels):
+                storage.keep(folder / f"{first}-{count}-pixels.safetensors", pixels)
+            found = frechet.features(images.to(device or before), BATCH)
+            storage.keep(folder / f"{first}-{count}-features.safetensors", found)
+    finally:
+        network.to(before)
+
+
+def _there(folder: Path, first: int, count: int) -> bool:
+    """Whether a block is whole."""
+    kinds = ("features", "pixels") if first < KEPT else ("features",)
+    return all((folder / f"{first}-{count}-{kind}.safetensors").is_file() for kind in kinds)
+
+
+def features(which: Samples, run_dir: Path) -> Tensor:
+    """AlexNet features of a set that was made: float32 (count, 256)."""
+    return torch.cat(list(_blocks(which, run_dir, "features", which.count)))
+
+
+def pixels(which: Samples, run_dir: Path) -> Tensor:
+    """The first images of a set that was made, at most `KEPT`: uint8 (n, C, H, W)."""
+    return torch.cat(list(_blocks(which, run_dir, "pixels", KEPT)))
+
+
+def statistics(which: Samples, run_dir: Path) -> frechet.Statistics:
+    """Frechet statistics of a set that was made, merged block by block."""
+    metric = frechet.FrechetAlexNet()
+    for block in _blocks(which, run_dir, "features", which.count):
+        metric.update(frechet.FrechetAlexNet(block).statistics(), real=True)
+    return metric.statistics()
+
+
+def _blocks(which: Samples, run_dir: Path, kind: str, limit: int) -> Iterator[Tensor]:
+    """The files of a kind, in the images' order."""
+    folder = which.folder(run_dir)
+    for first, count in which.blocks:
+        if first >= limit:
+            return
+        found = storage.kept(folder / f"{first}-{count}-{kind}.safetensors")
+        if found is None:
+            raise InputError(
+                f"Images {first} ... {first + count - 1} are missing in {runs.shown(folder)}, or damaged. "
+                "Delete the folder, and make the set again with the same command."
+            )
+        yield found

@@ -1,0 +1,127 @@
+"""Samples in blocks: the same images whoever makes them, statistics that add up, and what is made again."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cunet import checkpoints, frechet, models, processes, sampling, shards
+from cunet.diffusion import Diffusion
+from cunet.errors import InputError
+
+DIFFUSION = Diffusion("cosine", 1000, "v_prediction")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An untrained network as a checkpoint; what is tested here does not ask how good it is."""
+    network = models.build("unet", size="smoke", channels=1).eval()
+    path = tmp_path_factory.mktemp("network") / "mnist-unet-smoke-s0.safetensors"
+    card = {"dataset": "mnist", "seed": 0, "variant": "", "diffusion": DIFFUSION.settings()}
+    return checkpoints.save(path, network, card), network
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    for name, value in (("BATCH", 4), ("BLOCK", 8), ("KEPT", 12)):
+        monkeypatch.setattr(shards, name, value)
+
+
+def made(trained, folder, count=29, of=1, steps=2):
+    path, network = trained
+    which = shards.Samples(path, "ddpm", steps, 3, count)
+    for shard in reversed(range(of)):
+        shards.make(which, folder, network, DIFFUSION, shard, of)
+    return which
+
+
+def test_a_set_is_the_same_to_the_bit_however_many_shards_made_it(trained, tmp_path):
+    whole = made(trained, tmp_path / "one")
+    for of in (2, 3, 7):
+        parts = made(trained, tmp_path / str(of), of=of)
+        for what in (shards.features, shards.pixels):
+            assert torch.equal(what(parts, tmp_path / str(of)), what(whole, tmp_path / "one"))
+
+
+def test_the_images_are_those_of_one_call_of_the_sampler(trained, tmp_path):
+    which = made(trained, tmp_path)
+    images = sampling.sample(trained[1], 29, DIFFUSION, "ddpm", 2, seed=3, batch_size=4)
+    near = (shards.pixels(which, tmp_path).float() - (images[:12] + 1) * 127.5).abs()
+    assert near.max() <= 0.51 and len(near) == 12
+    found = shards.features(which, tmp_path)
+    assert found.shape == (29, 256) and found.dtype == torch.float32
+    torch.testing.assert_close(found, frechet.features(images), rtol=1e-3, atol=1e-4)
+
+
+def test_merged_statistics_are_those_of_the_whole_set(trained, tmp_path):
+    which = made(trained, tmp_path, of=2)
+    merged = shards.statistics(which, tmp_path)
+    direct = frechet.FrechetAlexNet(shards.features(which, tmp_path)).statistics()
+    assert merged.count == direct.count == 29
+    torch.testing.assert_close(merged.total, direct.total)
+    torch.testing.assert_close(merged.outer, direct.outer)
+    noise = torch.rand(300, 256)
+    by_parts = float(frechet.frechet_distance(noise, merged))
+    assert by_parts == pytest.approx(float(frechet.frechet_distance(noise, direct)), rel=1e-6)
+
+
+def test_what_is_there_is_not_made_again_and_what_is_missing_is(trained, tmp_path, monkeypatch):
+    which = made(trained, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "sample", None)
+        made(trained, tmp_path)
+    file = which.folder(tmp_path) / "24-5-features.safetensors"
+    before = file.read_bytes()
+    file.unlink()
+    with pytest.raises(InputError, match="24 ... 28 are missing"):
+        shards.features(which, tmp_path)
+    made(trained, tmp_path)
+    assert file.read_bytes() == before
+
+
+def test_another_network_or_code_makes_the_set_anew_and_drops_the_old(trained, tmp_path, monkeypatch):
+    old = made(trained, tmp_path).folder(tmp_path)
+    other = made(trained, tmp_path, steps=3).folder(tmp_path)
+    monkeypatch.setattr(shards, "sampling_code", lambda: "0" * 64)
+    new = made(trained, tmp_path).folder(tmp_path)
+    assert new != old and new.is_dir() and other.is_dir() and not old.exists()
+
+
+def test_a_shard_that_there_is_not_is_refused(trained, tmp_path):
+    for shard, of in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(InputError, match=f"no shard {shard} of {of}"):
+            shards.make(
+                shards.Samples(trained[0], "ddim", 2, 0, 8), tmp_path, trained[1], DIFFUSION, shard, of
+            )
+
+
+def peak(path, folder, count) -> None:
+    """Body of a process of its own: make a set, then its distance to another; prints what it held at most."""
+    torch.set_num_threads(1)
+    network, card = checkpoints.load(path)
+    which = shards.Samples(path, "ddim", 1, 0, count)
+    shards.make(which, folder, network, Diffusion(**card["diffusion"]))
+    noise = torch.rand(300, 256, generator=torch.Generator().manual_seed(0))
+    distance = float(frechet.frechet_distance(noise, shards.statistics(which, folder)))
+    print(count, distance, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_memory_does_not_grow_with_the_number_of_samples(trained, tmp_path):
+    """To 30,000 samples at smoke size; all images of 1,000 more at once would be 1 MB, and 30,000 30 MB."""
+    megabytes = {}
+    for count in (1000, 10_000, 30_000):
+        code = f"import test_shards; from pathlib import Path; test_shards.peak(Path({str(trained[0])!r}), "
+        code += f"Path({str(tmp_path)!r}), {count})"
+        with processes.environment(
+            PYTHONPATH=f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        ):
+            said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        megabytes[count] = int(said.stdout.split()[2])
+    print("peak resident memory, MB:", megabytes)
+    assert megabytes[30_000] < megabytes[1000] + 15
