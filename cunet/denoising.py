@@ -53,12 +53,18 @@ from .trajectories import METRICS, VARIANTS, Denoised, Plan, Trajectory
 LEVELS = (50, 100, 150, 200, 250, 400, 600, 800)  # tables 2 and 3
 
 
-def noise_std(diffusion: Diffusion, level: int) -> float:
-    """The standard deviation s of the noise after `level` steps, once the image is back at full contrast.
+def noise_stds(diffusion: Diffusion) -> Tensor:
+    """The standard deviations s of the noise after 1 ... T steps, once the image is back at full contrast.
 
     x_t / sqrt(abar_t) = x_0 + s e with s = sqrt(1/abar_t - 1) and t = level - 1, for pixels in [-1, 1].
+    Returns float64 (T,), rising.
     """
-    return float(diffusion.snr(level - 1) ** -0.5)
+    return diffusion.snr(torch.arange(diffusion.timesteps)) ** -0.5
+
+
+def noise_std(diffusion: Diffusion, level: int) -> float:
+    """That of `level` steps, 1 ... T."""
+    return float(noise_stds(diffusion)[level - 1])
 
 
 def level_for(diffusion: Diffusion, std: float) -> int:
@@ -66,7 +72,7 @@ def level_for(diffusion: Diffusion, std: float) -> int:
 
     Raises InputError for a standard deviation of 0 or less, or beyond twice the largest there is.
     """
-    known = diffusion.snr(torch.arange(diffusion.timesteps)) ** -0.5
+    known = noise_stds(diffusion)
     if not 0 < std < 2 * float(known[-1]):
         raise InputError(
             f"noise level {std!r}: expected a standard deviation above 0 and below "
