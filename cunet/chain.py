@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,20 @@ def _variants(profile: Profile, stem: str) -> Iterator[tuple[str, dict[str, Any]
     if not stem.startswith(TRAINING):
         yield stem, {"seed": profile.seeds[0]}
         return
-    for dataset in profile.datasets:
-        for model in profile.models:
-            for seed in profile.seeds:
-                own = {"dataset": dataset, "model": model, "seed": seed}
-                yield f"{stem}-{dataset}-{model}-s{seed}", own
+    for dataset, model, seed in _trainings(profile):
+        yield f"{stem}-{dataset}-{model}-s{seed}", {"dataset": dataset, "model": model, "seed": seed}
+
+
+def _trainings(profile: Profile) -> list[tuple[str, str, int]]:
+    """Data set, network and seed of each job of notebook 05: those of the profile, and, where networks are
+    trained in the run, those that a notebook's own `datasets`, `models` and `seeds` add."""
+    asked = [{}, *(profile.notebooks.values() if profile.checkpoints == "train" else ())]
+    found: dict[tuple[str, str, int], None] = {}
+    for lines in asked:
+        lists = ((lines.get(key), getattr(profile, key)) for key in ("datasets", "models", "seeds"))
+        own = (mine if isinstance(mine, list) else shared for mine, shared in lists)  # types are judged later
+        found |= dict.fromkeys(product(*own))
+    return list(found)
 
 
 def _parameters(
@@ -238,20 +248,27 @@ def inputs(plan: Plan, job: Job) -> list[str]:
     it imports, directly or not, the results that it waits for, and the released checkpoints if it reads any.
     """
     files = [source(job.notebook), *modules(source(job.notebook))]
-    files += sorted((PACKAGE / "assets" / "checkpoints").glob(_checkpoints(plan, job)))
+    there = PACKAGE / "assets" / "checkpoints"
+    files += sorted({path for pattern in _checkpoints(plan, job) for path in there.glob(pattern)})
     relative = [os.path.relpath(path, plan.run_dir) for path in files]
     shards = plan.receipts if job.notebook == SHARDED else []
     return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs), *shards]
 
 
-def _checkpoints(plan: Plan, job: Job) -> str:
-    """Pattern of the released checkpoints that a job may read."""
-    of, none = job.parameters, "none/*"
-    if job.notebook.startswith(TRAINING):
-        name = f"{of['dataset']}-{of['model']}-{plan.profile.size}-s{of['seed']}"
-        return f"{name}[.-]*" if plan.profile.checkpoints == "released" else none
-    reads = re.search(r"\breleased\(", source(job.notebook).read_text(encoding="utf-8"))
-    return f"*-{of.get('size', plan.profile.size)}-s*" if reads else none
+def _checkpoints(plan: Plan, job: Job) -> list[str]:
+    """Patterns of the released checkpoints that a job may read: of the networks that its parameters name, if
+    it takes them from the folder of the run otherwise; of all, if it asks for one by name."""
+    of, trains = job.parameters, job.notebook.startswith(TRAINING)
+    text = source(job.notebook).read_text(encoding="utf-8")
+    size = of.get("size", plan.profile.size)
+    if not trains and re.search(r"\breleased\(", text):
+        return [f"*-{size}-s*"]
+    if plan.profile.checkpoints != "released" or not (trains or re.search(r"\bASSETS\b", text)):
+        return []
+    named = product(_names(of, "dataset"), _names(of, "model"), of.get("seeds") or [of["seed"]])
+    if trains:
+        named = [(of["dataset"], of["model"], of["seed"])]
+    return [f"{dataset}-{model}-{size}-s{seed}[.-]*" for dataset, model, seed in named]
 
 
 def receipt(shard: int, of: int) -> str:

@@ -49,6 +49,24 @@ def test_the_training_notebook_has_a_job_for_each_dataset_model_and_seed(trainin
     }
 
 
+def test_what_a_notebooks_own_lines_ask_for_is_trained_too_and_where_networks_ship_it_is_not(training):
+    path = training / "notebooks" / "06_sampling.py"
+    more = 'checkpoints = "released"  # x\nmodels = ["unet"]  # x\nseeds = [0]  # x\nnames = ["a"]'
+    path.write_text(path.read_text().replace('names = ["a"]', more))
+    lines = ("06_sampling.models=[cunet,cunet-nores]", "06_sampling.seeds=[4,5]")
+    plain = {job.name for job in prepared(lines).of(TRAINING)}
+    plan = prepared(("checkpoints=train", *lines))
+    names = [job.name for job in plan.of(TRAINING)]
+    assert len(plain) == 8 and plain < set(names) and len(set(names)) == len(names)
+    added = {("cunet", 5), ("cunet-nores", 4), ("cunet-nores", 5)}
+    expected = {f"{TRAINING}-{d}-{m}-s{s}" for d in ("mnist", "avatars") for m, s in added}
+    assert set(names) - plain == expected
+    assert set(plan.of("06_sampling")[0].needs) == set(names)
+    assert chain.load(plan.run_dir) == plan
+    with pytest.raises(InputError, match="'models' of 06_sampling.py is 'cunet'"):
+        prepared(("checkpoints=train", "06_sampling.models=cunet"))
+
+
 def test_jobs_wait_for_what_they_need_and_come_in_the_notebooks_order(training):
     plan = prepared()
     needs = {job.name: set(job.needs) for job in plan.jobs}

@@ -127,7 +127,7 @@ def test_released_checkpoints_are_inputs_of_each_notebook_that_reads_them(whole,
         read[job.name] = {path.rsplit("/", 1)[1] for path in chain.inputs(plan, job)} & names
     assert read["01_ode_block"] == {"mnist-cunet-laptop-s0.json", "mnist-unet-laptop-s0-time.json"}
     assert read["05_training-mnist-cunet-s0"] == {"mnist-cunet-laptop-s0.json"}
-    assert read["06_sampling"] == set()
+    assert read["06_sampling"] == {"mnist-cunet-laptop-s0.json", "mnist-unet-laptop-s0-time.json"}
 
 
 def test_jobs_run_this_checkouts_code_from_whatever_folder(tmp_path):
