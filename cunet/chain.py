@@ -101,8 +101,11 @@ def _variants(profile: Profile, stem: str) -> Iterator[tuple[str, dict[str, Any]
     if not stem.startswith(TRAINING):
         yield stem, {"seed": profile.seeds[0]}
         return
-    for dataset, model, seed in _trainings(profile):
-        yield f"{stem}-{dataset}-{model}-s{seed}", {"dataset": dataset, "model": model, "seed": seed}
+    asked = _trainings(profile)
+    out = set(_unreleased(profile, stem))
+    for which in [w for w in asked if w not in out] or asked:  # where there is none at all, `check` says so
+        own = dict(zip(("dataset", "model", "seed"), which, strict=True))
+        yield "{}-{}-{}-s{}".format(stem, *which), own
 
 
 def _trainings(profile: Profile) -> list[tuple[str, str, int]]:
@@ -115,6 +118,26 @@ def _trainings(profile: Profile) -> list[tuple[str, str, int]]:
         own = (mine if isinstance(mine, list) else shared for mine, shared in lists)  # types are judged later
         found |= dict.fromkeys(product(*own))
     return list(found)
+
+
+def _unreleased(profile: Profile, stem: str) -> list[tuple[str, str, int]]:
+    """Data set, network and seed of each training that a profile asks for, released, and that was not."""
+    lines = profile.notebooks[stem]
+    if lines.get("checkpoints", profile.checkpoints) != "released":
+        return []
+    ending = f"-{lines['variant']}" if lines.get("variant") else ""
+    folder = PACKAGE / "assets" / "checkpoints"
+    return [
+        (dataset, model, seed)
+        for dataset, model, seed in _trainings(profile)
+        if not (folder / f"{dataset}-{model}-{profile.size}-s{seed}{ending}.safetensors").is_file()
+    ]
+
+
+def left_out(profile: Profile) -> list[str]:
+    """Names of the networks that a profile asks for and a run goes without, since they were not released."""
+    stems = [stem for stem in profile.notebooks if stem.startswith(TRAINING)]
+    return [f"{d}-{m}-{profile.size}-s{s}" for stem in stems for d, m, s in _unreleased(profile, stem)]
 
 
 def _parameters(
@@ -142,16 +165,19 @@ def check(plan: Plan) -> None:
     """Refuse what jobs would refuse, perhaps hours later: names, settings of trainings, what is not there.
 
     Raises:
-        InputError: an unknown data set, network or size; a training's setting that is out of range; a network
-            that was not released, where released ones are asked for; photographs that are not there.
+        InputError: an unknown data set, network or size; a training's setting that is out of range; no
+            network that was released, where released ones are asked for; photographs that are not there.
     """
     named = {
         kind: [(job, name) for job in plan.jobs for name in _names(job.parameters, kind)]
         for kind in ("dataset", "model", "size")
     }
+    for job in [job for job in plan.jobs if job.notebook.startswith(TRAINING)][:1]:
+        named["dataset"] += [(job, name) for name in plan.profile.datasets]  # also those that are left out
+        named["model"] += [(job, name) for name in plan.profile.models]
     if not any(named.values()):
         return
-    from cunet import checkpoints, datasets, models, recipe  # 3 s
+    from cunet import checkpoints, datasets, drawn, models, recipe  # 3 s
 
     known = {"dataset": datasets.DATASETS, "model": models.MODELS, "size": models.SIZES}
     for kind, found in named.items():
@@ -163,6 +189,8 @@ def check(plan: Plan) -> None:
                 )
     for name in dict.fromkeys(name for _, name in named["dataset"]):
         datasets.find(name)
+        if name in drawn.RECIPES:
+            drawn.check(name, datasets.data_root() / "drawn")
     for job in plan.jobs:
         if job.notebook.startswith(TRAINING):
             fields = {**declaration(source(job.notebook)), **job.parameters}

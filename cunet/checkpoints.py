@@ -7,9 +7,11 @@ validation [[images, loss] ...], validation_loss, wall_time_s, code_version, pro
 dtype`; that of a training also `code`, the hash of the modules that decided it.
 """
 
+import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +54,39 @@ def released(dataset: str, model: str, size: str, seed: int = 0, variant: str = 
             "train the network with `cunet train` and give the path of the result."
         )
     return path
+
+
+class Trained(NamedTuple):
+    """A training by what its checkpoint's name says of it: see `stem`."""
+
+    dataset: str
+    model: str
+    seed: int = 0
+    variant: str = ""
+
+
+def there(
+    folder: Path,
+    size: str,
+    datasets: Iterable[str],
+    models: Iterable[str],
+    seeds: Iterable[int] = (0,),
+    variants: Iterable[str] = ("",),
+) -> tuple[dict[Trained, Path], list[str]]:
+    """The checkpoints in a folder, of all combinations of what is asked for.
+
+    Args:
+        folder: `ASSETS`, or a run's folder of checkpoints.
+        size, datasets, models, seeds, variants: as in `stem`.
+
+    Returns:
+        The trainings whose checkpoint is there, with its path, data set by data set, then network, then seed;
+        and the names of those that are not there.
+    """
+    asked = (Trained(*which) for which in itertools.product(datasets, models, seeds, variants))
+    paths = {which: folder / f"{stem(which[0], which[1], size, *which[2:])}.safetensors" for which in asked}
+    found = {which: path for which, path in paths.items() if path.is_file()}
+    return found, [path.stem for which, path in paths.items() if which not in found]
 
 
 def save(path: str | Path, model: nn.Module, card: dict[str, Any], dtype: str = "float32") -> Path:

@@ -18,6 +18,7 @@ from importlib import metadata
 from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -154,6 +155,23 @@ def path(name: str, root: Path, counts: dict[str, int] | None = None) -> Path:
     return root / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}.safetensors"
 
 
+def built(file: Path) -> bool:
+    """Whether a rendered file and its card are there; `load` says whether they are whole."""
+    return file.is_file() and file.with_suffix(".json").is_file()
+
+
+def card(name: str, root: Path) -> dict[str, Any]:
+    """What the card of a data set in `root` says, `build` lists it; empty when it was not drawn yet."""
+    file = path(name, root)
+    return json.loads(file.with_suffix(".json").read_text()) if built(file) else {}
+
+
+def check(name: str, root: Path) -> None:
+    """Raise InputError if a data set would have to be drawn in `root` and the packages for it are missing."""
+    if not built(path(name, root)):
+        _versions()
+
+
 def build(
     name: str,
     root: Path,
@@ -172,13 +190,14 @@ def build(
 
     Returns:
         The safetensors file. It holds uint8 tensors "<split>/<side>"; its JSON card (same name) holds the
-        SHA-256 of the file and of every tensor, the recipe, the package versions and the credits. Both
-        appear at once when they are whole, and a second process waits for the first.
+        SHA-256 of the file and of every tensor, the recipe, the package versions, the credits, and how near
+        test images come to training images. Both appear at once when they are whole, and a second process
+        waits for the first.
     """
     target, counts = path(name, root, counts), counts or COUNTS
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
-        if target.exists() and target.with_suffix(".json").exists():
+        if built(target):
             return target
         versions, tensors = _versions(), {}
         for split, images in _render_all(name, counts, workers or cores(), progress).items():
@@ -186,6 +205,7 @@ def build(
         partial = target.with_suffix(".partial")
         save_file(tensors, partial)
         card = _card(name, counts, partial, tensors) | {"packages": versions, "credits": credits(name)}
+        card["near_duplicates"] = _near_duplicates(tensors)
         target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
         os.replace(partial, target)
     return target
@@ -202,6 +222,18 @@ def _card(name: str, counts: dict[str, int], file: Path, tensors: dict[str, np.n
         "sha256": digest,
         "tensors": {key: _digest(images) for key, images in sorted(tensors.items())},
     }
+
+
+def _near_duplicates(tensors: dict[str, np.ndarray]) -> dict[str, float]:
+    """How near the test images come to the training images at the smallest side, where they differ least: the
+    fields of `cunet.neighbours.Duplicates`, rounded, so that a processor's rounding does not show."""
+    import torch
+
+    from cunet.neighbours import near_duplicates  # here: what only draws needs no torch
+
+    test, train = (torch.from_numpy(tensors[f"{split}/{min(SIDES)}"]) for split in ("test", "train"))
+    found = near_duplicates(test, train)._asdict()
+    return {"side": min(SIDES)} | {key: round(value, 4) for key, value in found.items()}
 
 
 def _digest(images: np.ndarray) -> str:

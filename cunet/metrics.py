@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from cunet.alexnet import AlexNetFeatures, colour, enlarge, lpips_network
-from cunet.datasets import ImageDataset, checked
+from cunet.datasets import checked
 from cunet.errors import InputError
 from cunet.frechet import (
     Frechet,
@@ -27,6 +27,7 @@ from cunet.frechet import (
     kid,
     precision_recall,
 )
+from cunet.neighbours import near_duplicates, nearest
 
 __all__ = [
     "AlexNetFeatures",
@@ -131,37 +132,6 @@ def _pair(a: Tensor, b: Tensor, smallest: int) -> tuple[Tensor, Tensor]:
             f"batches of one shape with sides of {smallest} pixels or more."
         )
     return (a.double() + 1) / 2, (b.double() + 1) / 2
-
-
-def nearest(images: Tensor, reference: Tensor, chunk: int = 500) -> tuple[Tensor, Tensor]:
-    """Nearest neighbour of each image in a reference set, by pixels.
-
-    Args:
-        images, reference: uint8 (N, C, H, W) and (M, C, H, W), as in `ImageDataset.images`.
-        chunk: images compared at once.
-
-    Returns:
-        root mean square difference in grey levels of 0 ... 255, float32 (N,), and index of the neighbour
-        (N,).
-    """
-    if images.shape[1:] != reference.shape[1:] or images.dtype != torch.uint8 or not len(reference):
-        raise InputError(
-            f"Neighbours of {tuple(images.shape)} {images.dtype} in {tuple(reference.shape)} "
-            f"{reference.dtype} cannot be found; expected uint8 images of one shape."
-        )
-    flat = reference.flatten(1).float()
-    squares = flat.square().sum(1)
-    found = [(squares - 2 * part.flatten(1).float() @ flat.T).argmin(1) for part in images.split(chunk)]
-    index = torch.cat(found)
-    difference = images.float() - reference[index].float()
-    return difference.square().flatten(1).mean(1).sqrt(), index
-
-
-def near_duplicates(test: ImageDataset, train: ImageDataset, threshold: float = 8.0) -> tuple[float, float]:
-    """Share of the test images with a training image nearer than `threshold` grey levels (RMS), and the least
-    distance there is."""
-    distances, _ = nearest(test.images, train.images)
-    return float((distances < threshold).float().mean()), float(distances.min())
 
 
 class Interval(NamedTuple):

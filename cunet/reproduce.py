@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -68,6 +69,8 @@ def reproduce(
     plan = chain.plan(chosen, run_dir)
     _refuse_other(plan)
     chain.check(plan)
+    if missing := chain.left_out(chosen):
+        print(f"Not released, so left out: {', '.join(missing)}", file=sys.stderr)
     with contextlib.ExitStack() as stack:
         if run_dir.is_dir() or not dry_run:
             stack.enter_context(processes.locked(run_dir / ".locks" / "run.lock", f"Run {run_dir.name!r}"))

@@ -29,6 +29,7 @@ def training(repository):
     """The small repository with a training notebook, on two datasets, models and seeds."""
     text = (repository / "notebooks" / "01_first.py").read_text()
     more = 'dataset = "mnist"  # x\nmodel = "unet"  # x\ncheckpoints = "released"  # x\nseeds = [0]  # x\n'
+    more += 'variant = ""  # x\n'
     text = text.replace("01_first", TRAINING).replace('names = ["a"]', more + 'names = ["a"]')
     (repository / "notebooks" / f"{TRAINING}.py").write_text(text)
     shutil.copy(repository / "notebooks" / "01_first.py", repository / "notebooks" / "06_sampling.py")
@@ -65,6 +66,23 @@ def test_what_a_notebooks_own_lines_ask_for_is_trained_too_and_where_networks_sh
     assert chain.load(plan.run_dir) == plan
     with pytest.raises(InputError, match="'models' of 06_sampling.py is 'cunet'"):
         prepared(("checkpoints=train", "06_sampling.models=cunet"))
+
+
+def test_released_networks_that_are_not_there_are_left_out_by_name(training, tmp_path, monkeypatch):
+    (tmp_path / "cunet" / "assets" / "checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(chain, "PACKAGE", tmp_path / "cunet")
+    for name in ("mnist-unet-laptop-s3", "mnist-cunet-laptop-s3", "mnist-unet-laptop-s4-time"):
+        (chain.PACKAGE / "assets" / "checkpoints" / f"{name}.safetensors").touch()
+    plan = prepared()
+    there = ["05_training-mnist-unet-s3", "05_training-mnist-cunet-s3"]
+    assert [job.name for job in plan.of(TRAINING)] == there and chain.load(plan.run_dir) == plan
+    assert set(plan.of("06_sampling")[0].needs) == set(there)
+    out = chain.left_out(plan.profile)
+    assert len(out) == 6 and {"mnist-unet-laptop-s4", "avatars-cunet-laptop-s3"} <= set(out)
+    trained = prepared(("checkpoints=train",))
+    assert len(trained.of(TRAINING)) == 8 and not chain.left_out(trained.profile)
+    plan = prepared(("05_training.variant=time",))
+    assert [job.name for job in plan.of(TRAINING)] == ["05_training-mnist-unet-s4"]
 
 
 def test_jobs_wait_for_what_they_need_and_come_in_the_notebooks_order(training):

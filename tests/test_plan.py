@@ -33,6 +33,7 @@ def checked(*settings: str) -> chain.Plan:
 @pytest.mark.parametrize(
     "setting, message",
     [
+        ("models=[unet,cunte]", "the model 'cunte' \\(did you mean 'cunet'\\?\\)"),
         ("models=[cunte]", "the model 'cunte' \\(did you mean 'cunet'\\?\\)"),
         ("datasets=[mnits]", "the dataset 'mnits' \\(did you mean 'mnist'"),
         ("size=huge", "the size 'huge'"),
