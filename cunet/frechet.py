@@ -11,6 +11,8 @@ values. Images are float in [-1, 1], (N, C, H, W), with 1 or 3 channels. Users i
 `cunet.metrics`.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import pickle
@@ -18,17 +20,18 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from cunet import storage
 from cunet.alexnet import SIDE, AlexNetFeatures, colour, features_network
 from cunet.datasets import ImageDataset, checked, data_root, to_uint8
 from cunet.errors import InputError
+
+if TYPE_CHECKING:  # torchmetrics takes 4 s; imported where it is used
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
 INCEPTION_SHA256 = "6726825d"
 """First digits of the SHA-256 of torch-fidelity's Inception weights, as the file's own name gives them."""
@@ -67,7 +70,7 @@ def dataset_features(dataset: ImageDataset, limit: int | None = None, cache: Pat
 
 def dataset_statistics(
     dataset: ImageDataset, limit: int | None = None, cache: Path | None = None
-) -> "Statistics":
+) -> Statistics:
     """Statistics of the first `limit` images of a data set, kept beside their `dataset_features`."""
     count = min(limit or len(dataset), len(dataset))
     folder = cache or data_root() / "features"
@@ -140,12 +143,14 @@ class FrechetAlexNet:
     """
 
     def __init__(self, real: ImageSet | None = None, dimension: int = AlexNetFeatures.num_features):
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
         self.dimension = dimension
         self._metric = FrechetInceptionDistance(feature=_Given(dimension))
         if real is not None:
             self.update(real, real=True)
 
-    def update(self, images: ImageSet, real: bool) -> "FrechetAlexNet":
+    def update(self, images: ImageSet, real: bool) -> FrechetAlexNet:
         """Add images to the real or the generated set, and return this object."""
         if isinstance(images, Statistics):
             self._metric.update(images.total.new_empty(0, self.dimension), real=real)
@@ -260,6 +265,8 @@ def _inception(weights: Path, sha256: str) -> FrechetInceptionDistance:
     )
     if not weights.is_file():
         raise InputError(f"The Inception weights {weights} do not exist; {advice}")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     content = weights.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if len(sha256) < 8 or not digest.startswith(sha256.lower()):
@@ -289,6 +296,8 @@ def kid(
         size: images a subset; lowered to the smaller set.
         seed: of the choice of subsets.
     """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     sets = _two_sets(real, generated)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # that it keeps the features, which are small here

@@ -8,12 +8,15 @@ import warnings
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from cunet.errors import InputError
+from cunet.imports import hidden
 from cunet.recipe import TrainConfig
+
+with hidden("torchmetrics"):  # imported with all of torchvision to see its version, then not used: 4 s
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
 
 def compiled_or_eager(model: nn.Module, batch: tuple[Tensor, ...]) -> nn.Module:

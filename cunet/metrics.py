@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from cunet.alexnet import AlexNetFeatures, colour, enlarge, lpips_network
 from cunet.datasets import checked
@@ -94,6 +93,8 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
     Arguments and errors are those of `ssim`, with no smallest side; equal images give inf.
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # 4 s
+
     a, b = _pair(a, b, smallest=1)
     values = peak_signal_noise_ratio(a, b, data_range=1.0, reduction="none", dim=(1, 2, 3))
     return values.reshape(-1).float()

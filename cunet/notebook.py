@@ -23,6 +23,7 @@ from typing import Any
 
 from cunet import processes, runs
 from cunet.errors import InputError
+from cunet.imports import IRI_GRAMMAR, hidden
 from cunet.parameters import declaration, nearest, validate
 
 GUARD = "CUNET_GUARD"  # set by the chain: the process without which a job must not go on
@@ -98,7 +99,8 @@ def find(notebook: str | Path) -> Path:
 
 def read(path: Path):
     """The notebook as nbformat's NotebookNode, for our own kernel."""
-    import jupytext  # 2 s
+    with hidden(IRI_GRAMMAR):
+        import jupytext  # 1 s
 
     try:
         content = jupytext.read(path, fmt="py:percent")
@@ -175,7 +177,7 @@ def _run(content, stage: Path, job: str, parameters: dict[str, Any], progress: b
 
 def _papermill(content, stage: Path, job: str, parameters: dict, progress: bool, failure: list) -> None:
     """papermill's part; an exception is handed over in `failure`."""
-    import papermill  # 3 s
+    import papermill  # 1 s
     from traitlets.config import Config
 
     output = str(stage / "executed" / f"{job}.ipynb").replace("{", "{{").replace("}", "}}")

@@ -15,7 +15,6 @@ from typing import Any
 
 import bleach
 import jinja2
-import nbformat
 from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -26,6 +25,10 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from cunet.errors import InputError
+from cunet.imports import IRI_GRAMMAR, hidden
+
+with hidden(IRI_GRAMMAR):
+    import nbformat
 
 TEMPLATES = Path(__file__).resolve().parent / "assets" / "pages"
 HARMLESS = set(

@@ -144,6 +144,8 @@ class Run:
     def save_figure(self, figure, name: str, caption: str = "") -> Path:
         """Save a Matplotlib figure as figures/<name>.png (150 dots an inch) and .pdf, without a date inside.
 
+        The figure's layout is found once, here, and kept.
+
         Arguments:
             figure: a matplotlib Figure.
             name: `figNN_slug` for the paper's figure NN, `ext_slug` for one beyond the paper.
@@ -156,6 +158,7 @@ class Run:
         check_name(name, "figure")
         for kind, metadata in FIGURE_METADATA.items():
             figure.savefig(folder / f"{name}.{kind}", dpi=150, metadata=metadata, bbox_inches="tight")
+            figure.set_layout_engine("none")  # finding again where everything stands takes a second
         self._figures[name] = caption
         return folder / f"{name}.png"
 

@@ -18,11 +18,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 
 from cunet import pages, paper, report, runs, scorecard
 from cunet.errors import InputError
+from cunet.pages import nbformat  # imported there without what takes 2 s
 
 ASSETS = Path(__file__).resolve().parent / "assets" / "site"
 PACKAGE = Path(__file__).resolve().parent

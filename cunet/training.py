@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
 from cunet import checkpoints, resume, storage
 from cunet.errors import InputError
-from cunet.launch import Signals, compiled_or_eager, start_fabric
+from cunet.launch import Fabric, Signals, compiled_or_eager, start_fabric
 from cunet.provenance import training_code
 from cunet.recipe import BatchOrder, TrainConfig, configure, generator, stream
 from cunet.validation import validation_losses, validation_summary
