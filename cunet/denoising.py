@@ -237,19 +237,30 @@ def _store(parts: dict, file: Path | None) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.{os.getpid()}")
-    torch.save(parts, draft)
+    torch.save({"name": file.name, "parts": parts}, draft)
     os.replace(draft, file)
 
 
 def _stored(file: Path | None) -> dict | None:
-    """What `_store` wrote, a zip file with a CRC-32 of every part; None if there is none or it is damaged."""
+    """What `_store` wrote, a zip file with its name and a CRC-32 of every part inside; None if there is none
+    or, with a warning, if it is damaged or another's."""
     if file is None or not file.exists():
         return None
     try:
         with zipfile.ZipFile(file) as parts:
             if parts.testzip() is None:
-                return torch.load(file, weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError):
+                content = torch.load(file, weights_only=True)
+                if content["name"] == file.name:
+                    return content["parts"]
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        EOFError,
+        LookupError,
+    ):
         pass
     warnings.warn(f"The stored scores {file} are damaged and are made again.", stacklevel=3)
     return None

@@ -9,7 +9,8 @@ tensors with their card still pending, and `read` recognises all three.
 Nothing here unpickles. The hash is checked on the bytes before they are parsed, and the parser is
 safetensors', whose files hold numbers only.
 
-What can be computed again, a cache, is one tensor in a file that carries its own hash: `keep` and `kept`.
+What can be computed again, a cache, is one tensor in a file that carries its own hash and name: `keep` and
+`kept`.
 """
 
 import contextlib
@@ -96,7 +97,8 @@ def keep(path: Path, tensor: Tensor) -> None:
     unfinished = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         tensor = tensor.contiguous()
-        safetensors.torch.save_file({"kept": tensor}, unfinished, metadata={"sha256": _digest(tensor)})
+        written = {"sha256": _digest(tensor), "name": path.name}
+        safetensors.torch.save_file({"kept": tensor}, unfinished, metadata=written)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -108,10 +110,11 @@ def kept(path: Path) -> Tensor | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            tensor, expected = file.get_tensor("kept"), (file.metadata() or {}).get("sha256")
-        if _digest(tensor) == expected:
+            # a copy: whoever writes into the file would change a tensor that is mapped from it
+            tensor, written = file.get_tensor("kept").clone(), file.metadata() or {}
+        if _digest(tensor) == written.get("sha256") and written.get("name", path.name) == path.name:
             return tensor
-        problem = "its content does not have the hash that it carries"
+        problem = "its content or its name is not the one that it carries"
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         problem = str(error)
     warnings.warn(f"The cache {path} is damaged ({problem}) and is made again.", stacklevel=2)

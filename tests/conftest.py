@@ -6,7 +6,9 @@ around it: what it sees does not depend on the tests before it, on the worker th
 number of cores. Time-outs are there to end what hangs; they are long, since a machine can be busy.
 """
 
+import contextlib
 import os
+import pickle
 import random
 import shutil
 import socket
@@ -85,6 +87,55 @@ def wait_for(condition, what: str, seconds: float = 600):
             return found
         time.sleep(0.1)
     raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+class Bomb:
+    """Pickled, it makes the folder `$BOMB` when it is unpickled: whether data became code shows there."""
+
+    def __reduce__(self):
+        return os.mkdir, (os.environ["BOMB"],)
+
+
+@pytest.fixture
+def bomb(tmp_path, monkeypatch) -> Path:
+    """The folder that is there once a pickle from `damaged` was opened."""
+    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+    return tmp_path / "exploded"
+
+
+def mutate(data: bytes, draw: random.Random, other: bytes) -> bytes:
+    """A bit flipped, the end cut off, bytes appended, nothing left, two bytes overwritten, a pickle (the test
+    has the fixture `bomb`), or `other`, the content of another file of the same kind."""
+    kind, at = draw.randrange(7), draw.randrange(len(data))
+    if kind == 0:
+        return data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
+    if kind == 1:
+        return data[:at]
+    if kind == 2:
+        return data + draw.randbytes(draw.randrange(1, 9))
+    if kind == 3:
+        return data[:at] + draw.randbytes(2) + data[at + 2 :]
+    return (b"", pickle.dumps(Bomb()), other)[kind - 4]
+
+
+class Faults:
+    """Counts what a test injects and what is survived; `make test-long` prints the sums of all tests."""
+
+    def __init__(self):
+        self.counts = [0, 0]
+
+    @contextlib.contextmanager
+    def one(self):
+        self.counts[0] += 1
+        yield
+        self.counts[1] += 1
+
+
+@pytest.fixture
+def faults(record_property):
+    counted = Faults()
+    record_property("faults", counted.counts)
+    return counted
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
+from conftest import Bomb, mutate
 
 from cunet import checkpoints, models, storage
 from cunet.errors import InputError
@@ -109,14 +110,8 @@ def test_stored_nan_weights_are_refused_even_with_matching_hashes(saved, monkeyp
         checkpoints.load(saved)
 
 
-class Bomb:
-    def __reduce__(self):
-        return os.mkdir, (os.environ["BOMB"],)
-
-
 @pytest.mark.parametrize("consistent", [False, True])
-def test_a_pickle_with_the_right_name_is_never_executed(saved, tmp_path, monkeypatch, consistent):
-    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+def test_a_pickle_with_the_right_name_is_never_executed(saved, bomb, monkeypatch, consistent):
     data = pickle.dumps(Bomb())
     if consistent:  # even a card that carries the pickle's hash does not get it opened
         monkeypatch.setattr(safetensors.torch, "save", lambda tensors: data)
@@ -125,7 +120,7 @@ def test_a_pickle_with_the_right_name_is_never_executed(saved, tmp_path, monkeyp
         saved.write_bytes(data)
     with pytest.raises(InputError, match="pickle"):
         checkpoints.load(saved)
-    assert not (tmp_path / "exploded").exists()
+    assert not bomb.exists()
 
 
 @pytest.mark.parametrize("half", [".safetensors", ".json"])
@@ -146,26 +141,15 @@ def test_swapped_files_are_refused(network, saved, tmp_path):
         checkpoints.load(saved)
 
 
-def mutate(data: bytes, draw: random.Random) -> bytes:
-    kind, at = draw.randrange(5), draw.randrange(len(data))
-    if kind == 0:
-        return data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
-    if kind == 1:
-        return data[:at]
-    if kind == 2:
-        return data + draw.randbytes(draw.randrange(1, 9))
-    return b"" if kind == 3 else data[:at] + draw.randbytes(1) * 2 + data[at + 2 :]
-
-
-def test_no_mutation_of_either_file_loads(saved):
-    draw, originals = (
-        random.Random(0),
-        {s: saved.with_suffix(s).read_bytes() for s in (".safetensors", ".json")},
-    )
+def test_no_mutation_of_either_file_loads(saved, tmp_path, bomb):
+    draw, suffixes = random.Random(0), (".safetensors", ".json")
+    originals = {suffix: saved.with_suffix(suffix).read_bytes() for suffix in suffixes}
+    other = tmp_path / "other" / NAME
+    storage.write(other, {"w": torch.zeros(3)}, CARD)
     refused = 0
     for number in range(120):
-        suffix = (".safetensors", ".json")[number % 2]
-        bad = mutate(originals[suffix], draw)
+        suffix = suffixes[number % 2]
+        bad = mutate(originals[suffix], draw, other.with_suffix(suffix).read_bytes())
         if bad == originals[suffix]:
             continue
         saved.with_suffix(suffix).write_bytes(bad)
@@ -173,7 +157,7 @@ def test_no_mutation_of_either_file_loads(saved):
             storage.read(saved)
         saved.with_suffix(suffix).write_bytes(originals[suffix])
         refused += 1
-    assert refused > 100
+    assert refused > 100 and not bomb.exists()
     storage.read(saved)
 
 

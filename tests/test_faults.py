@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import os
-import pickle
 import random
 import resource
 import shutil
@@ -18,7 +17,7 @@ import nbformat
 import psutil
 import pytest
 import torch
-from conftest import ROOT, TINY, call, start, wait_for
+from conftest import ROOT, TINY, call, mutate, start, wait_for
 
 from cunet import (
     checkpoints,
@@ -39,26 +38,6 @@ from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 
 FIRST = TINY / "01_first.py"
-
-
-class Faults:
-    """Counts what a test injects and what is survived; `make test-long` prints the sums of all tests."""
-
-    def __init__(self):
-        self.counts = [0, 0]
-
-    @contextlib.contextmanager
-    def one(self):
-        self.counts[0] += 1
-        yield
-        self.counts[1] += 1
-
-
-@pytest.fixture
-def faults(record_property):
-    counted = Faults()
-    record_property("faults", counted.counts)
-    return counted
 
 
 # --------------------------------------------------------------------------------------- no code from data
@@ -124,11 +103,6 @@ def test_the_one_yaml_loader_makes_no_objects():
     assert issubclass(parameters._Loader, yaml.SafeLoader)
 
 
-class Bomb:
-    def __reduce__(self):
-        return os.mkdir, (os.environ["BOMB"],)
-
-
 # ------------------------------------------------------------------------------------------ damaged files
 
 
@@ -139,7 +113,10 @@ class Stored:
         self.files, self.load, self.rebuilt = files, load, rebuilt
 
 
-def checkpoint(folder: Path) -> Stored:
+# each is made twice: `number` 1 is another file of the same kind, whose content is put in the place of 0's
+
+
+def checkpoint(folder: Path, number: int) -> Stored:
     path = folder / "mnist-cunet-smoke-s0.safetensors"
     checkpoints.save(path, models.build("cunet", "smoke", 1), {"dataset": "mnist", "seed": 0})
 
@@ -150,14 +127,15 @@ def checkpoint(folder: Path) -> Stored:
     return Stored([path, path.with_suffix(".json")], load)
 
 
-def training_state(folder: Path) -> Stored:
+def training_state(folder: Path, number: int) -> Stored:
     config = training.configure(
         {"size": "smoke", "model": "unet", "images": 32, "batch_size": 16, "validate_every": 0}
     )
     path = folder / f"{config.name}.safetensors"
     fabric, stop = training.start_fabric(config), training.Signals()
     run = training.Training(config, path, fabric, stop)
-    run.train_step()
+    for _ in range(1 + number):
+        run.train_step()
     resume.save(run)
     state = resume.state_path(path)
     again = training.Training(config, path, fabric, stop)
@@ -169,32 +147,34 @@ def training_state(folder: Path) -> Stored:
     return Stored([state, state.with_suffix(".json")], load)
 
 
-def result(folder: Path) -> Stored:
-    run = runs.Run(folder, "01_first", parameters={"seed": 0})
-    run.save_result({"fd": [12.5, 0.1], "n": 500}, [dict(id="C01", measured="x", value=0.25)])
-    path = folder / "results" / "01_first.json"
+def result(folder: Path, number: int) -> Stored:
+    job = ("01_first", "12_last")[number]
+    runs.Run(folder, job, parameters={"seed": 0}).save_result(
+        {"fd": [12.5, 0.1], "n": 500}, [dict(id="C01", measured="x", value=0.25)]
+    )
+    path = folder / "results" / f"{job}.json"
     return Stored([path], lambda: runs.result_file(path))
 
 
-def features(folder: Path) -> Stored:
+def features(folder: Path, number: int) -> Stored:
     images = torch.randint(0, 256, (3, 1, 16, 16)).to(torch.uint8)
     dataset = datasets.ImageDataset("x", "train", images)
     metrics.dataset_features(dataset, cache=folder)
     return Stored([*folder.iterdir()], lambda: {"f": metrics.dataset_features(dataset, cache=folder)}, True)
 
 
-def photographs(folder: Path) -> Stored:
+def photographs(folder: Path, number: int) -> Stored:
     from PIL import Image
 
-    for number in range(3):
-        Image.new("RGB", (20, 30), (number, 90, 200)).save(folder / f"{number}.png")
+    for index in range(3):
+        Image.new("RGB", (20, 30), (index, 90 + number, 200)).save(folder / f"{index}.png")
     found = photos.folder(folder, "train")
     load = lambda: {"p": photos.decode(found, 16, folder / "cache", "x")}  # noqa: E731
     load()
     return Stored([*(folder / "cache").iterdir()], load, rebuilt=True)
 
 
-def scores(folder: Path) -> Stored:
+def scores(folder: Path, number: int) -> Stored:
     images, diffusion = torch.rand(2, 1, 16, 16), Diffusion(timesteps=4)
 
     def load():
@@ -214,31 +194,19 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
 
 
-def mutate(data: bytes, draw: random.Random) -> bytes:
-    """A bit flipped, the end cut off, bytes appended, nothing left, two bytes overwritten, or a pickle."""
-    kind, at = draw.randrange(6), draw.randrange(len(data))
-    if kind == 0:
-        return data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
-    if kind == 1:
-        return data[:at]
-    if kind == 2:
-        return data + draw.randbytes(draw.randrange(1, 9))
-    if kind == 3:
-        return b""
-    return pickle.dumps(Bomb()) if kind == 4 else data[:at] + draw.randbytes(2) + data[at + 2 :]
-
-
 @pytest.mark.filterwarnings("ignore:The (cache|stored scores)")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.long)])
-def test_a_damaged_file_is_refused_by_name_or_made_again(tmp_path, monkeypatch, faults, kind, count):
-    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
-    (tmp_path / "files").mkdir()
-    stored, draw = kind(tmp_path / "files"), random.Random(7)
+def test_a_damaged_file_is_refused_by_name_or_made_again(tmp_path, bomb, faults, kind, count):
+    folders = [tmp_path / name for name in ("files", "others")]
+    for folder in folders:
+        folder.mkdir()
+    (stored, other), draw = (kind(folder, number) for number, folder in enumerate(folders)), random.Random(7)
     good, originals = stored.load(), {path: path.read_bytes() for path in stored.files}
+    others = dict(zip(stored.files, (path.read_bytes() for path in other.files), strict=True))
     for number in range(count):
         victim = stored.files[number % len(stored.files)]
-        bad = mutate(originals[victim], draw)
+        bad = mutate(originals[victim], draw, others[victim])
         if bad == originals[victim]:
             continue
         with faults.one():
@@ -254,8 +222,16 @@ def test_a_damaged_file_is_refused_by_name_or_made_again(tmp_path, monkeypatch, 
                     assert kind is result and same(loaded, good), f"mutation {number} loaded silently"
         for path, data in originals.items():
             path.write_bytes(data)
-    assert same(stored.load(), good) and not (tmp_path / "exploded").exists()
+    assert same(stored.load(), good) and not bomb.exists()
     assert faults.counts[0] > count / 2
+
+
+def test_what_was_read_from_a_cache_does_not_change_with_its_file(tmp_path):
+    path, tensor = tmp_path / "x.safetensors", torch.arange(5000)
+    storage.keep(path, tensor)
+    read = storage.kept(path)
+    path.write_bytes(b"")
+    assert torch.equal(read, tensor)
 
 
 # ---------------------------------------------------------------------------------------- numbers gone bad
