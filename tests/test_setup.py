@@ -68,7 +68,7 @@ def declared(*extras: str) -> set[str]:
 )
 def test_everything_imported_is_declared(folder, extras, also):
     providers = importlib.metadata.packages_distributions()
-    optional = {"denoising_diffusion_pytorch", "bm3d"}  # used when they are there
+    optional = {"denoising_diffusion_pytorch", "bm3d", "onnxruntime"}  # used when they are there
     names = {
         canonicalize_name(providers.get(name, [name])[0])
         for name in imported(folder) - (optional if folder == "cunet" else set())
@@ -81,7 +81,7 @@ def test_every_package_needed_is_pinned_as_installed():
     assert {name: pins().get(name) for name in installed} == installed
 
 
-@pytest.mark.parametrize("extra", ["browser", "site"])
+@pytest.mark.parametrize("extra", ["browser", "onnx", "site"])
 def test_what_an_extra_names_is_pinned_at_a_version_that_it_allows(extra):
     for text in PROJECT["optional-dependencies"][extra]:
         requirement = Requirement(text)
