@@ -14,6 +14,9 @@ that the claim cannot be tested here; `measured` then says why. A row that rests
 times go: `timings={"claims": [...]}`.
 
 A claim measured in several settings has a row for each; `overall` puts them together.
+
+What the paper does not claim stands below its claims, without a verdict: rows whose id begins with `ext_` and
+which say in `claim` what was asked, as `dict(id="ext_likelihood", claim="how probable ...", measured="...")`.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ NOT_REPRODUCED = "not reproduced"
 NOT_TESTABLE = "not testable here"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
 
+BEYOND = "beyond the paper"
 UNMEASURED = "not measured in this run"
 MEANINGLESS = "meaningless (smoke run)"
 COLUMNS = (
@@ -288,6 +292,17 @@ def convex_and_posterior_mean(violation: float, gap: float) -> str:
     return REPRODUCED if all(holds) else PARTLY if any(holds) else NOT_REPRODUCED
 
 
+@rule("C25")
+def the_gain_adds_to_other_accelerations(time: float, gain: float) -> str:
+    """time: cU-Net's time a sample over the U-Net's, with the same sampler and calls, at the unfavourable end
+    of its spread and with the sampler where it is largest. gain: what the accelerations take from the
+    distance of plain respaced sampling at equal calls, above that of real images: cU-Net's factor over the
+    U-Net's, geometric mean over samplers and calls. Reproduced when time is below 1 and gain is at least 0.9;
+    partly when one of the two; otherwise not."""
+    adds = [time < 1, gain >= 0.9]
+    return REPRODUCED if all(adds) else PARTLY if any(adds) else NOT_REPRODUCED
+
+
 # ------------------------------------------------------------------------------------------- putting together
 
 
@@ -319,17 +334,23 @@ def verdict(claim: str, value: float | Mapping[str, float] | None, profile: str 
 
 
 def scorecard(results: Path | str | Iterable[dict]) -> pd.DataFrame:
-    """All claims in order, one row a measurement, one row saying so for a claim without.
+    """All claims in order, one row a measurement, one row saying so for a claim without; then what is beyond.
 
     results: the folder of a run, or what its result files hold. Returns a frame with COLUMNS, all text.
-    Raises InputError for a file that is no result, an unknown claim, or a measured claim without a rule.
+    Raises InputError for a file that is no result, an unknown claim, a measured claim without a rule, or a
+    row beyond the paper that does not say what was asked.
     """
     if isinstance(results, str | Path):
         results = runs.results(results).values()
     measured: dict[str, list[dict]] = {claim: [] for claim in CLAIMS}
+    further = []
     for result in results:
         for row in (*result["claims"], *result["timings"].get("claims", ())):
-            measured.setdefault(row["id"], []).append(_row(row, result))
+            if beyond(row):
+                asked = {"id": row["id"], "claim": row["claim"], "place": BEYOND}
+                further.append(asked | _row(row, result))
+            else:
+                measured.setdefault(row["id"], []).append(_row(row, result))
     if unknown := measured.keys() - CLAIMS.keys():
         raise InputError(_unknown(sorted(unknown)[0]))
     blank = {"measured": "-", "verdict": UNMEASURED}
@@ -337,15 +358,16 @@ def scorecard(results: Path | str | Iterable[dict]) -> pd.DataFrame:
         {"id": c.id, "claim": c.text, "place": c.place, "paper": c.paper} | row
         for c in CLAIMS.values()
         for row in measured[c.id] or [blank]
-    ]
+    ] + further
     return pd.DataFrame([{c: str(row.get(c, "-")) for c in COLUMNS} for row in rows], columns=COLUMNS)
 
 
 def overall(frame: pd.DataFrame) -> pd.Series:
-    """One verdict a claim: what its rows agree on; "partly" where they differ.
+    """One verdict a claim of the paper: what its rows agree on; "partly" where they differ.
 
     Rows that could not be tested count only when there are no others. Indexed by claim.
     """
+    frame = frame[frame["verdict"] != BEYOND]
 
     def merge(verdicts: pd.Series) -> str:
         tested = set(verdicts) - {NOT_TESTABLE, UNMEASURED}
@@ -378,9 +400,13 @@ def conclusion(result: Mapping) -> str:
     from its own numbers.
     """
     lines = ["| claim | the paper says | we measured | verdict |", "|---|---|---|---|"]
-    reasons = []
+    reasons, further = [], []
     rows = (*result["claims"], *result["timings"].get("claims", ()))
     for row in sorted(rows, key=lambda row: row["id"]):
+        if beyond(row):
+            cells = (row["claim"], row["measured"], row.get("spread") or "-")
+            further.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+            continue
         claim = CLAIMS[row["id"]]
         setting = ", ".join(str(row[k]) for k in ("dataset", "size") if row.get(k) not in (None, "-"))
         judged = verdict(row["id"], row.get("value"), result["profile"])
@@ -393,14 +419,33 @@ def conclusion(result: Mapping) -> str:
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         if row.get("why"):
             reasons.append(f"- **{claim.id}**: {row['why']}")
-    return "\n".join(lines + ["", "**Why.**", "", *dict.fromkeys(reasons)] if reasons else lines)
+    if reasons:
+        lines += ["", "**Why.**", "", *dict.fromkeys(reasons)]
+    if further:
+        lines += ["", "| beyond the paper | we measured | spread |", "|---|---|---|", *further]
+    return "\n".join(lines)
+
+
+def beyond(row: Mapping) -> bool:
+    """Whether a row is about something that the paper does not claim.
+
+    Raises InputError if it is, and does not say what was asked.
+    """
+    if not str(row["id"]).startswith("ext_"):
+        return False
+    if not row.get("claim"):
+        raise InputError(
+            f"The row {row['id']!r} is beyond the paper, so it has to say in 'claim' what was asked: "
+            "dict(id='ext_likelihood', claim='how probable ...', measured='...')."
+        )
+    return True
 
 
 def _row(row: dict, result: dict) -> dict:
     kept = {
         key: row[key] for key in ("measured", "spread", "n", "dataset", "size") if row.get(key) is not None
     }
-    judged = verdict(row["id"], row.get("value"), result["profile"])
+    judged = BEYOND if beyond(row) else verdict(row["id"], row.get("value"), result["profile"])
     return kept | {"verdict": judged, "notebook": result["notebook"]}
 
 

@@ -224,6 +224,19 @@ def claims_page(card: pd.DataFrame, notebooks: dict[str, list[str]]) -> str:
             if notebooks[job]:
                 names = ", ".join(f"{{py:obj}}`{name}`" for name in notebooks[job])
                 text.append(f"- **Functions** that this notebook calls: {names}")
+    further = card[card["verdict"] == scorecard.BEYOND]
+    if len(further):
+        text += [
+            "",
+            "## Beyond the paper",
+            "",
+            "| question | measured | spread | notebook |",
+            "|---|---|---|---|",
+        ]
+        for row in further.to_dict("records"):
+            where = f"{{doc}}`/notebooks/{row['notebook']}`" if row["notebook"] in notebooks else "-"
+            cells = (*(_cell(row[key]) for key in ("claim", "measured", "spread")), where)
+            text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
 
 

@@ -65,6 +65,7 @@ tally.to_frame()
 # - *spread* says what the interval is about. An interval over samples says nothing about other trainings.
 # - FD-AlexNet is not FID: compare ratios and order, never values.
 # - A stand-in data set is named as what it is.
+# - Rows `ext_...`, at the end, answer questions that the paper does not ask: they have no verdict and are not counted.
 #
 # And these are the rules, word for word as they stand in the code:
 
@@ -75,8 +76,9 @@ display(HTML(scorecard.rules().to_html(index=False)))
 # **Check.** Every claim of the paper is on the card, and every row that was measured has a verdict.
 
 # %%
-assert set(card["id"]) == set(paper.CLAIMS) == set(overall.index)
-assert card.verdict.isin([*scorecard.VERDICTS, scorecard.UNMEASURED, scorecard.MEANINGLESS]).all()
+claimed = card[card.verdict != scorecard.BEYOND]
+assert set(claimed["id"]) == set(paper.CLAIMS) == set(overall.index)
+assert claimed.verdict.isin([*scorecard.VERDICTS, scorecard.UNMEASURED, scorecard.MEANINGLESS]).all()
 assert tally.sum() == len(paper.CLAIMS)
 result = run.save_result(
     values={"results": sorted(found)},

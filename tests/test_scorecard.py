@@ -79,6 +79,10 @@ BORDERS = [  # claim, value, verdict: on the border, just past it, far past it
     ("C24", dict(sensitivity=0.4, benefit=1.04), PARTLY),
     ("C24", 0.4, PARTLY),
     ("C24", 0.0, NOT_REPRODUCED),
+    ("C25", dict(time=0.99, gain=0.9), REPRODUCED),
+    ("C25", dict(time=1.0, gain=0.9), PARTLY),
+    ("C25", dict(time=0.3, gain=0.89), PARTLY),
+    ("C25", dict(time=1.0, gain=0.89), NOT_REPRODUCED),
 ]
 
 
@@ -200,6 +204,23 @@ def test_counts_list_every_verdict_and_add_up_to_all_claims():
     frame = scorecard.scorecard([result(dict(id="C01", measured="", value=0.2))])
     counts = scorecard.counts(frame)
     assert counts[REPRODUCED] == 1 and counts[NOT_REPRODUCED] == 0 and counts.sum() == len(paper.CLAIMS)
+
+
+def test_what_is_beyond_the_paper_stands_below_its_claims_and_is_not_counted(monkeypatch):
+    asked = dict(id="ext_likelihood", claim="how probable are digits", measured="2 | 3 bits", spread="0.1")
+    card = result(dict(id="C01", measured="a", value=0.2), asked)
+    frame = scorecard.scorecard([card])
+    last = frame.iloc[-1]
+    assert list(last[["id", "claim", "place", "measured", "spread", "verdict", "notebook"]]) == [
+        "ext_likelihood", "how probable are digits", scorecard.BEYOND, "2 | 3 bits", "0.1", scorecard.BEYOND,
+        "04_networks",
+    ]  # fmt: skip
+    assert set(scorecard.overall(frame).index) == set(paper.CLAIMS)
+    assert scorecard.counts(frame).sum() == len(paper.CLAIMS)
+    text = scorecard.conclusion(card)
+    assert "| how probable are digits | 2 \\| 3 bits | 0.1 |" in text and "C01" in text
+    with pytest.raises(InputError, match="what was asked"):
+        scorecard.scorecard([result(dict(id="ext_likelihood", measured="2"))])
 
 
 def test_one_function_adds_a_claim(monkeypatch):

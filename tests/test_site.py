@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from cunet import docstrings, paper, runs, site
+from cunet import docstrings, paper, runs, scorecard, site
 from cunet.errors import InputError
 
 CODE = "from cunet import checkpoints, errors\nfrom cunet.docstrings import to_rst\nerrors.InputError"
@@ -155,3 +155,11 @@ def test_what_a_notebook_uses_is_found_in_its_code():
 def test_docstrings_become_what_sphinx_reads(text, expected):
     said = "\n".join(line.rstrip() for line in docstrings.to_rst(text.splitlines())).strip()
     assert said == expected
+
+
+def test_what_is_beyond_the_paper_has_a_table_of_its_own_below_the_claims():
+    row = dict(id="ext_depth", claim="does depth pay", measured="1 | 2", spread="0.1")
+    job = {"notebook": "11_beyond", "profile": "laptop", "claims": [row], "timings": {}}
+    page = site.claims_page(scorecard.scorecard([job]), {"11_beyond": []})
+    assert "| does depth pay | 1 \\| 2 | 0.1 | {doc}`/notebooks/11_beyond` |" in page
+    assert page.index("## C26") < page.index("## Beyond the paper")
