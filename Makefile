@@ -14,7 +14,7 @@ HERE := import pathlib, sys, cunet; sys.exit(not pathlib.Path(cunet.__file__).pa
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-long test-browser lint lab bench site clean
+.PHONY: help setup reproduce test test-long test-browser test-slurm lint lab bench site clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -47,6 +47,12 @@ test-browser: setup ## JupyterLab and the site in a real Chromium; on Debian, ro
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } || \
 	  { echo "There is no Chromium. Install one: on Debian, apt-get install chromium as root." >&2; exit 1; }
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+
+test-slurm: setup ## the smoke chain on a real Slurm of one node, a job cancelled; root, Debian's slurm-wlm and munge
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[slurm]'
+	@command -v slurmctld >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge; } || \
+	  { echo "There is no Slurm. Install it: on Debian, apt-get install slurm-wlm munge as root." >&2; exit 1; }
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm
 
 lint: setup
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .

@@ -4,6 +4,7 @@
 Snakemake on this file with the run's folder as its directory. What depends on what is said in cunet/chain.py.
 """
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,8 +16,13 @@ CUNET = [sys.executable, "-m", "cunet"]
 THREADS = int(config.get("threads", 1))
 
 
+localrules:
+    all,
+    report,
+
+
 wildcard_constraints:
-    job="|".join(JOBS),
+    job="|".join(map(re.escape, JOBS)),
 
 
 rule all:
@@ -39,7 +45,7 @@ for STEM in PLAN.profile.notebooks:
             "logs/{job}.log",
             notebook="logs/{job}.ipynb",  # kept, with its traceback, when the notebook fails
         wildcard_constraints:
-            job="|".join(job.name for job in PLAN.of(STEM)),
+            job="|".join(re.escape(job.name) for job in PLAN.of(STEM)),
         params:
             notebook=os.path.relpath(cunet_chain.source(STEM), PLAN.run_dir),
         threads: THREADS

@@ -104,8 +104,9 @@ def _variants(profile: Profile, stem: str) -> Iterator[tuple[str, dict[str, Any]
     asked = _trainings(profile)
     out = set(_unreleased(profile, stem))
     for which in [w for w in asked if w not in out] or asked:  # where there is none at all, `check` says so
-        own = dict(zip(("dataset", "model", "seed"), which, strict=True))
-        yield "{}-{}-{}-s{}".format(stem, *which), own
+        dataset, model, seed = which
+        name = f"{stem}-{dataset}-{runs.slug(model, '+')}-s{seed}"
+        yield name, {"dataset": dataset, "model": model, "seed": seed}
 
 
 def _trainings(profile: Profile) -> list[tuple[str, str, int]]:
@@ -115,7 +116,8 @@ def _trainings(profile: Profile) -> list[tuple[str, str, int]]:
     found: dict[tuple[str, str, int], None] = {}
     for lines in asked:
         lists = ((lines.get(key), getattr(profile, key)) for key in ("datasets", "models", "seeds"))
-        own = (mine if isinstance(mine, list) else shared for mine, shared in lists)  # types are judged later
+        own = [mine if isinstance(mine, list) else shared for mine, shared in lists]  # types are judged later
+        own[1] = profile.networks(own[1])
         found |= dict.fromkeys(product(*own))
     return list(found)
 
@@ -145,6 +147,8 @@ def _parameters(
 ) -> dict[str, Any]:
     """A job's parameters: what the chain sets, what profile and notebook share, the notebook's own lines."""
     shared = {key: getattr(profile, key) for key in profiles.SHARED if key in declared}
+    if "models" in shared:
+        shared["models"] = profile.networks()
     lines = profile.notebooks[stem]
     if stem.startswith(TRAINING):
         for key in own.keys() & lines.keys():
@@ -161,8 +165,10 @@ def _parameters(
     return validate(declared, given, source(stem))
 
 
-def check(plan: Plan) -> None:
+def check(plan: Plan, data: bool = True) -> list[str]:
     """Refuse what jobs would refuse, perhaps hours later: names, settings of trainings, what is not there.
+
+    data: refuse photographs that are not there; else only say, a text each, which are missing.
 
     Raises:
         InputError: an unknown data set, network or size; a training's setting that is out of range; no
@@ -174,9 +180,9 @@ def check(plan: Plan) -> None:
     }
     for job in [job for job in plan.jobs if job.notebook.startswith(TRAINING)][:1]:
         named["dataset"] += [(job, name) for name in plan.profile.datasets]  # also those that are left out
-        named["model"] += [(job, name) for name in plan.profile.models]
+        named["model"] += [(job, name) for name in plan.profile.networks()]
     if not any(named.values()):
-        return
+        return []
     from cunet import checkpoints, datasets, drawn, models, recipe  # 3 s
 
     known = {"dataset": datasets.DATASETS, "model": models.MODELS, "size": models.SIZES}
@@ -187,8 +193,16 @@ def check(plan: Plan) -> None:
                     f"{job.name} asks for the {kind} {name!r}{nearest(name, list(known[kind]))}. Known are "
                     f"{', '.join(known[kind])}."
                 )
+    for name in dict.fromkeys(name for _, name in named["model"] if "@" in name):
+        models.build(name, "smoke", 1)
+    absent = []
     for name in dict.fromkeys(name for _, name in named["dataset"]):
-        datasets.find(name)
+        try:
+            datasets.find(name)
+        except InputError as error:
+            if data:
+                raise
+            absent.append(str(error))
         if name in drawn.RECIPES:
             drawn.check(name, datasets.data_root() / "drawn")
     for job in plan.jobs:
@@ -197,6 +211,7 @@ def check(plan: Plan) -> None:
             config = recipe.configure({k: fields[k] for k in recipe.TrainConfig.model_fields if k in fields})
             if fields.get("checkpoints") == "released":
                 checkpoints.released(config.dataset, config.model, config.size, config.seed, config.variant)
+    return absent
 
 
 def _names(parameters: dict[str, Any], kind: str) -> list[str]:
@@ -353,18 +368,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def command(plan: Plan, jobs: int, dry_run: bool, extra: list[str]) -> list[str]:
-    """Snakemake's command line for a run."""
+def command(
+    plan: Plan, jobs: int, dry_run: bool, extra: list[str], executor: Path | None = None
+) -> list[str]:
+    """Snakemake's command line for a run; `executor`: a folder with its settings for other machines."""
     threads = max(1, cores() // jobs)
+    here = [*("--cores", str(jobs * threads)), *("--config", f"threads={threads}")]
     return [
         *(sys.executable, "-m", "snakemake"),
         *("--snakefile", str(runs.root() / "Snakefile")),
         *("--directory", str(plan.run_dir)),
-        *("--cores", str(jobs * threads)),
+        *(_elsewhere(plan, executor) if executor else here),
         *("--scheduler", "greedy"),
-        *("--config", f"threads={threads}"),
         "--rerun-incomplete",
         "--nolock",  # a run has a lock of ours, which cannot be left behind
         *(["--dry-run"] if dry_run else []),
         *extra,
     ]
+
+
+def _elsewhere(plan: Plan, executor: Path) -> list[str]:
+    """Snakemake's arguments for other machines: its settings, and what each rule asks of a machine."""
+    from cunet import estimate  # it imports this module, and torch
+
+    asked = estimate.resources(estimate.on_cluster(plan))
+    words = [f"{rule}:{key}={value}" for rule, mine in asked.items() for key, value in mine.items()]
+    return ["--profile", str(executor), "--set-resources", *words]

@@ -42,7 +42,7 @@ def example(*lines: str) -> str:
         "cunet reproduce",
         "cunet reproduce --profile smoke --dry-run",
         r"cunet reproduce --run mine --set checkpoints=train --set 'seeds=\[0, 1]'",
-        "cunet reproduce --profile paper -- --executor slurm --jobs 8",
+        "cunet reproduce --profile paper --on slurm -- --jobs 8",
     )
 )
 def reproduce(
@@ -57,6 +57,9 @@ def reproduce(
         list[str] | None, typer.Option("--set", help="key=value, over the profile's.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    on: Annotated[
+        str | None, typer.Option(help="slurm, or another folder of papermill_runs/executors.")
+    ] = None,
     extra: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARGUMENTS]", help="For Snakemake.")
     ] = None,
@@ -65,11 +68,47 @@ def reproduce(
     from cunet import reproduce as chain
     from cunet import runs
 
-    report = chain.reproduce(profile, run, jobs, settings, dry_run, extra)
+    report = chain.reproduce(profile, run, jobs, settings, dry_run, on, extra)
     if dry_run:
         print(f"Nothing was run. The results of this run are in {runs.shown(report.parent.parent)}")
     else:
         print(f"Results are in {runs.shown(report.parent.parent)}; open {runs.shown(report)}")
+
+
+@app.command(
+    epilog=example(
+        "cunet estimate --profile paper",
+        r"cunet estimate --profile paper --gpus 8 --set 05_training.devices=8 --set shards=8",
+        "cunet estimate --profile laptop --against laptop",
+    )
+)
+def estimate(
+    profile: Annotated[
+        str, typer.Option(help="smoke, laptop, reference, paper, or a .yaml file.")
+    ] = "laptop",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, over the profile's.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Jobs at once; by default the profile's.")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs of a machine; by default 1 for networks of size paper, else 0.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A finished run of this profile to compare with.")
+    ] = None,
+) -> None:
+    """Say what a run will take, before anything starts: jobs, hours, GPU-hours, memory, disk."""
+    from cunet import chain, profiles
+    from cunet import estimate as estimates
+    from cunet import reproduce as whole
+
+    chosen = profiles.load(profile, settings)
+    if (gpus is not None and gpus < 0) or (jobs is not None and jobs < 1):
+        raise InputError(f"--gpus is {gpus} and --jobs {jobs}: give 0 or more GPUs, and 1 or more jobs.")
+    plan = chain.plan(chosen, whole.folder(against or chosen.name))
+    print(estimates.report(plan, jobs or chosen.jobs, gpus))
+    if against:
+        print(f"\nAgainst the run {against}:\n\n{estimates.compared(plan, jobs or chosen.jobs, gpus)}")
 
 
 @app.command(

@@ -34,16 +34,42 @@ class Profile(BaseModel):
     size: str = "laptop"
     datasets: list[str] = Field(["mnist"], min_length=1)
     models: list[str] = Field(["unet", "cunet"], min_length=1)
+    solvers: list[str] = []  # each network that solves an equation, with each of these; none: as it is
     seeds: list[int] = Field([0], min_length=1)
     notebooks: dict[str, dict[str, Any]]
 
-    @field_validator("datasets", "models")
+    @field_validator("datasets", "solvers")
     @classmethod
     def _names(cls, values: list[str]) -> list[str]:
         for value in values:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value):
                 raise ValueError(f"{value!r} is not a name in small letters, digits, - and _")
         return _once(values)
+
+    @field_validator("models")
+    @classmethod
+    def _models(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*(@[A-Za-z0-9_=,.-]+)?", value):
+                raise ValueError(f"{value!r} is not a network's name, such as unet or cunet@solver=rk4")
+        return _once(values)
+
+    def networks(self, models: list[str] | None = None) -> list[str]:
+        """`models`, the profile's by default, those with a solver once for each of `solvers`."""
+        chosen = self.models if models is None else models
+        if not self.solvers:
+            return list(chosen)
+        found: dict[str, None] = {}
+        for model in chosen:
+            family, at, changes = model.partition("@")
+            solves = family.startswith("cunet") and not family.startswith("cunet-released")
+            given = changes.split(",") if at else []
+            if solves and not any(change.startswith("solver=") for change in given):
+                kinds = [",".join([*given, f"solver={solver}"]) for solver in self.solvers]
+                found |= dict.fromkeys(f"{family}@{kind}" for kind in kinds)
+            else:
+                found[model] = None
+        return list(found)
 
     @field_validator("seeds")
     @classmethod

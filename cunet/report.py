@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from cunet import pages, runs, scorecard
+from cunet import pages, runs, scorecard, sweep
 from cunet.errors import InputError
 
 VERDICTS = {"reproduced": "good", "partly": "fair", "not reproduced": "poor", "not testable here": "none"}
@@ -39,6 +39,7 @@ def build(run_dir: str | Path) -> Path:
     results = runs.results(run_dir)
     if not results:
         raise InputError(f"{runs.shown(run_dir)} has no results to report: run `cunet reproduce` first.")
+    sweep.save(run_dir, results)
     smoke = any(result["profile"] == SMOKE for result in results.values())
     folder = run_dir / "report"
     shutil.rmtree(folder / "notebooks", ignore_errors=True)

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from rich.progress import (
 
 from cunet import chain, notebook, processes, profiles, runs
 from cunet.errors import InputError
-from cunet.parameters import parameters_file
+from cunet.parameters import nearest, parameters_file
 
 RUN = "CUNET_RUN"  # marks every process of a run
 
@@ -43,6 +44,7 @@ def reproduce(
     jobs: int | None = None,
     settings: list[str] | None = None,
     dry_run: bool = False,
+    on: str | None = None,
     extra: list[str] | None = None,
 ) -> Path:
     """Make a run, or what is missing or out of date in it.
@@ -52,8 +54,11 @@ def reproduce(
         run: name of the run's folder in papermill_runs/; the profile's name if None.
         jobs: notebooks at once, over the profile's number.
         settings: `key=value` over the profile's lines, see `cunet.profiles.load`.
-        dry_run: only say what would run; the run stays as it is.
-        extra: further arguments for Snakemake, for example `["--executor", "slurm"]`.
+        dry_run: only say what would run; the run stays as it is. Data that are not there are named, and the
+            jobs listed all the same.
+        on: another machine's engine, a folder of papermill_runs/executors/ or the path of one; this machine
+            if None.
+        extra: further arguments for Snakemake, for example `["--forcerun", "notebook_07_synthesis"]`.
 
     Returns:
         Path of the report.
@@ -67,8 +72,11 @@ def reproduce(
         raise InputError(f"--jobs is {jobs}: the number of notebooks at once is 1 or more.")
     run_dir = folder(run or chosen.name)
     plan = chain.plan(chosen, run_dir)
+    executor = None if on is None else engine(on)
     _refuse_other(plan)
-    chain.check(plan)
+    absent = chain.check(plan, data=not dry_run)
+    for text in absent:
+        print(f"Not there yet: {text}", file=sys.stderr)
     if missing := chain.left_out(chosen):
         print(f"Not released, so left out: {', '.join(missing)}", file=sys.stderr)
     with contextlib.ExitStack() as stack:
@@ -82,9 +90,22 @@ def reproduce(
             processes.end_marked(RUN, str(run_dir))
             _refuse_other(plan)  # again, now that nobody else can write
         chain.prepare(plan)
-        command = chain.command(plan, jobs or chosen.jobs, dry_run, extra or [])
-        _snakemake(command, plan, dry_run)
+        command = chain.command(plan, jobs or chosen.jobs, dry_run, extra or [], executor)
+        _snakemake(command, plan, dry_run, patience=60.0 if executor else 0.0)
     return run_dir / "report" / "index.html"
+
+
+def engine(name: str) -> Path:
+    """The folder of Snakemake's settings for an engine; InputError if there is none of that name."""
+    there = runs.root() / "papermill_runs" / "executors"
+    for folder in (there / name, Path(name)):
+        if (folder / "config.yaml").is_file():
+            return folder.resolve()
+    known = sorted(path.parent.name for path in there.glob("*/config.yaml"))
+    raise InputError(
+        f"There is no engine {name!r}{nearest(name, known)}. Engines are {', '.join(known) or 'none'}, the "
+        f"folders of {runs.shown(there)}; the path of a folder with a config.yaml works too."
+    )
 
 
 def _refuse_other(plan: chain.Plan) -> None:
@@ -103,17 +124,18 @@ def _refuse_other(plan: chain.Plan) -> None:
 
 
 def folder(name: str) -> Path:
-    """The folder of a run; InputError if the name is no file's name, or that of the profiles' folder."""
+    """The folder of a run; InputError if the name is no file's name, or that of a folder of settings."""
     runs.check_name(name, "run")
-    if name == "profiles":
-        raise InputError(
-            "A run cannot be named 'profiles': the profiles are in that folder. Use another name."
-        )
+    if name in ("profiles", "executors"):
+        raise InputError(f"A run cannot be named {name!r}: the {name} are in that folder. Use another name.")
     return runs.resolve(Path("papermill_runs") / name)
 
 
-def _snakemake(command: list[str], plan: chain.Plan, dry_run: bool) -> None:
-    """Run Snakemake, showing its jobs; end everything it started when interrupted."""
+def _snakemake(command: list[str], plan: chain.Plan, dry_run: bool, patience: float = 0.0) -> None:
+    """Run Snakemake, showing its jobs; end everything it started when interrupted.
+
+    patience: seconds that it has, when interrupted, to take back what it has given to other machines.
+    """
     marks = {RUN: str(plan.run_dir), notebook.GUARD: json.dumps(processes.identity())}
     if path := import_path():
         marks["PYTHONPATH"] = path
@@ -140,6 +162,10 @@ def _snakemake(command: list[str], plan: chain.Plan, dry_run: bool) -> None:
         try:
             status = child.wait()  # not the end of its output: a job that outlives it holds that open
         finally:
+            if patience and child.poll() is None:
+                child.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(patience)
             processes.end_marked(RUN, str(plan.run_dir), patience=2.0)
             reader.join(5.0)
     if status:

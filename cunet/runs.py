@@ -24,6 +24,7 @@ import json
 import math
 import os
 import re
+import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -84,6 +85,11 @@ def check_name(name: str, what: str) -> str:
             "a letter, a digit or _, at most 121 characters, as in 'fig04_noising'."
         )
     return name
+
+
+def slug(text: str, mark: str = "_") -> str:
+    """A text as part of a file's name: what `check_name` refuses, and - if `mark` is _, becomes the mark."""
+    return re.sub(r"[^A-Za-z0-9_.+]" if mark == "_" else r"[^A-Za-z0-9_.+-]", mark, text)
 
 
 class Run:
@@ -200,8 +206,9 @@ class Run:
             values: what was measured; numbers, strings, lists, dictionaries, NumPy and torch scalars and
                 arrays. A number that is not finite is written as null.
             claims: rows for the scorecard, each with at least `id` (of `cunet.paper.CLAIMS`) and `measured`.
-            timings: everything that is a time or was computed from one; `wall_time_s`, since the run was
-                opened, is added.
+            timings: everything that is a time or was computed from one. Added are `wall_time_s`, since the
+                run was opened, and of the whole process, with those it waited for, `cpu_s`, the processor's
+                seconds, and `peak_mb`, the most memory that one of them held.
             inputs: files that were read, recorded with their SHA-256 (a job's result: without its timings).
 
         Returns:
@@ -222,7 +229,11 @@ class Run:
             "parameters": self.parameters,
             "values": dict(values),
             "claims": claims,
-            "timings": {**(timings or {}), "wall_time_s": round(time.perf_counter() - self._started, 3)},
+            "timings": {
+                **(timings or {}),
+                "wall_time_s": round(time.perf_counter() - self._started, 3),
+                **_used(),
+            },
             "environment": environment(),
             "inputs": dict(self._input(path) for path in inputs),
             "outputs": {"figures": self._figures, "tables": self._tables},
@@ -366,6 +377,16 @@ def plain(value: Any) -> Any:
         f"A result cannot hold {value!r} of type {type(value).__name__}: use numbers, strings, lists, "
         "dictionaries or arrays."
     )
+
+
+def _used() -> dict[str, float]:
+    """What this process and those that it has waited for have used, for `Run.save_result`."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there
+    return {
+        "cpu_s": round(sum(one.ru_utime + one.ru_stime for one in used), 3),
+        "peak_mb": round(max(one.ru_maxrss for one in used) / unit, 1),
+    }
 
 
 def _parameter_names(namespace: Mapping[str, Any]) -> list[str]:

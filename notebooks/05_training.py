@@ -97,7 +97,7 @@ used = {key: value for key, value in card["recipe"].items() if key not in recipe
 used["steps"] = card["steps"]
 authors = [str(paper.RELEASED_RECIPE.get(key, "")) for key in used]
 table = pd.DataFrame({"setting": list(used), "here": map(str, used.values()), "authors": authors})
-slug = config.name.replace("-", "_")
+slug = runs.slug(config.name)
 run.save_table(table, f"ext_recipe_{slug}", f"How {config.name} was trained")
 table
 

@@ -14,7 +14,7 @@ from cunet import cli
 from cunet.errors import InputError
 from cunet.processes import Interrupted
 
-COMMANDS = ("reproduce", "notebook", "train", "sample", "denoise", "bench", "solvers", "info")
+COMMANDS = ("reproduce", "estimate", "notebook", "train", "sample", "denoise", "bench", "solvers", "info")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

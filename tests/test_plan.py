@@ -162,3 +162,27 @@ def test_make_setup_looks_whether_the_installed_library_is_this_checkouts(tmp_pa
         done = subprocess.run([sys.executable, "-P", "-c", code], cwd=folder, env=environment)
         assert done.returncode == status
     assert "python -P -c '$(HERE)'" in text
+
+
+def test_a_dry_run_lists_the_jobs_of_the_papers_profile_without_its_data(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "empty"))
+    plan = chain.plan(profiles.load("paper"), reproduce.folder("none"))
+    absent = chain.check(plan, data=False)
+    assert len(absent) == 2 and "img_align_celeba.zip" in absent[0] and "church_outdoor" in absent[1]
+    with pytest.raises(InputError, match="CelebA was not found"):
+        chain.check(plan)
+
+
+def test_an_engine_is_a_folder_of_settings_and_its_jobs_say_what_they_need(monkeypatch):
+    assert reproduce.engine("slurm") == ROOT / "papermill_runs" / "executors" / "slurm"
+    with pytest.raises(InputError, match="no engine 'slurn' .did you mean 'slurm'"):
+        reproduce.engine("slurn")
+    with pytest.raises(InputError, match="cannot be named 'executors'"):
+        reproduce.folder("executors")
+    plan = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
+    command = chain.command(plan, 1, False, ["--jobs", "3"], reproduce.engine("slurm"))
+    assert "--cores" not in command and command[-2:] == ["--jobs", "3"]
+    asked = dict(word.split("=") for word in command if ":mem_mb=" in word or ":runtime=" in word)
+    rules = {name.partition(":")[0] for name in asked}
+    assert rules == {f"notebook_{job.notebook}" for job in plan.jobs}
+    assert all(int(value) >= 10 for value in asked.values())

@@ -81,7 +81,7 @@ def test_every_package_needed_is_pinned_as_installed():
     assert {name: pins().get(name) for name in installed} == installed
 
 
-@pytest.mark.parametrize("extra", ["browser", "onnx", "site"])
+@pytest.mark.parametrize("extra", ["browser", "onnx", "site", "slurm"])
 def test_what_an_extra_names_is_pinned_at_a_version_that_it_allows(extra):
     for text in PROJECT["optional-dependencies"][extra]:
         requirement = Requirement(text)

@@ -1,0 +1,270 @@
+"""What work costs on a machine, as measured: the file papermill_runs/costs.yaml, and how it is made.
+
+    python -m cunet.costs smoke laptop        # from two finished runs, and a minute of measuring here
+
+Network work costs seconds an image and thread, measured at one size and scaled to another by multiply-
+accumulates. What a notebook does besides (its start is apart) costs a + b x units seconds, where units are
+`cunet.work.UNITS`; a and b, not below 0, come by least squares from what its jobs used of the processor in
+finished runs, after its network work has been taken off. The processor's seconds count, so that what else the
+machine does lengthens them little.
+"""
+
+import argparse
+import datetime
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cunet import checkpoints, runs, storage, work
+from cunet.errors import InputError
+from cunet.parameters import load_yaml
+from cunet.provenance import environment
+from cunet.work import Item, Work
+
+BATCH = 64  # images a call when a network is measured
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured costs. Seconds are of one thread, networks' seconds of one image.
+
+    machine: which processor, and when. start: s of a job that computes nothing. kernel: of its kernel alone.
+    start_mb: MB that it holds. scaling: n threads are n^scaling times as fast as one. networks: model -> size
+    -> {"train": s, "call": s, "macs": of one image}. other: kind -> s. notebooks: name -> (a, b), s and s a
+    unit. gpu: MAC/s that a GPU reaches, and how that is known.
+    """
+
+    machine: str
+    start: float
+    kernel: float
+    start_mb: float
+    scaling: float
+    networks: dict[str, dict[str, dict[str, float]]]
+    other: dict[str, float]
+    notebooks: dict[str, list[float]]
+    gpu: dict[str, Any]
+
+    def seconds(self, item: Item, amount: float) -> float:
+        """Seconds of one thread that an amount of work takes."""
+        if item.network is None:
+            return amount * self.other[item.kind]
+        kind = "train" if item.kind == "train" else "call"
+        model, size, _ = item.network
+        known = self.networks.get(model.partition("@")[0]) or self.networks["unet"]
+        nearest = known.get(size) or known["laptop"]
+        return amount * nearest[kind] * work.macs(item.network) / nearest["macs"]
+
+    def network_seconds(self, found: Work) -> float:
+        """Seconds of one thread of all work that is counted, but for units."""
+        return sum(self.seconds(item, n) for item, n in found.items() if item.kind != "unit")
+
+    def own_seconds(self, notebook: str, found: Work) -> float:
+        """Seconds of what a notebook does besides."""
+        a, b = self.notebooks.get(notebook) or self.notebooks["default"]
+        return a + b * found[Item("unit")]
+
+
+def path() -> Path:
+    """The file of the costs."""
+    return runs.root() / "papermill_runs" / "costs.yaml"
+
+
+def load() -> Costs:
+    """The committed costs.
+
+    Raises:
+        InputError: the file is missing or is not one of costs.
+    """
+    try:
+        return Costs(**load_yaml(path().read_text(encoding="utf-8"), str(path())))
+    except (OSError, TypeError) as error:
+        raise InputError(
+            f"The costs in {runs.shown(path())} cannot be read ({error}). Make them again: "
+            "`python -m cunet.costs smoke laptop`, after these two runs."
+        ) from None
+
+
+def save(costs: Costs) -> None:
+    """Write the file of the costs."""
+    text = "# Made by `python -m cunet.costs`; what the lines mean is said there. Not to be edited by hand.\n"
+    runs.write_atomically(path(), text + yaml.safe_dump(runs.plain(asdict(costs)), sort_keys=False))
+
+
+def notebooks_from(costs: Costs, results: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Name of a notebook -> (a, b), from the results of its jobs."""
+    import numpy as np
+    from scipy.optimize import nnls
+
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for result in results:
+        found = work.count(result["notebook"], result["parameters"])
+        left = result["timings"]["cpu_s"] - costs.network_seconds(found) - costs.kernel
+        rows.setdefault(result["notebook"], []).append((found[Item("unit")], max(left, 0.0)))
+    solved = {}
+    for name, pairs in sorted(rows.items()):
+        units, seconds = np.array(pairs).T
+        a = b = float(np.mean(seconds))
+        if np.ptp(units) > 0:  # weighted so that the shorter run counts as much as the longer
+            weight = 1 / np.maximum(seconds, 1.0)
+            (a, b), _ = nnls(np.stack([weight, weight * units], axis=1), weight * seconds)
+        solved[name] = [round(float(a), 3), float(f"{b:.4g}") if np.ptp(units) > 0 else 0.0]
+    solved["default"] = [round(float(np.mean([a for a, _ in solved.values()])), 3), 0.0]
+    return solved
+
+
+def measure(names: tuple[str, ...] = ("unet", "cunet"), sizes: tuple[str, ...] = ("smoke", "laptop")):
+    """`networks` and `other` of `Costs`, on this machine.
+
+    Times are the processor's, on one thread.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from cunet import frechet, metrics, models
+
+    torch.set_num_threads(1)
+    networks: dict[str, dict[str, dict[str, float]]] = {}
+    for name in names:
+        for size in sizes:
+            network = models.build(name, size, 1).train()
+            side = models.image_size(size)
+            x = torch.randn(BATCH, 1, side, side)
+
+            def call(network=network, x=x) -> None:
+                with torch.no_grad():
+                    network(x, 500)
+
+            def step(network=network, x=x) -> None:
+                F.mse_loss(network(x, 500), x).backward()
+
+            networks.setdefault(name, {})[size] = {
+                "train": _seconds(step) / BATCH,
+                "call": _seconds(call) / BATCH,
+                "macs": work.macs((name, size, 1)),
+            }
+    a, b = (torch.rand(32, 1, 32, 32) * 2 - 1 for _ in range(2))
+    known = frechet.FrechetAlexNet(torch.randn(1000, 256)).statistics()
+    some = torch.randn(300, 256)
+    scores = (metrics.ssim, metrics.psnr, metrics.lpips)
+    other = {
+        "feature": _seconds(lambda: frechet.features(a)) / len(a),
+        "score": _seconds(lambda: [score(a, b) for score in scores]) / len(a),
+        "distance": _seconds(lambda: frechet.frechet_distance(known, some)),
+    }
+    return networks, other
+
+
+def scaling(networks: dict[str, dict[str, dict[str, float]]]) -> float:
+    """How trainings gain from threads: the exponent that the cards of the released networks show, 0 ... 1."""
+    found = []
+    for card in (storage.read(path)[1] for path in sorted(checkpoints.ASSETS.glob("*.safetensors"))):
+        measured = networks.get(card.get("model"), {}).get(card.get("size"))
+        if measured and card.get("threads", 1) > 1:
+            gain = card["images_per_second"] * measured["train"]
+            found.append(math.log(gain) / math.log(card["threads"]))
+    return min(1.0, max(0.0, sum(found) / len(found))) if found else 1.0
+
+
+def gpu_rate() -> dict[str, Any]:
+    """MAC/s of a GPU in training steps of the paper's U-Net in mixed precision; assumed if there is none."""
+    import torch
+    import torch.nn.functional as F
+
+    from cunet import models
+
+    if not torch.cuda.is_available():
+        return {
+            "macs_a_second": 2.0e13,
+            "known_from": "assumed, not measured: there was no GPU to measure on",
+        }
+    network, x = models.build("unet", "paper", 3).cuda(), torch.randn(BATCH, 3, 64, 64, device="cuda")
+    seconds = []
+    for _ in range(10):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        with torch.autocast("cuda", torch.bfloat16):
+            F.mse_loss(network(x, 500), x).backward()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    rate = 3 * work.macs(("unet", "paper", 3)) * BATCH / min(seconds)
+    return {"macs_a_second": rate, "known_from": f"measured on {torch.cuda.get_device_name()}"}
+
+
+def _seconds(task: Callable[[], object], rounds: int = 3) -> float:
+    """The processor's seconds of a task: the least of some rounds, after one that does not count."""
+    task()
+    found = []
+    for _ in range(rounds):
+        start = time.process_time()
+        task()
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+def start() -> dict[str, float]:
+    """`start`, `kernel` and `start_mb` of `Costs`, of a job in processes of its own that computes nothing."""
+    import resource
+
+    body = """# %% tags=["parameters"]
+run_dir = "x"  # x
+job = "00_nothing"  # x
+profile = "x"  # x
+seed = 0  # x
+
+# %%
+from cunet import checkpoints, metrics, runs
+run = runs.Run.open(globals())
+
+# %%
+result = run.save_result({})
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = Path(folder) / "00_nothing.py"
+        notebook.write_text(body, encoding="utf-8")
+        command = [sys.executable, "-m", "cunet", "notebook", str(notebook), "--out", folder]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        timings = runs.result(folder, "00_nothing")["timings"]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"start": seconds, "kernel": timings["cpu_s"], "start_mb": timings["peak_mb"]}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m cunet.costs RUN ...`: measure, read the runs' times, and write the file."""
+    from cunet.report import find
+
+    parser = argparse.ArgumentParser(
+        prog="python -m cunet.costs", description="Measure costs, and keep them."
+    )
+    parser.add_argument("runs", nargs="+", help="finished runs, by name or folder")
+    given = parser.parse_args(arguments)
+    try:
+        results = [result for name in given.runs for result in runs.results(find(name)).values()]
+        if not results:
+            raise InputError(f"There are no results in {', '.join(given.runs)}: run `cunet reproduce` first.")
+        networks, other = measure()
+        machine = f"{environment()['processor']}, {datetime.date.today()}"
+        costs = Costs(machine, **start(), scaling=scaling(networks), networks=networks, other=other,
+                      notebooks={}, gpu=gpu_rate())  # fmt: skip
+        costs = Costs(**{**asdict(costs), "notebooks": notebooks_from(costs, results)})
+        save(costs)
+    except InputError as error:
+        print(f"cunet: {error}", file=sys.stderr)
+        return 2
+    print(f"Costs: {runs.shown(path())}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

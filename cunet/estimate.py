@@ -1,0 +1,281 @@
+"""What a run will take, before anything of it starts: hours, GPU-hours, memory, disk.
+
+    seconds of a job = start + own + (sum of amount x seconds x MACs / MACs measured) / threads^scaling
+    seconds on GPUs  = (3 MACs of a trained image + MACs of a called one) / (MAC/s of a GPU) / devices
+
+The amounts follow from the job's parameters (`cunet.work`), the seconds were measured (`cunet.costs`), and a
+step's cost is scaled from the size at which it was measured by multiply-accumulates. A training image costs a
+GPU three calls: one forward, two backward. Jobs are then laid out as the chain runs them, so many at once,
+each after those it needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cunet import chain, models, runs, shards, work
+from cunet.chain import Job, Plan
+from cunet.costs import Costs, load
+from cunet.errors import InputError
+from cunet.parameters import declaration
+from cunet.work import Work
+
+ON_GPU = ("train", "sample", "feature")  # kinds of work that a GPU takes over
+STATE = 9 * 4  # bytes a parameter on disk while it is trained: two states of four copies each, a checkpoint
+TRAINED = 5 * 4  # and in memory: weights, gradient, Adam's two moments, the average
+PAGES = 2.0  # MB that a job leaves of notebook, figures and pages
+SAFETY = 2.0  # how many times what is estimated a cluster is asked for
+LEAST = 30  # minutes that it is asked for on top: a busy machine, a cold disk
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one job takes. seconds: from start to end; cpu, gpu: seconds of one thread and of one GPU;
+    memory, gpu_memory, disk: MB, the memory at most."""
+
+    name: str
+    rule: str
+    seconds: float
+    cpu: float
+    gpu: float
+    memory: float
+    gpu_memory: float
+    disk: float
+    devices: int
+    nodes: int
+    after: tuple[str, ...]
+
+
+def needs(plan: Plan, costs: Costs, gpus: int, threads: int) -> list[Need]:
+    """What each job of a plan takes, the shards of samples included.
+
+    gpus: GPUs of a machine; 0: the processor does everything. threads: of a job.
+    """
+    found = []
+    for job in plan.jobs:
+        given = {**declaration(chain.source(job.notebook)), **job.parameters}
+        amount, after = work.count(job.notebook, given), job.needs
+        if job.notebook == chain.SHARDED and plan.receipts:
+            share = Work({item: n for item, n in amount.items() if item.kind in ("sample", "feature")})
+            for name in plan.receipts:
+                part = Work({item: n / len(plan.receipts) for item, n in share.items()})
+                stem = name.rpartition("/")[2].removesuffix(".txt")
+                found.append(_need(stem, "samples", job, given, part, costs, gpus, threads, job.needs))
+            amount = Work({item: n for item, n in amount.items() if item not in share})
+            after = (*job.needs, *(need.name for need in found if need.rule == "samples"))
+        rule = f"notebook_{job.notebook}"
+        found.append(_need(job.name, rule, job, given, amount, costs, gpus, threads, after))
+    return found
+
+
+def _need(
+    name: str,
+    rule: str,
+    job: Job,
+    given: dict[str, Any],
+    amount: Work,
+    costs: Costs,
+    gpus: int,
+    threads: int,
+    after: tuple[str, ...],
+) -> Need:
+    """What a job takes for an amount of work."""
+    on_gpu = Work({item: n for item, n in amount.items() if gpus and item.kind in ON_GPU})
+    on_cpu = Work({item: n for item, n in amount.items() if item not in on_gpu})
+    macs = {
+        item: n * (3 if item.kind == "train" else 1) * (work.macs(item.network) if item.network else 0)
+        for item, n in on_gpu.items()
+    }
+    gpu = sum(macs.values()) / costs.gpu["macs_a_second"]
+    devices = min(given.get("devices", 1), gpus) if gpu else 0
+    cpu = costs.network_seconds(on_cpu)
+    own = costs.start + (costs.own_seconds(job.notebook, amount) if rule != "samples" else 0.0)
+    memory, gpu_memory = _memory(given, amount, costs, bool(gpu))
+    return Need(
+        name,
+        rule,
+        own + cpu / threads**costs.scaling + gpu / max(1, devices * given.get("num_nodes", 1)),
+        own + cpu,
+        gpu,
+        memory,
+        gpu_memory,
+        PAGES + _disk(given, amount),
+        devices,
+        given.get("num_nodes", 1),
+        after,
+    )
+
+
+def _memory(given: dict[str, Any], amount: Work, costs: Costs, gpu: bool) -> tuple[float, float]:
+    """MB that a job holds at most: the process with its data, and one device with its networks."""
+    data = [given["dataset"]] if "dataset" in given else given.get("datasets", [])
+    side = models.image_size(given["size"]) if data and "size" in given else 0
+    pixels = max((sum(work.images(d)[:2]) * work.images(d)[2] for d in data), default=0) * side**2
+    held = 0.0
+    for item in amount:
+        if item.network is None:
+            continue
+        share, weights, kept = shards.BATCH, 4, 1 / 8  # without a gradient few activations live at once
+        if item.kind == "train":
+            parts = given["devices"] * given["num_nodes"] * given["accumulate"]
+            share, weights, kept = given["batch_size"] / parts, TRAINED, 1
+        held = max(held, weights * parameters(item.network) + share * kept * activations(item.network))
+    main = costs.start_mb + pixels / 2**20
+    return (main, held / 2**20) if gpu else (main + held / 2**20, 0.0)
+
+
+@functools.cache
+def activations(network: tuple[str, str, int]) -> float:
+    """Bytes that a training step keeps of one image, measured on two: MACs tell less of it than a look."""
+    from cunet import cost
+
+    name, size, channels = network
+    whole = cost.training_memory(lambda: models.build(*network), models.image_size(size), 2)
+    return max(0.0, whole - 16 * parameters(network)) / 2
+
+
+def _disk(given: dict[str, Any], amount: Work) -> float:
+    """MB that a job needs on the disk: the state of its training, its samples' features and pixels."""
+    trained = sum(STATE * parameters(item.network) for item in amount if item.kind == "train")
+    images = sum(n for item, n in amount.items() if item.kind == "feature" and "samples" in given)
+    side = models.image_size(given["size"]) if "size" in given else 0
+    return (trained + images * 4 * 256 + (images and shards.KEPT * 3 * side**2)) / 2**20
+
+
+@functools.cache
+def parameters(network: tuple[str, str, int]) -> int:
+    """Parameters of a network: (model, size, channels)."""
+    from cunet import cost
+
+    return cost.parameters(models.build(*network)).total
+
+
+def data_disk(plan: Plan) -> float:
+    """MB of the data sets that a run decodes or draws once, with their features."""
+    side, total = models.image_size(plan.profile.size), 0
+    for dataset in plan.profile.datasets:
+        train, test, channels = work.images(dataset)
+        total += (train + test) * channels * side**2 * (dataset != "mnist") + train * 4 * 256
+    return total / 2**20
+
+
+def duration(found: list[Need], jobs: int) -> float:
+    """Seconds from the first job's start to the last one's end, `jobs` at once; who can start first does."""
+    ended: dict[str, float] = {}
+    free, left = [0.0] * jobs, list(found)
+    names = {need.name for need in found}
+    while left:
+        ready = {n.name: max((ended[a] for a in n.after if a in names), default=0.0) for n in left
+                 if all(a in ended for a in n.after if a in names)}  # fmt: skip
+        free.sort()
+        chosen = min((n for n in left if n.name in ready), key=lambda n: max(ready[n.name], free[0]))
+        free[0] = ended[chosen.name] = max(ready[chosen.name], free[0]) + chosen.seconds
+        left.remove(chosen)
+    return max(ended.values())
+
+
+def table(found: list[Need]) -> pd.DataFrame:
+    """A row a rule: its jobs, hours of one thread and of one GPU in all, the longest job, and most memory."""
+    frame = pd.DataFrame([vars(need) for need in found])
+    grouped = frame.groupby("rule", sort=False)
+    return pd.DataFrame(
+        {
+            "jobs": grouped.size(),
+            "CPU-hours": grouped.cpu.sum() / 3600,
+            "GPU-hours": grouped.gpu.sum() / 3600,
+            "longest job, h": grouped.seconds.max() / 3600,
+            "memory, GB": grouped.memory.max() / 1024,
+            "of a GPU, GB": grouped.gpu_memory.max() / 1024,
+            "disk, GB": grouped.disk.sum() / 1024,
+        }
+    )
+
+
+def resources(found: list[Need]) -> dict[str, dict[str, int]]:
+    """For a cluster: rule -> mem_mb, runtime (minutes) and GPUs of its largest job, with room to spare."""
+    asked: dict[str, dict[str, int]] = {}
+    for need in found:
+        mine = {"mem_mb": int(need.memory * SAFETY), "runtime": int(need.seconds / 60 * SAFETY) + LEAST}
+        mine |= {"gpu": need.devices} if need.devices else {}
+        mine |= {"nodes": need.nodes} if need.nodes > 1 else {}
+        old = asked.setdefault(need.rule, mine)
+        asked[need.rule] = {key: max(value, old.get(key, 0)) for key, value in {**old, **mine}.items()}
+    return asked
+
+
+def report(plan: Plan, jobs: int, gpus: int | None = None) -> str:
+    """The estimate of a plan as text: a table a rule, totals, the formula, and what was measured where."""
+    costs = load()
+    found = _found(plan, jobs, gpus, costs)
+    total, disk = table(found), sum(need.disk for need in found) + data_disk(plan)
+    hours = duration(found, jobs) / 3600
+    formula = __doc__.split("\n\n")[1]
+    lines = [
+        f"Profile {plan.profile.name}: {len(found)} jobs, {jobs} at once: {_time(hours)}",
+        f"GPU-hours {total['GPU-hours'].sum():.3g}, CPU-hours {total['CPU-hours'].sum():.3g}, "
+        f"peak memory {max(need.memory for need in found) / 1024:.2g} GB a job and "
+        f"{max(need.gpu_memory for need in found) / 1024:.2g} GB of a GPU, disk {disk / 1024:.2g} GB "
+        f"({data_disk(plan) / 1024:.2g} GB of it decoded data)",
+        "",
+        total.to_markdown(floatfmt=".3g"),
+        "",
+        "How it is computed:",
+        formula,
+        f"Measured: {costs.machine}.",
+    ]
+    if total["GPU-hours"].sum():
+        rate = costs.gpu["macs_a_second"] / 1e12
+        lines.append(f"GPU: {rate:.3g} million million MAC/s, {costs.gpu['known_from']}.")
+    unknown = {
+        need.rule.removeprefix("notebook_") for need in found if need.rule != "samples"
+    } - costs.notebooks.keys()
+    if unknown:
+        lines.append(f"Not measured, counted as an average notebook: {', '.join(sorted(unknown))}.")
+    return "\n".join(lines)
+
+
+def _found(plan: Plan, jobs: int, gpus: int | None, costs: Costs) -> list[Need]:
+    """What the jobs take on this machine, its cores divided among those at once."""
+    if gpus is None:
+        gpus = 1 if plan.profile.size == "paper" else 0
+    return needs(plan, costs, gpus, max(1, chain.cores() // jobs))
+
+
+def on_cluster(plan: Plan) -> list[Need]:
+    """What the jobs take where each has its own machine: one thread counted, as many GPUs as it asks for."""
+    return needs(plan, load(), 1024 if plan.profile.size == "paper" else 0, 1)
+
+
+def _time(hours: float) -> str:
+    """Hours as people say them."""
+    if hours < 1:
+        return f"{60 * hours:.1f} minutes"
+    return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def compared(plan: Plan, jobs: int, gpus: int | None = None) -> str:
+    """Estimate beside measurement as text, a row a notebook: seconds of those jobs that the run has."""
+    costs, results = load(), runs.results(plan.run_dir)
+    rows = []
+    for need in _found(plan, jobs, gpus, costs):
+        if need.name in results:
+            used = results[need.name]["timings"]
+            outside = costs.start - costs.kernel  # what of a job its notebook does not see
+            mine = (need.cpu, used.get("cpu_s", math.nan) + outside)
+            took = used["wall_time_s"] + costs.start
+            rows.append((need.rule.removeprefix("notebook_"), *mine, need.seconds, took))
+    if not rows:
+        raise InputError(f"{runs.shown(plan.run_dir)} has no results of this profile to compare with.")
+    frame = pd.DataFrame(
+        rows, columns=["notebook", "CPU s, estimated", "measured", "seconds, estimated", "taken"]
+    )
+    frame = frame.groupby("notebook").sum()
+    frame.loc["all"] = frame.sum()
+    frame.insert(2, "ratio", frame["CPU s, estimated"] / frame["measured"])
+    frame["ratio of both"] = frame["seconds, estimated"] / frame["taken"]
+    return frame.to_markdown(floatfmt=".3g")

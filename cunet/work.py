@@ -1,0 +1,152 @@
+"""What a job of the chain has to compute, counted from its parameters before it runs.
+
+Work is counted in images that pass through a network, by kind:
+
+    train     an image of a training step, forward and backward       on the GPU if there is one
+    sample    an image of a network call in sampling or validation    on the GPU if there is one
+    call      an image of a network call that a notebook makes itself on the processor
+    feature   an image through AlexNet, for FD-AlexNet                as `sample`
+    score     a pair of images for SSIM, PSNR and LPIPS               on the processor
+    distance  a Frechet distance between given statistics             on the processor
+    unit      what else a notebook does, in a measure of its own parameters (`UNITS`)
+
+`count` gives a job's work; `macs` what an image costs in a network. Small change is left out: timings of
+single calls, plots, tables. What these counts miss, `cunet estimate` finds in no way, so they are checked
+against measured runs (`cunet.costs`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from cunet import checkpoints, drawn, models
+from cunet.samplers import SAMPLERS
+from cunet.validation import VALIDATION_IMAGES
+
+IMAGES = {  # of the data sets: training and test images, channels
+    "mnist": (60_000, 10_000, 1),
+    "celeba": (162_770, 19_962, 3),
+    "lsun_church": (126_227, 300, 3),
+}
+DRAWN = (drawn.COUNTS["train"], drawn.COUNTS["test"], 3)  # of the drawn ones
+VARIANTS = 4  # protocols of denoising that notebook 08 compares
+STOPS = 8  # moments of a walk at which it takes distances
+
+
+class Item(NamedTuple):
+    """A kind of work, and the network that does it: model, size, channels; empty where it is none."""
+
+    kind: str
+    network: tuple[str, str, int] | None = None
+
+
+Work = Counter
+"""Item -> number of images, pairs, distances or units."""
+
+
+def images(dataset: str) -> tuple[int, int, int]:
+    """Training images, test images and channels of a data set, as published."""
+    return IMAGES.get(dataset, DRAWN)
+
+
+@functools.cache
+def macs(network: tuple[str, str, int]) -> int:
+    """Multiply-accumulates of one image in one call of a network: (model, size, channels)."""
+    from cunet import cost
+
+    name, size, channels = network
+    return cost.macs(models.build(name, size, channels), models.image_size(size))
+
+
+def count(notebook: str, given: dict[str, Any]) -> Work:
+    """The work of one job: a notebook's name, and all its parameters."""
+    work = _COUNTS[notebook](given) if notebook in _COUNTS else Work()
+    if notebook in UNITS:
+        work[Item("unit")] += UNITS[notebook](given)
+    return work
+
+
+def _training(of: dict[str, Any]) -> Work:
+    """Notebook 05: the training with its validations, if made here; a last one, and a sheet of samples."""
+    _, test, channels = images(of["dataset"])
+    network, checked = (of["model"], of["size"], channels), min(VALIDATION_IMAGES, test)
+    work = Work({Item("call", network): checked + of["samples"] * of["sampling_steps"]})
+    if of["checkpoints"] == "train":
+        every = of["validate_every"] or of["images"]
+        work[Item("train", network)] += of["images"]
+        work[Item("sample", network)] += checked * max(1, of["images"] // every)
+    return work
+
+
+def _sampling(of: dict[str, Any]) -> Work:
+    """Notebook 06: who was told which step, one walk, and the samplers side by side."""
+    channels, work = images(of["datasets"][0])[2], Work()
+    for model in of["models"]:
+        work[Item("call", (model, of["size"], channels))] += of["error_images"] * len(of["told_steps"]) ** 2
+    last = Item("call", (of["models"][-1], of["size"], channels))
+    work[last] += 2 * of["steps"] + 3 * of["shown"] * sum(of["few_steps"])
+    return work
+
+
+def _synthesis(of: dict[str, Any]) -> Work:
+    """Notebook 07: every network's samples at every number of steps, their features, and their intervals."""
+    work, sets = Work(), len(of["samplers"]) * len(of["step_counts"])
+    calls = sum(SAMPLERS[name].calls(steps) for name in of["samplers"] for steps in of["step_counts"])
+    for dataset in of["datasets"]:
+        train, test, channels = images(dataset)
+        networks = [(model, of["size"], channels) for model in of["models"]]
+        extra = checkpoints.stem(dataset, "cunet", of["size"], of["seeds"][0], "walltime")
+        if of["checkpoints"] == "released" and (checkpoints.ASSETS / f"{extra}.safetensors").is_file():
+            networks.append(("cunet", of["size"], channels))
+        for network in networks:
+            work[Item("sample", network)] += of["samples"] * calls
+        work[Item("feature")] += len(networks) * sets * of["samples"] + min(of["reference_images"], train)
+        work[Item("feature")] += 2 * min(of["samples"], test)
+        work[Item("distance")] += len(networks) * sets * (of["resamples"] + 1) + 2
+    return work
+
+
+def _denoising(of: dict[str, Any]) -> Work:
+    """Notebook 08: the walks of the tables with their scores, the other protocols and strides, the curves."""
+    work, pair = Work(), [of["models"][0], of["models"][-1]]
+
+    def walks(levels: list[int], stride: int) -> int:
+        return sum(math.ceil(level / stride) for level in levels)
+
+    scored = of["images"] * walks(of["levels"], of["stride"])
+    scored += of["images"] * walks(of["protocol_levels"], of["stride"]) * VARIANTS
+    scored += of["stride_images"] * sum(walks(of["stride_levels"], k) for k in of["strides"])
+    curve = of["tradeoff_images"] * (
+        2 * math.ceil(of["tradeoff_level"] / of["tradeoff_stride"]) + len(of["levels"])
+    )
+    for dataset in of["datasets"]:
+        train, _, channels = images(dataset)
+        for model in pair:
+            work[Item("call", (model, of["size"], channels))] += scored + curve
+            work[Item("score")] += scored / of["every"]
+        work[Item("feature")] += min(of["reference_images"], train)
+        work[Item("feature")] += len(pair) * 2 * STOPS * of["tradeoff_images"]
+        timed = 3 * sum(of["cost_images"]) * walks(of["stride_levels"], of["stride"])
+        work[Item("call", (pair[-1], of["size"], channels))] += timed
+        work[Item("score")] += timed
+    return work
+
+
+_COUNTS: dict[str, Callable[[dict[str, Any]], Work]] = {
+    "05_training": _training,
+    "06_sampling": _sampling,
+    "07_synthesis": _synthesis,
+    "08_denoising": _denoising,
+}
+
+UNITS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "01_ode_block": lambda of: of["toy_iterations"] * of["toy_seeds"],
+    "02_adjoint": lambda of: of["batch"] * of["rounds"] * sum(of["network_steps"]),
+    "03_sde": lambda of: of["points"] * (sum(of["counts"]) + sum(of["exact_counts"]) + of["steps"]),
+    "04_networks": lambda of: of["memory_batch"] + of["timing_rounds"] * sum(of["timing_batches"]),
+}
+"""What the work of a notebook that trains and samples nothing grows with."""

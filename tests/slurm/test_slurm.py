@@ -1,0 +1,129 @@
+"""The chain on a real Slurm of one node: through sbatch, a job cancelled in the middle, the same again.
+
+`make test-slurm` runs it, as root on Debian; it starts the daemons itself and stops them. With
+`-k tiny` two notebooks that take no time stand for the smoke chain.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from conftest import ROOT, TINY, call, start, wait_for  # noqa: E402
+
+pytestmark = pytest.mark.timeout(3 * 3600)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A node that waits for jobs; the daemons know nothing of the tests' environment."""
+    missing = [name for name in ("sbatch", "slurmctld", "slurmd", "munged") if not shutil.which(name)]
+    assert not missing, (
+        f"{missing} are not here: as root, apt-get install slurm-wlm munge (make test-slurm does)"
+    )
+    folder = Path(tempfile.mkdtemp(prefix="cunet-slurm-"))
+    folder.chmod(0o755)  # munge's socket is for all users, and it refuses a folder that they cannot enter
+    plain = {"PATH": os.environ["PATH"], "HOME": "/root"}
+    with open(folder / "up.log", "w") as log:  # a pipe would be held open by the daemons
+        done = subprocess.run(["bash", HERE / "up.sh", folder], stdout=log, stderr=log, env=plain)
+    try:
+        assert done.returncode == 0, (folder / "up.log").read_text()
+        yield folder
+    finally:
+        subprocess.run(["bash", HERE / "down.sh", folder], env=plain, check=True)
+        shutil.rmtree(folder)
+
+
+def repository(folder: Path, notebooks: Path, profiles: dict[str, str]) -> Path:
+    """What the chain reads, in a folder of its own."""
+    ignore = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__")
+    shutil.copytree(notebooks, folder / "notebooks", ignore=ignore)
+    shutil.copy(ROOT / "Snakefile", folder)
+    (folder / "papermill_runs" / "profiles").mkdir(parents=True)
+    shutil.copy(ROOT / "papermill_runs" / "costs.yaml", folder / "papermill_runs")
+    for name, text in profiles.items():
+        (folder / "papermill_runs" / "profiles" / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def queue() -> list[tuple[str, str]]:
+    """Number and comment (Snakemake's rule and wildcards) of each running job."""
+    lines = subprocess.run(
+        ["squeue", "--noheader", "--states=RUNNING", "--format=%i|%k"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    return [tuple(line.split("|", 1)) for line in lines]
+
+
+def cancelled_and_resumed(root: Path, profile: str, victim: str, sign: str, monkeypatch) -> tuple[dict, dict]:
+    """Start a chain on the cluster, cancel a job of the rule `victim`, and finish with the same command.
+
+    sign: pattern of a file, below `root`, that shows that the job is at work.
+    Returns the times of the results before and after the second command.
+    """
+    monkeypatch.setenv("CUNET_ROOT", str(root))
+    command = ("reproduce", "--profile", profile, "--on", str(HERE / "executor"))
+    run_dir = root / "papermill_runs" / profile
+
+    def running():
+        return any(root.glob(sign)) and [number for number, comment in queue() if victim in comment]
+
+    first = start(*command)
+    try:
+        jobs = wait_for(lambda: first.poll() is not None or running(), f"a job of {victim}", 3600)
+        assert jobs is not True, first.communicate()
+        subprocess.run(["scancel", jobs[0]], check=True)
+        _, said = first.communicate(timeout=3600)
+    finally:
+        first.kill()
+    assert first.returncode == 1, said
+    assert "What succeeded is kept; the same command goes on" in said
+    before = times(run_dir)
+    assert not any(name in victim for name in before) and not (run_dir / "report" / "index.html").exists()
+    second = call(*command, timeout=3600)
+    assert second.returncode == 0, second.stderr
+    assert (run_dir / "report" / "index.html").is_file()
+    return before, times(run_dir)
+
+
+def times(run_dir: Path) -> dict[str, int]:
+    return {path.stem: path.stat().st_mtime_ns for path in (run_dir / "results").glob("*.json")}
+
+
+def test_tiny_chain_cancelled_in_the_middle_goes_on(cluster, tmp_path, monkeypatch):
+    profile = "notebooks:\n  01_first: {count: 2}\n  12_last: {action: sleep}\n"
+    root = repository(tmp_path / "a é", TINY, {"tiny": profile})
+    notebook = root / "notebooks" / "12_last.py"
+    text = notebook.read_text()
+    slept = str(root / "slept")
+    once = f'if action == "sleep" and not os.path.exists({slept!r}):'
+    once += f"\n    open({slept!r}, 'w').close()\n    time.sleep(600)\n"
+    original = 'if action == "sleep":\n    time.sleep(600)\n'
+    assert original in text
+    notebook.write_text(text.replace(original, once))
+    before, after = cancelled_and_resumed(root, "tiny", "notebook_12_last", "slept", monkeypatch)
+    assert set(before) == {"01_first"} and set(after) == {"01_first", "12_last"}
+    assert after["01_first"] == before["01_first"], "what had succeeded was not made again"
+
+
+def test_smoke_chain_through_sbatch_cancelled_in_the_middle_goes_on(cluster, tmp_path, monkeypatch):
+    text = (ROOT / "papermill_runs" / "profiles" / "smoke.yaml").read_text()
+    root = repository(tmp_path / "smoke", ROOT / "notebooks", {"smoke": text})
+    sign = "papermill_runs/smoke/checkpoints/*.recipe.json"
+    before, after = cancelled_and_resumed(root, "smoke", "notebook_05_training", sign, monkeypatch)
+    made = {path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
+    results = [
+        json.loads(path.read_text()) for path in (root / "papermill_runs/smoke/results").glob("*.json")
+    ]
+    assert {result["notebook"] for result in results} == made
+    assert all(after[name] == stamp for name, stamp in before.items())

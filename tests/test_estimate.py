@@ -1,0 +1,155 @@
+"""Estimates: work counted as by hand, costs scaled and fitted, jobs laid out in time."""
+
+import math
+
+import pytest
+from conftest import ROOT
+
+from cunet import chain, costs, estimate, parameters, profiles, reproduce, work
+from cunet.costs import Costs
+from cunet.errors import InputError
+from cunet.estimate import Need
+from cunet.work import Item
+
+UNET, CUNET = ("unet", "smoke", 1), ("cunet", "smoke", 1)
+NETWORKS = {"unet": {"laptop": {"train": 0.02, "call": 0.005, "macs": 1e8}}}
+NETWORKS["unet"]["smoke"] = {"train": 0.004, "call": 0.002, "macs": 7e6}
+COSTS = Costs(
+    *("a machine", 10.0, 6.0, 800.0, 0.5, NETWORKS, {"feature": 1e-3, "score": 5e-3, "distance": 0.05}),
+    *({"03_sde": [20.0, 1e-6], "default": [5.0, 0.0]}, {"macs_a_second": 1e13, "known_from": "made up"}),
+)
+
+
+def given(stem: str, **changes) -> dict:
+    return {**parameters.declaration(ROOT / "notebooks" / f"{stem}.py"), **changes}
+
+
+def test_a_training_is_counted_with_its_validations_and_its_samples():
+    of = given(
+        "05_training", model="unet", size="smoke", checkpoints="train", images=1000, validate_every=300
+    )
+    found = work.count("05_training", of | {"samples": 8, "sampling_steps": 5})
+    assert found == {Item("train", UNET): 1000, Item("sample", UNET): 3 * 2000, Item("call", UNET): 2000 + 40}
+    found = work.count("05_training", of | {"checkpoints": "released", "samples": 8, "sampling_steps": 5})
+    assert found == {Item("call", UNET): 2040}
+
+
+def test_synthesis_is_counted_over_networks_samplers_and_steps():
+    of = given("07_synthesis", size="smoke", checkpoints="train", samples=100, samplers=["ddim", "heun"])
+    found = work.count(
+        "07_synthesis", of | {"step_counts": [10, 20], "resamples": 3, "reference_images": 500}
+    )
+    calls = 10 + 20 + 19 + 39  # Heun asks twice a step, but for the last
+    assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == 100 * calls
+    assert found[Item("feature")] == 2 * 4 * 100 + 500 + 2 * 100
+    assert found[Item("distance")] == 2 * 4 * (3 + 1) + 2
+
+
+def test_denoising_is_counted_by_levels_over_strides():
+    of = given("08_denoising", size="smoke", images=10, levels=[100, 205], stride=10, every=3)
+    of |= dict(protocol_levels=[50], stride_images=2, stride_levels=[30], strides=[1, 10], cost_images=[1, 2])
+    of |= dict(tradeoff_images=7, tradeoff_level=100, tradeoff_stride=25)
+    found = work.count("08_denoising", of)
+    scored = 10 * (10 + 21) + 10 * 5 * 4 + 2 * (30 + 3)
+    timed = 3 * 3 * 3
+    assert found[Item("call", UNET)] == scored + 7 * (2 * 4 + 2)
+    assert found[Item("call", CUNET)] == found[Item("call", UNET)] + timed
+    assert found[Item("score")] == pytest.approx(2 * scored / 3 + timed)
+
+
+def test_every_notebook_that_trains_or_samples_is_counted_and_every_unit_is_of_parameters_that_there_are():
+    names = {path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
+    counted = {*work._COUNTS, *work.UNITS}
+    assert counted <= names
+    for name in counted:
+        assert all(amount >= 0 for amount in work.count(name, given(name)).values())
+
+
+def test_costs_scale_by_macs_from_the_size_that_was_measured():
+    macs = work.macs(("unet", "paper", 3))
+    assert COSTS.seconds(Item("call", ("unet", "paper", 3)), 2) == pytest.approx(2 * 0.005 * macs / 1e8)
+    assert COSTS.seconds(Item("train", UNET), 10) == pytest.approx(0.04 * work.macs(UNET) / 7e6)
+    assert COSTS.seconds(Item("score"), 100) == pytest.approx(0.5)
+
+
+def test_what_a_notebook_does_besides_is_found_from_two_runs():
+    def result(points, seconds):
+        of = given("03_sde", points=points, counts=[1], exact_counts=[1], steps=8)
+        used = {"cpu_s": seconds + COSTS.kernel, "wall_time_s": 1.0}
+        return {"notebook": "03_sde", "parameters": of, "timings": used, "environment": {"threads": 1}}
+
+    a, b = costs.notebooks_from(COSTS, [result(100, 30.0), result(10_000, 129.0)])["03_sde"]
+    assert a == pytest.approx(29.0, rel=1e-3) and b == pytest.approx(1e-3, rel=1e-3)
+    assert costs.notebooks_from(COSTS, [result(100, 30.0)])["03_sde"] == [30.0, 0.0]
+    a, b = costs.notebooks_from(COSTS, [result(100, 50.0), result(10_000, 20.0)])["03_sde"]
+    assert a > 0 and b == 0
+
+
+def need(name: str, seconds: float, after: tuple[str, ...] = (), **changes) -> Need:
+    own = dict(cpu=seconds, gpu=0.0, memory=1000.0, gpu_memory=0.0, disk=1.0, devices=0, nodes=1)
+    return Need(name=name, rule=f"notebook_{name}", seconds=seconds, after=after, **{**own, **changes})
+
+
+def test_jobs_are_laid_out_as_the_chain_runs_them():
+    jobs = [need("a", 5), need("b", 3), need("c", 4, ("b",)), need("d", 1, ("a", "c"))]
+    assert estimate.duration(jobs, 1) == 13
+    assert estimate.duration(jobs, 2) == 3 + 4 + 1
+    assert estimate.duration(jobs, 9) == 3 + 4 + 1
+    assert estimate.duration([need("a", 5, ("not of this run",))], 1) == 5
+
+
+def test_a_cluster_is_asked_for_twice_the_largest_job_of_a_rule():
+    small, large = need("a", 600, memory=1000.0), need("a", 60, memory=3000.0, devices=8, nodes=2)
+    asked = estimate.resources([small, large])["notebook_a"]
+    assert asked == {"mem_mb": 6000, "runtime": 2 * 10 + estimate.LEAST, "gpu": 8, "nodes": 2}
+
+
+def test_more_gpus_and_threads_take_less_time_and_the_same_work():
+    plan = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
+    one, two = (estimate.needs(plan, COSTS, 0, threads) for threads in (1, 4))
+    assert [n.cpu for n in one] == [n.cpu for n in two]
+    assert all(a.seconds >= b.seconds for a, b in zip(one, two, strict=True))
+    trained = next(n for n in one if n.name.startswith("05"))
+    assert trained.seconds == pytest.approx(trained.cpu) and trained.gpu == 0
+    fast = next(n for n in estimate.needs(plan, COSTS, 1, 1) if n.name == trained.name)
+    assert fast.gpu > 0 and fast.devices == 1 and fast.cpu < trained.cpu
+
+
+def test_shards_share_the_samples_and_the_notebook_waits_for_them():
+    whole = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
+    parts = chain.plan(profiles.load("smoke", ["shards=4"]), reproduce.folder("none"))
+    found = estimate.needs(parts, COSTS, 1, 1)
+    shards = [n for n in found if n.rule == "samples"]
+    assert len(shards) == 4
+    (after,) = (n for n in found if n.name == "07_synthesis")
+    assert {n.name for n in shards} < set(after.after)
+    (before,) = (n for n in estimate.needs(whole, COSTS, 1, 1) if n.name == "07_synthesis")
+    assert sum(n.gpu for n in shards) + after.gpu == pytest.approx(before.gpu)
+
+
+def test_the_estimate_says_jobs_hours_memory_disk_formula_and_what_was_not_measured(monkeypatch):
+    monkeypatch.setattr(estimate, "load", lambda: COSTS)
+    text = estimate.report(chain.plan(profiles.load("smoke"), reproduce.folder("none")), 2)
+    for word in ("jobs", "GPU-hours", "CPU-hours", "peak memory", "disk", "seconds of a job =", "a machine"):
+        assert word in text
+    assert "Not measured, counted as an average notebook: 00_start_here" in text
+
+
+def test_a_run_is_compared_job_by_job(monkeypatch, tmp_path):
+    plan = chain.plan(profiles.load("smoke"), tmp_path)
+    monkeypatch.setattr(estimate, "load", lambda: COSTS)
+    with pytest.raises(InputError, match="no results of this profile"):
+        estimate.compared(plan, 2)
+    timings = {"cpu_s": 5.0 + COSTS.kernel, "wall_time_s": 5.0}
+    monkeypatch.setattr(estimate.runs, "results", lambda folder: {"12_scorecard": {"timings": timings}})
+    line = next(row for row in estimate.compared(plan, 2).splitlines() if "12_scorecard" in row)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert float(cells[1]) == float(cells[2]) == 15 and float(cells[3]) == 1
+
+
+def test_the_committed_costs_are_whole_and_of_this_moment():
+    found = costs.load()
+    assert set(found.networks) >= {"unet", "cunet"} and set(found.other) == {"feature", "score", "distance"}
+    assert 0 <= found.scaling <= 1 and found.kernel <= found.start and "default" in found.notebooks
+    for sizes in found.networks.values():
+        assert all(math.isfinite(x) and x > 0 for measured in sizes.values() for x in measured.values())

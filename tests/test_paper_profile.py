@@ -1,0 +1,205 @@
+"""The paper's profile, each rule of it, on a made-up CelebA and LSUN at tiny counts; sweeps of many jobs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, call
+from PIL import Image
+
+from cunet import chain, profiles, reproduce, runs
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(4 * 3600)]
+
+TRAIN, TEST = 40, 24
+TINY = {  # over the smoke profile's lines, which stand for the paper's counts
+    "05_training": dict(images=4, batch_size=4, accumulate=2, validate_every=4, samples=2, sampling_steps=2),
+    "06_sampling": dict(error_images=2, steps=2, few_steps=[2], shown=2),
+    "07_synthesis": dict(samples=12, step_counts=[1, 2], reference_images=TRAIN, resamples=3),
+    "08_denoising": dict(images=2, tradeoff_images=4, reference_images=TRAIN, stride_images=1),
+}
+# torchvision compares the MD5 of CelebA's lists with the published ones: every process takes ours for good
+BELIEVE = """
+import importlib.abc, importlib.util, sys
+from pathlib import Path
+
+class Believe(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "torchvision.datasets.celeba":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+        def patched(module):
+            run(module)
+            module.check_integrity = lambda path, md5=None: Path(path).exists()
+        spec.loader.exec_module = patched
+        return spec
+
+sys.meta_path.insert(0, Believe())
+"""
+
+
+MEASURED = """
+import json, resource, subprocess, sys, time
+begin = time.perf_counter()
+done = subprocess.run([sys.executable, "-m", "cunet", *sys.argv[1:]], stderr=subprocess.PIPE, text=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+cpu = used.ru_utime + used.ru_stime
+found = [done.returncode, done.stderr.count("would run"), time.perf_counter() - begin, cpu]
+print(json.dumps([*found, used.ru_maxrss / 1024]))
+"""
+
+
+def photograph(path: Path, number: int, size: tuple[int, int]) -> bytes:
+    """A picture of blurred blobs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path.read_bytes()
+
+
+def write_celeba(root: Path) -> None:
+    """CelebA's own layout; photographs of the split `valid` are there, and used by nobody."""
+    base, count = root / "celeba", TRAIN + TEST + 1
+    names = [f"{number + 1:06d}.jpg" for number in range(count)]
+    for number, name in enumerate(names):
+        photograph(base / "img_align_celeba" / name, number, (178, 218))
+    split = [0] * TRAIN + [1] + [2] * TEST
+    lists = {
+        "list_eval_partition.txt": [f"{name} {part}" for name, part in zip(names, split, strict=True)],
+        "identity_CelebA.txt": [f"{name} 7" for name in names],
+        "list_attr_celeba.txt": [str(count), "Bald Smiling", *(f"{name} -1  1" for name in names)],
+        "list_bbox_celeba.txt": [
+            str(count),
+            "image_id x_1 y_1 width height",
+            *(f"{n} 1 2 3 4" for n in names),
+        ],
+        "list_landmarks_align_celeba.txt": [str(count), "lefteye_x lefteye_y", *(f"{n} 1 2" for n in names)],
+    }
+    for file, lines in lists.items():
+        (base / file).write_text("\n".join(lines) + "\n")
+
+
+def write_lsun(root: Path) -> None:
+    """LSUN's LMDB files of churches."""
+    import lmdb
+
+    for part, count in (("train", TRAIN), ("val", TEST)):
+        environment = lmdb.open(str(root / f"church_outdoor_{part}_lmdb"), map_size=2**24)
+        with environment.begin(write=True) as transaction:
+            for number in range(count):
+                picture = photograph(root / "one.webp", 1000 * count + number, (96, 80))
+                transaction.put(f"{number:040d}".encode(), picture)
+        environment.close()
+
+
+def test_every_rule_of_the_papers_profile_runs_on_made_up_data(tmp_path, monkeypatch):
+    data, root = tmp_path / "data", tmp_path / "repository"
+    write_celeba(data)
+    write_lsun(data)
+    (tmp_path / "believe").mkdir()
+    (tmp_path / "believe" / "sitecustomize.py").write_text(BELIEVE)
+    paths = [str(tmp_path / "believe"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    monkeypatch.setenv("CUNET_DATA", str(data))
+    monkeypatch.setenv("CUNET_ROOT", str(root))
+    ignore = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__")
+    shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=ignore)
+    shutil.copy(ROOT / "Snakefile", root)
+    paper, smoke = (
+        yaml.safe_load((ROOT / f"papermill_runs/profiles/{name}.yaml").read_text())
+        for name in ("paper", "smoke")
+    )
+    for stem, lines in paper["notebooks"].items():
+        paper["notebooks"][stem] = {
+            **(lines or {}),
+            **(smoke["notebooks"].get(stem) or {}),
+            **TINY.get(stem, {}),
+        }
+    (root / "papermill_runs" / "profiles").mkdir(parents=True)
+    (root / "papermill_runs" / "profiles" / "paper.yaml").write_text(yaml.safe_dump({**paper, "shards": 2}))
+    done = call("reproduce", "--profile", "paper", timeout=4 * 3600)
+    assert done.returncode == 0, done.stderr
+    run_dir = root / "papermill_runs" / "paper"
+    results = runs.results(run_dir)
+    plan = chain.load(run_dir)
+    assert set(results) == {job.name for job in plan.jobs} and (run_dir / "report" / "index.html").is_file()
+    assert all((run_dir / receipt).is_file() for receipt in plan.receipts)
+    trained = {name: result["values"] for name, result in results.items() if name.startswith("05")}
+    assert len(trained) == len(paper["datasets"]) * len(paper["models"])
+    assert {result["parameters"]["dataset"] for name, result in results.items() if name in trained} == {
+        *("celeba", "lsun_church")
+    }
+    assert all(found["steps"] == 1 and found["images_seen"] == 4 for found in trained.values())
+
+
+def sweep(root: Path, count: int) -> Path:
+    """A repository whose profile `sweep` trains the smallest U-Net with `count` seeds, and no more."""
+    (root / "notebooks").mkdir(parents=True)
+    shutil.copy(ROOT / "notebooks" / "05_training.py", root / "notebooks")
+    shutil.copy(ROOT / "Snakefile", root)
+    (root / "papermill_runs" / "profiles").mkdir(parents=True)
+    lines = dict(images=64, warmup=1, validate_every=64, samples=2, sampling_steps=2)
+    content = dict(checkpoints="train", size="smoke", models=["unet"], seeds=list(range(count)))
+    content |= dict(jobs=len(os.sched_getaffinity(0)), notebooks={"05_training": lines})
+    (root / "papermill_runs" / "profiles" / "sweep.yaml").write_text(yaml.safe_dump(content))
+    return root / "papermill_runs" / "sweep"
+
+
+@pytest.mark.parametrize("count", [100])
+def test_the_chain_adds_little_to_the_jobs_of_a_sweep(tmp_path, monkeypatch, count):
+    """Overhead: the time of the chain, less that of as many jobs started by hand, so many at once."""
+    run_dir = sweep(tmp_path / "repository", count)
+    monkeypatch.setenv("CUNET_ROOT", str(tmp_path / "repository"))
+    begin = time.perf_counter()
+    done = call("reproduce", "--profile", "sweep", timeout=4 * 3600)
+    whole = time.perf_counter() - begin
+    assert done.returncode == 0, done.stderr
+    assert len((run_dir / "sweep.csv").read_text().splitlines()) == count + 1
+    at_once, alone = len(os.sched_getaffinity(0)), []
+    for name in [job.name for job in chain.load(run_dir).jobs][:5]:
+        parameters = run_dir / "params" / f"{name}.yaml"
+        begin = time.perf_counter()
+        done = call(
+            "notebook", "notebooks/05_training.py", "--out", str(tmp_path / "alone"), "-f", str(parameters)
+        )
+        assert done.returncode == 0, done.stderr
+        alone.append(time.perf_counter() - begin)
+    job = sorted(alone)[len(alone) // 2]
+    over = whole - count * job / at_once
+    print(f"{count} jobs, {at_once} at once: {whole:.0f} s; a job alone {job:.1f} s")
+    print(f"the chain adds {over:.0f} s, {over / count:.2f} s a job, {over / whole:.1%} of all")
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_a_dry_run_of_many_jobs_lists_them_all(tmp_path, monkeypatch, count):
+    """Prints time and memory of building the graph."""
+    sweep(tmp_path / "repository", count)
+    monkeypatch.setenv("CUNET_ROOT", str(tmp_path / "repository"))
+    arguments = ("reproduce", "--profile", "sweep", "--dry-run")
+    said = subprocess.run([sys.executable, "-c", MEASURED, *arguments], capture_output=True, text=True).stdout
+    status, jobs, seconds, cpu, megabytes = json.loads(said.splitlines()[-1])
+    print(f"{count} jobs: dry run {seconds:.1f} s, {cpu:.1f} s of the processor, {megabytes:.0f} MB at most")
+    assert status == 0 and jobs == count + 1  # and the report
+
+
+def test_the_papers_profile_is_estimated_within_reason():
+    """The networks of the paper's size are built and counted; more steps, more hours."""
+    from cunet import estimate
+
+    text = estimate.report(chain.plan(profiles.load("paper"), reproduce.folder("none")), 1)
+    print(text)
+    found = estimate.on_cluster(chain.plan(profiles.load("paper"), reproduce.folder("none")))
+    half = profiles.load("paper", ["05_training.images=64000000"])
+    less = estimate.on_cluster(chain.plan(half, reproduce.folder("none")))
+    trained = [sum(n.gpu for n in needs if n.rule == "notebook_05_training") for needs in (found, less)]
+    assert trained[0] == pytest.approx(2 * trained[1], rel=0.01)
+    assert all(need.memory > 500 for need in found)
