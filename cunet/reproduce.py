@@ -91,7 +91,7 @@ def reproduce(
             _refuse_other(plan)  # again, now that nobody else can write
         chain.prepare(plan)
         command = chain.command(plan, jobs or chosen.jobs, dry_run, extra or [], executor)
-        _snakemake(command, plan, dry_run, patience=60.0 if executor else 0.0)
+        _snakemake(command, plan, dry_run, 60.0 if executor else 0.0)
     return run_dir / "report" / "index.html"
 
 

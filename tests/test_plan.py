@@ -87,7 +87,7 @@ def test_a_dry_run_with_another_profile_leaves_the_run_as_it_is(repository, monk
         runs.Run(plan.run_dir, name).save_result({})
     before, seen = content(plan.run_dir), {}
 
-    def look(command, plan, dry_run):
+    def look(command, plan, dry_run, patience):
         seen.update(runs.results(plan.run_dir), folder=plan.run_dir, dry="--dry-run" in command)
 
     monkeypatch.setattr(reproduce, "_snakemake", look)
