@@ -40,6 +40,11 @@ NAMES = {
     "cunet": "cU-Net as described",
     "cunet-walltime": "cU-Net, the U-Net's training time",
     "cunet-released": "cU-Net as released",
+    "cunet-noattn": "cU-Net, no attention",
+    "cunet-nores": "cU-Net, no residuals",
+    "cunet-plain": "cU-Net, neither of the two",
+    "cunet-firstorder": "cU-Net, first order",
+    "cunet-zerovelocity": "cU-Net, initial velocity 0",
 }
 MARKERS = {"unet": "o", "cunet": "s", "cunet-walltime": "D", "cunet-released": "^"}
 OTHERS = ("#000000", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#D55E00")

@@ -45,6 +45,7 @@ __all__ = [
     "nearest",
     "precision_recall",
     "psnr",
+    "resampled",
     "ssim",
 ]
 
@@ -165,6 +166,24 @@ def bootstrap_interval(
     Raises:
         InputError: fewer than two rows, or rows that are not finite.
     """
+    estimate, draws = resampled(values, statistic, resamples, seed)
+    if centred:
+        draws += estimate - draws.mean()
+    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).double())
+    return Interval(estimate, float(low), float(high))
+
+
+def resampled(
+    values: Tensor,
+    statistic: Callable[[Tensor], float | Tensor] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, Tensor]:
+    """A statistic of N rows, and of `resamples` resamples of them, float64 (resamples,).
+
+    Arguments and errors are those of `bootstrap_interval`. Two calls with as many rows, resamples and the
+    same seed choose the same rows: the difference of their draws is that of pairs.
+    """
     values = torch.as_tensor(values)
     if values.ndim < 1 or len(values) < 2 or not values.isfinite().all():
         raise InputError(
@@ -176,8 +195,4 @@ def bootstrap_interval(
     generator = torch.Generator().manual_seed(seed)
     chosen = (torch.randint(len(values), (len(values),), generator=generator) for _ in range(resamples))
     draws = torch.tensor([float(statistic(values[rows])) for rows in chosen], dtype=torch.float64)
-    estimate = float(statistic(values))
-    if centred:
-        draws += estimate - draws.mean()
-    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).double())
-    return Interval(estimate, float(low), float(high))
+    return float(statistic(values)), draws

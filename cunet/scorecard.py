@@ -216,6 +216,17 @@ def above_along_the_way(above: float, below: float) -> str:
 # ----------------------------------------------------------------------------------------------- the networks
 
 
+@rule("C15")
+def worse_without(visible: int, worse: int, better: int) -> str:
+    """Of the three networks of figures 12 to 14, how many have a larger FD-AlexNet than the full one, by a
+    95 % interval of the difference that leaves out 0 (over training seeds where there are several, else over
+    samples); how many of these visibly so, by a tenth of the full one's or more; and how many a smaller one.
+    Reproduced when all three are visibly worse; partly when more are worse than better; otherwise not."""
+    if visible >= 3:
+        return REPRODUCED
+    return PARTLY if worse > better else NOT_REPRODUCED
+
+
 @rule("C16")
 def second_order_with_learned_velocity(gap: float, velocity: float) -> str:
     """Reproduced when dx/ds equals v (relative gap up to 1e-4) and the learned initial velocity changes the
@@ -226,10 +237,20 @@ def second_order_with_learned_velocity(gap: float, velocity: float) -> str:
     return REPRODUCED if velocity > 1e-4 else PARTLY
 
 
+@rule("C22")
+def error_grows_less(confirmed: int, contradicted: int, settings: int) -> str:
+    """A setting is a task and a disturbance. In it that network is more robust whose error grows by the
+    smaller factor, by 5 % or more, if the paired test over images gives p up to 0.05 (Holm over settings).
+    Reproduced when cU-Net is more robust in three quarters of the settings or more, and the U-Net in none;
+    partly when cU-Net is in more settings than the U-Net; otherwise not."""
+    return weighed(confirmed, contradicted, settings)
+
+
 @rule("C24")
 def tells_the_noise_level(sensitivity: float, benefit: float | None = None) -> str:
     """Not reproduced when the output does not react to the timestep (relative change up to 1e-6); reproduced
-    when, in a trained network, a wrong timestep raises the error by 5 % or more; partly in between."""
+    when, in a trained network, a wrong or withheld timestep raises the error, of the recovered image or of
+    the noise level that is read back, by 5 % or more; partly in between."""
     if sensitivity <= 1e-6:
         return NOT_REPRODUCED
     return REPRODUCED if benefit is not None and benefit >= 1.05 else PARTLY

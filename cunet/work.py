@@ -136,11 +136,43 @@ def _denoising(of: dict[str, Any]) -> Work:
     return work
 
 
+def _ablations(of: dict[str, Any]) -> Work:
+    """Notebook 10: each network that is there measured, two of them disturbed, and levels read back."""
+    work, size, full = Work(), of["size"], of["models"][0]
+    walks = sum(math.ceil(level / of["stride"]) for level in of["levels"])
+    strengths = sum(len(of[kind]) for kind in ("factors", "input_noise", "impulses", "weight_noise"))
+    tried = (1 + strengths) * of["trainings"]
+    disturbed = of["disturbed_samples"] * of["disturbed_steps"] + of["images"] * (walks + len(of["levels"]))
+    held = len(of["held_steps"]) * of["loss_images"]
+    read = 2 * of["rungs"] * (of["known_images"] + of["read_images"] * len(of["true_steps"])) + held
+    for dataset in of["datasets"]:
+        train, _, channels = images(dataset)
+        networks = [(model, seed) for model in of["models"] for seed in of["seeds"]]
+        if of["checkpoints"] == "released":
+            found, _ = checkpoints.there(checkpoints.ASSETS, size, [dataset], of["models"], of["seeds"])
+            networks = [(one.model, one.seed) for one in found]
+        work[Item("feature")] += min(of["reference_images"], train)
+        for model in [m for m, _ in networks] + [m for m, _ in networks if m == full]:  # again, told one step
+            item = Item("call", (model, size, channels))
+            work[item] += of["samples"] * of["steps"] + of["images"] * walks + of["loss_images"]
+            work[item] += held if model == full else 0
+            work[Item("feature")] += of["samples"]
+            work[Item("distance")] += of["resamples"] + 1
+            work[Item("score")] += of["images"] * (walks + len(of["levels"]))
+        for model in (of["discrete"], full):
+            work[Item("call", (model, size, channels))] += tried * disturbed + read
+            work[Item("feature")] += tried * of["disturbed_samples"]
+            work[Item("distance")] += tried * (of["disturbed_resamples"] + 1)
+            work[Item("score")] += tried * 2 * of["images"] * len(of["levels"])
+    return work
+
+
 _COUNTS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "05_training": _training,
     "06_sampling": _sampling,
     "07_synthesis": _synthesis,
     "08_denoising": _denoising,
+    "10_ablations": _ablations,
 }
 
 UNITS: dict[str, Callable[[dict[str, Any]], float]] = {

@@ -57,6 +57,23 @@ def test_denoising_is_counted_by_levels_over_strides():
     assert found[Item("score")] == pytest.approx(2 * scored / 3 + timed)
 
 
+def test_ablations_are_counted_network_by_network_and_the_disturbed_pair_setting_by_setting():
+    of = given(
+        "10_ablations", size="smoke", checkpoints="train", models=["cunet", "cunet-nores"], seeds=[0, 1]
+    )
+    few = of | dict(
+        samples=10, steps=3, levels=[100, 205], stride=10, images=2, loss_images=5, held_steps=[1]
+    )
+    few |= dict(factors=[2.0], input_noise=[0.1], impulses=[0.1], weight_noise=[0.1], trainings=1)
+    few |= dict(
+        disturbed_samples=4, disturbed_steps=5, true_steps=[1, 2], rungs=3, known_images=4, read_images=2
+    )
+    found, one = work.count("10_ablations", few), 10 * 3 + 2 * 31 + 5
+    pair = 5 * (4 * 5 + 2 * (31 + 2)) + 2 * 3 * (4 + 2 * 2) + 5
+    calls = {item.network[0]: n for item, n in found.items() if item.kind == "call"}
+    assert calls == {"cunet": 4 * (one + 5) + pair, "cunet-nores": 2 * one, "unet": pair}
+
+
 def test_every_notebook_that_trains_or_samples_is_counted_and_every_unit_is_of_parameters_that_there_are():
     names = {path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
     counted = {*work._COUNTS, *work.UNITS}

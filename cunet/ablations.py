@@ -1,0 +1,217 @@
+"""What each ingredient of the continuous U-Net contributes (appendix C, figures 12 to 14 of the paper).
+
+A network is trained as the full one was, with one ingredient left out, and held against it: the distance of
+its samples from data, what it makes of noisy images, its loss. An ingredient's contribution is the ablated
+network's number minus the full one's; all numbers here are better when lower, so that a positive contribution
+is a gain. Two things blur it. Another draw of images: both networks get the same noise and the same images,
+and a bootstrap over pairs shows the rest. Another training seed: where some network was trained from several
+seeds, the deviation between them, pooled over these networks, gives an interval by Student's t. The second is
+the one that a claim about an ingredient needs; it takes the first one in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor, nn
+
+from . import checkpoints, metrics, recipe, runs
+from .datasets import ImageDataset
+from .denoising import denoise
+from .diffusion import Diffusion
+from .errors import InputError
+from .frechet import features
+from .sampling import sample
+from .validation import validation_losses
+
+INGREDIENTS = {  # network -> what it lacks
+    "cunet-noattn": "attention",
+    "cunet-nores": "residual connections",
+    "cunet-plain": "attention and residual connections",
+    "cunet-firstorder": "second order",
+    "cunet-zerovelocity": "learned initial velocity",
+    "cunet-released": "several at once",
+}
+FIGURES = {"cunet-noattn": 12, "cunet-nores": 13, "cunet-plain": 14}  # of the paper, by network
+Key = tuple[str, str, int]  # data set, network, training seed
+
+
+def find(
+    folder: Path, datasets: Sequence[str], models: Sequence[str], size: str, seeds: Sequence[int]
+) -> tuple[dict[Key, Path], list[Key]]:
+    """The checkpoints that are in a folder, of all combinations that are asked for; and the networks that are
+    there with none of the seeds, each with the first of these."""
+    there, _ = checkpoints.there(folder, size, datasets, models, seeds)
+    paths = {(one.dataset, one.model, one.seed): path for one, path in there.items()}
+    known = {key[:2] for key in paths}
+    return paths, [(d, m, seeds[0]) for d in datasets for m in models if (d, m) not in known]
+
+
+def command(key: Key, size: str, like: Mapping, folder: Path) -> str:
+    """The command that trains a network as another one was trained.
+
+    like: the recipe of that one, as its card has it. folder: where the checkpoint goes.
+    """
+    usual = recipe.TrainConfig().model_dump()
+    own = ("dataset", "model", "size", "seed", "images", "variant", "data_root", "devices", "num_nodes")
+    changed = {k: v for k, v in like.items() if k in usual and k not in own and v != usual[k]}
+    settings = "".join(
+        f" --set {k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in changed.items()
+    )
+    name = f"--dataset {key[0]} --model {key[1]} --size {size} --seed {key[2]} --images {like['images']}"
+    return f"cunet train {name}{settings} --out {runs.shown(folder)}"
+
+
+def unequal(card: Mapping, full: Mapping) -> str:
+    """In words, what else than network and seed sets two trainings apart; empty if nothing does."""
+    config = recipe.configure({**card["recipe"], "model": full["model"], "seed": full["seed"]})
+    return config.changes({**full["recipe"], "model": full["model"], "seed": full["seed"]})
+
+
+class Held(nn.Module):
+    """A network that is told one diffusion step whatever it is shown: its time embedding, withheld."""
+
+    def __init__(self, network: nn.Module, step: int):
+        super().__init__()
+        self.network, self.step = network, step
+        self.channels, self.image_size = network.channels, network.image_size
+
+    def forward(self, x: Tensor, timestep: int | Tensor) -> Tensor:
+        return self.network(x, torch.full((len(x),), self.step, device=x.device))
+
+
+def least_harmful(
+    network: nn.Module, diffusion: Diffusion, test: ImageDataset, candidates: Sequence[int]
+) -> Held:
+    """The network told that one of the candidate steps with which its validation loss is lowest."""
+    held = [Held(network, step).eval() for step in candidates]
+    return min(held, key=lambda one: float(validation_losses(one, test, diffusion)[:, 0].mean()))
+
+
+class Measured(NamedTuple):
+    """What one trained network was seen to do, row by row, so that rows of two networks are pairs.
+
+    features: (N, 256), AlexNet features of its samples. shown: (n, C, H, W), the first samples. lpips: (M,),
+    the best LPIPS on the way of each denoised image, averaged over the noise levels. losses: (K,), of
+    validation images.
+    """
+
+    features: Tensor
+    shown: Tensor
+    lpips: Tensor
+    losses: Tensor
+
+
+def measure(
+    network: nn.Module,
+    diffusion: Diffusion,
+    test: ImageDataset,
+    samples: int,
+    steps: int,
+    levels: Sequence[int],
+    images: int,
+    stride: int,
+    loss_images: int,
+    shown: int = 32,
+    seed: int = 0,
+) -> Measured:
+    """Sample (DDIM, `steps` steps), denoise (the walk of `cunet.denoising`), and validate one network.
+
+    test: test images; the first `images` are denoised, from each of `levels` noise steps, with a network call
+    every `stride` steps; the losses of the first `loss_images` are taken. The same images and the same noise
+    for every network.
+    """
+    drawn = sample(network, samples, diffusion, "ddim", steps, seed, progress=True)
+    found = denoise(
+        network, test.batch(range(images)), diffusion, levels, ["mean"], ["lpips"], stride, seed=seed
+    )
+    best = torch.stack([found["mean", level].best("lpips")[0] for level in levels], 1)
+    losses = validation_losses(network, first(test, loss_images), diffusion)[:, 0]
+    return Measured(features(drawn), drawn[:shown], best.double().mean(1), losses)
+
+
+def first(dataset: ImageDataset, count: int) -> ImageDataset:
+    """The first `count` images of a data set."""
+    return ImageDataset(dataset.name, dataset.split, dataset.images[:count])
+
+
+class Spread(NamedTuple):
+    """Standard deviation between training seeds, and the degrees of freedom that it rests on (0: unknown)."""
+
+    deviation: float
+    freedom: int
+
+
+UNKNOWN = Spread(math.nan, 0)
+
+
+def seed_spread(values: Mapping[str, Sequence[float]]) -> Spread:
+    """The pooled standard deviation between seeds: of each network around its own mean, taken together.
+
+    values: network -> its number with each seed.
+    """
+    groups = [np.asarray(group, dtype=float) for group in values.values() if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
+    return Spread(math.sqrt(squares / freedom), freedom) if freedom else UNKNOWN
+
+
+class Contribution(NamedTuple):
+    """A difference of means over seeds, ablated minus full, with its 95 % interval, and what that is over."""
+
+    estimate: float
+    low: float
+    high: float
+    over: str
+
+    @property
+    def sign(self) -> int:
+        """1: the interval lies above 0 (the ingredient helps); -1: below (it harms); 0: it holds 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+class Draws(NamedTuple):
+    """A statistic of one trained network's rows, and of resamples of them (`metrics.resampled`)."""
+
+    value: float
+    resamples: Tensor
+
+
+def draw(rows: Tensor, statistic: Callable | None = None, resamples: int = 1000, seed: int = 0) -> Draws:
+    """A statistic (by default the mean) with its resamples: the same rows for every network."""
+    return Draws(*metrics.resampled(rows, statistic, resamples, seed))
+
+
+def contribution(
+    full: Sequence[Draws], ablated: Sequence[Draws], spread: Spread, level: float = 0.95
+) -> Contribution:
+    """How much worse it is without: mean over seeds of `ablated` minus that of `full`, with an interval.
+
+    full, ablated: one entry a training seed. spread: between seeds. With degrees of freedom in it, the
+    interval is deviation times sqrt(1/n + 1/m) times Student's t; without, a centred bootstrap over pairs of
+    images, which another training does not enter.
+
+    Raises InputError if one of the two has no seed.
+    """
+    if not full or not ablated:
+        raise InputError("A contribution is between two networks that were trained with one seed at least.")
+    (without, drawn_without), (whole, drawn_whole) = mean(ablated), mean(full)
+    estimate, ends = without - whole, [(1 - level) / 2, (1 + level) / 2]
+    if spread.freedom:
+        several = math.sqrt(1 / len(full) + 1 / len(ablated))
+        reach = float(student.ppf(ends[1], spread.freedom)) * spread.deviation * several
+        return Contribution(estimate, estimate - reach, estimate + reach, "training seeds")
+    drawn = drawn_without - drawn_whole
+    low, high = (drawn + estimate - drawn.mean()).quantile(torch.tensor(ends).double())
+    return Contribution(estimate, float(low), float(high), "images")
+
+
+def mean(draws: Sequence[Draws]) -> Draws:
+    """Over training seeds."""
+    return Draws(float(np.mean([d.value for d in draws])), torch.stack([d.resamples for d in draws]).mean(0))
