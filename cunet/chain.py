@@ -6,6 +6,7 @@ the files are inputs, and Snakemake goes by them). The Snakefile reads the plan 
 """
 
 import ast
+import functools
 import os
 import re
 import shutil
@@ -205,9 +206,10 @@ def check(plan: Plan, data: bool = True) -> list[str]:
             absent.append(str(error))
         if name in drawn.RECIPES:
             drawn.check(name, datasets.data_root() / "drawn")
+    declared = {stem: declaration(source(stem)) for stem in plan.profile.notebooks}
     for job in plan.jobs:
         if job.notebook.startswith(TRAINING):
-            fields = {**declaration(source(job.notebook)), **job.parameters}
+            fields = {**declared[job.notebook], **job.parameters}
             config = recipe.configure({k: fields[k] for k in recipe.TrainConfig.model_fields if k in fields})
             if fields.get("checkpoints") == "released":
                 checkpoints.released(config.dataset, config.model, config.size, config.seed, config.variant)
@@ -348,8 +350,20 @@ def modules(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def _imported(path: Path) -> Iterator[str]:
+def _imported(path: Path) -> list[str]:
     """Dotted names of this package's modules that a file may import, anywhere in it."""
+    known = path.stat()
+    return _read_imports(path, known.st_mtime_ns, known.st_size)
+
+
+@functools.cache
+def _read_imports(path: Path, *stamp: int) -> list[str]:
+    """`_imported`, read once for all jobs while the file stays as it is: a thousand jobs ask for the same."""
+    return list(_find_imports(path))
+
+
+def _find_imports(path: Path) -> Iterator[str]:
+    """`_imported`, from the file."""
     text = "\n".join(
         "" if line.startswith(("%", "!")) else line for line in path.read_text("utf-8").splitlines()
     )

@@ -57,8 +57,9 @@ def needs(plan: Plan, costs: Costs, gpus: int, threads: int) -> list[Need]:
     gpus: GPUs of a machine; 0: the processor does everything. threads: of a job.
     """
     found = []
+    declared = {stem: declaration(chain.source(stem)) for stem in plan.profile.notebooks}
     for job in plan.jobs:
-        given = {**declaration(chain.source(job.notebook)), **job.parameters}
+        given = {**declared[job.notebook], **job.parameters}
         amount, after = work.count(job.notebook, given), job.needs
         if job.notebook == chain.SHARDED and plan.receipts:
             share = Work({item: n for item, n in amount.items() if item.kind in ("sample", "feature")})

@@ -125,3 +125,21 @@ def test_two_and_three_devices_have_the_loss_curve_of_one(tmp_path, count):
         devices.run(configure({**SMALL, "devices": number}), tmp_path / folder, lambda line: None)
     curves_agree(final(tmp_path / "one"), final(tmp_path / "many"))
     assert final(tmp_path / "many")["devices"] == count
+
+
+@pytest.mark.long
+def test_two_machines_meet_and_have_the_loss_curve_of_one(tmp_path, monkeypatch):
+    """Two torchruns, as srun would start one on each of two machines: here both are this one."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    lines = ["#!/bin/bash", "while [[ $1 == --* ]]; do shift; done", '"$@" & first=$!', '"$@"', "wait $first"]
+    srun.write_text("\n".join(lines) + "\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", str(os.getpid()))
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setattr(devices.socket, "gethostname", lambda: "127.0.0.1")
+    for folder, machines in (("one", 1), ("two", 2)):
+        devices.run(configure({**SMALL, "num_nodes": machines}), tmp_path / folder, print)
+    curves_agree(final(tmp_path / "one"), final(tmp_path / "two"))
+    assert final(tmp_path / "two")["devices"] == 2

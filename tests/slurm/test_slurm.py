@@ -7,6 +7,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -100,20 +101,37 @@ def times(run_dir: Path) -> dict[str, int]:
     return {path.stem: path.stat().st_mtime_ns for path in (run_dir / "results").glob("*.json")}
 
 
-def test_tiny_chain_cancelled_in_the_middle_goes_on(cluster, tmp_path, monkeypatch):
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    """A repository with two notebooks that take no time; the last sleeps when it runs for the first time."""
     profile = "notebooks:\n  01_first: {count: 2}\n  12_last: {action: sleep}\n"
     root = repository(tmp_path / "a é", TINY, {"tiny": profile})
-    notebook = root / "notebooks" / "12_last.py"
-    text = notebook.read_text()
-    slept = str(root / "slept")
+    notebook, slept = root / "notebooks" / "12_last.py", str(root / "slept")
     once = f'if action == "sleep" and not os.path.exists({slept!r}):'
     once += f"\n    open({slept!r}, 'w').close()\n    time.sleep(600)\n"
-    original = 'if action == "sleep":\n    time.sleep(600)\n'
+    original, text = 'if action == "sleep":\n    time.sleep(600)\n', notebook.read_text()
     assert original in text
     notebook.write_text(text.replace(original, once))
-    before, after = cancelled_and_resumed(root, "tiny", "notebook_12_last", "slept", monkeypatch)
+    return root
+
+
+def test_tiny_chain_cancelled_in_the_middle_goes_on(cluster, tiny, monkeypatch):
+    before, after = cancelled_and_resumed(tiny, "tiny", "notebook_12_last", "slept", monkeypatch)
     assert set(before) == {"01_first"} and set(after) == {"01_first", "12_last"}
     assert after["01_first"] == before["01_first"], "what had succeeded was not made again"
+
+
+def test_tiny_chain_interrupted_takes_its_jobs_back(cluster, tiny, monkeypatch):
+    monkeypatch.setenv("CUNET_ROOT", str(tiny))
+    process = start("reproduce", "--profile", "tiny", "--on", str(HERE / "executor"))
+    try:
+        wait_for((tiny / "slept").is_file, "the sleeping job", 3600)
+        process.terminate()
+        _, said = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM and "The same command resumes" in said
+    wait_for(lambda: not queue(), "an empty queue", 120)
 
 
 def test_smoke_chain_through_sbatch_cancelled_in_the_middle_goes_on(cluster, tmp_path, monkeypatch):
