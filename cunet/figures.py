@@ -185,8 +185,8 @@ def fd_against_steps(
                 axes.set_xticks(steps, [str(s) for s in steps])
                 axes.minorticks_off()
             else:
-                _readable(axes.xaxis)
-        _readable(panels[0].yaxis)
+                readable(axes.xaxis)
+        readable(panels[0].yaxis)
         panels[0].set_ylabel(f"{metric} (lower is better)")
         panels[-1].legend(fontsize=7)
     return figure
@@ -201,7 +201,7 @@ def _distances(axes, model: str, line: pd.DataFrame, x: str) -> None:
     axes.plot(best[x], best.fd, "o", ms=10, mfc="none", mec=hue)
 
 
-def _readable(axis) -> None:
+def readable(axis) -> None:
     """Ticks at 1, 2 and 5 of every decade of a logarithmic axis, as plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -228,7 +228,7 @@ def loss_curves(cards: Mapping[str, Mapping]) -> Figure:
                         marker=MARKERS.get(model, "o") if wide > 1 else None,
                     )  # fmt: skip
         panels[0].set(yscale="log", xlabel="thousands of images seen", ylabel="loss", title="at equal images")
-        _readable(panels[0].yaxis)
+        readable(panels[0].yaxis)
         panels[1].set(xlabel="minutes of training", title="at equal time")
         panels[1].legend(title="validation (training: thin)", fontsize=7, title_fontsize=7)
     return figure
@@ -281,7 +281,7 @@ def orders(
                 guide = error[start] * (h / h[start]) ** expected[name]
                 axes.loglog(h, guide, ls="--", lw=0.9, color=line.get_color())
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        _readable(axes.xaxis)
+        readable(axes.xaxis)
         axes.legend(fontsize=7)
     return figure
 

@@ -20,9 +20,14 @@ from .diffusion import Diffusion
 LARGEST_SIGMA = 80.0  # where steps spaced in sigma begin (Karras et al. 2022, table 1)
 
 
+def evenly(level: int, steps: int) -> list[int]:
+    """round(level i / n) - 1 for i = n ... 1: `steps` diffusion steps from level - 1 down, evenly spaced."""
+    return [(2 * level * i + steps) // (2 * steps) - 1 for i in range(steps, 0, -1)]
+
+
 def trailing_timesteps(diffusion: Diffusion, steps: int) -> list[int]:
-    """t_i = round(T i / n) - 1 for i = n ... 1: `steps` diffusion steps from T - 1 down, evenly spaced."""
-    return [(2 * diffusion.timesteps * i + steps) // (2 * steps) - 1 for i in range(steps, 0, -1)]
+    """`evenly` from the last diffusion step, T - 1, down."""
+    return evenly(diffusion.timesteps, steps)
 
 
 def karras_timesteps(diffusion: Diffusion, steps: int, rho: float = 7.0) -> list[int]:

@@ -1,0 +1,197 @@
+"""Work where it is needed: the ODE's steps for each diffusion step, and deep blocks used twice.
+
+Two ways to save inside a network call, neither of which changes the sampler or the weights.
+
+**Depth by need.** A continuous U-Net can solve its blocks with any number of solver steps. How much the loss
+of v at diffusion step t depends on it is measured (`losses`). A step of DDIM from angle
+phi to phi' (cos phi = sqrt(abar_t)) moves the image by sin(phi - phi') v and a component along x, so an
+error e of v moves the next image by sin(phi - phi') e. `allocate` minimises the sum over the chain of
+
+    sin^2(phi_i - phi_{i-1}) loss(t_i, n_i)    with    n_1 + ... + n_K = budget,
+
+exactly, by dynamic programming, and `Adaptive` is the network that solves with n_i steps at t_i.
+
+**Deep blocks used twice** (Ma et al. 2024, DeepCache). Features far down the U change slowly from step to
+step. `Reusing` computes the blocks on small feature maps at every second call only (or every k-th), and in
+between hands out what they gave the last time. It works on any network, the U-Net too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import blocks, unet
+from .datasets import ImageDataset
+from .depth import solved_with
+from .diffusion import Diffusion
+from .errors import InputError
+from .recipe import generator
+from .sampling import evaluating
+
+UNITS = (blocks.ODEBlock, blocks.Attention, unet.ResidualBlock, unet.LinearAttention, unet.Attention)
+"""What is computed or taken over as a whole."""
+
+
+@torch.no_grad()
+def losses(
+    network: nn.Module,
+    diffusion: Diffusion,
+    data: ImageDataset,
+    timesteps: Sequence[int],
+    depths: Sequence[int],
+    images: int = 32,
+    solver: str | None = None,
+) -> Tensor:
+    """Square error of v at each diffusion step, with each number of solver steps: (K, N, images) float64.
+
+    An error is the mean over an image's pixels. Every depth sees the same images, drawn from `data` by the
+    diffusion step alone, with the same noise.
+    """
+    found = torch.empty(len(timesteps), len(depths), images, dtype=torch.float64)
+    with evaluating(network):
+        for i, t in enumerate(timesteps):
+            draw = generator(0, "depth", t)
+            x0 = data.batch(torch.randint(len(data), (images,), generator=draw))
+            noise = torch.randn(x0.shape, generator=draw)
+            x, step = diffusion.add_noise(x0, noise, t), torch.full((images,), t)
+            for j, depth in enumerate(depths):
+                with solved_with(network, depth, solver):
+                    answer = network(x, step)
+                # x_0 errs by sin(phi) times what v errs by
+                scale = 1 - diffusion.alphas_cumprod[t]
+                error = (diffusion.to_x0(answer, x, t) - x0).double().square().flatten(1).mean(1)
+                found[i, j] = error / scale
+    return found
+
+
+def weights(diffusion: Diffusion, timesteps: Sequence[int]) -> Tensor:
+    """sin^2(phi_i - phi_{i-1}) for a falling chain, the last step going to the clean image: (K,) float64."""
+    angles = torch.acos(diffusion.alphas_cumprod[list(timesteps)].sqrt())
+    return (angles - torch.cat((angles[1:], torch.zeros(1, dtype=torch.float64)))).sin().square()
+
+
+def allocate(cost: Tensor, depths: Sequence[int], budget: int) -> list[int]:
+    """The depth for each row that makes the sum of `cost` least, all depths adding up to at most `budget`.
+
+    cost: (K, N), finite, one column a depth. Exact, by dynamic programming over the budget.
+    Raises InputError if even the smallest depths exceed the budget.
+    """
+    if budget < len(cost) * min(depths):
+        raise InputError(
+            f"budget={budget}: {len(cost)} calls of {min(depths)} steps take {len(cost) * min(depths)}."
+        )
+    best, choices = [0.0] * (budget + 1), []
+    for row in cost.tolist():
+        ways = [
+            min(
+                ((best[left - d] + c, d) for c, d in zip(row, depths, strict=True) if d <= left),
+                default=(math.inf, min(depths)),
+            )
+            for left in range(budget + 1)
+        ]
+        best = [value for value, _ in ways]
+        choices.append([d for _, d in ways])
+    left, chosen = budget, []
+    for row in reversed(choices):
+        chosen.append(row[left])
+        left -= row[left]
+    return chosen[::-1]
+
+
+class Adaptive:
+    """A network whose blocks take depth[t] solver steps at diffusion step t; called as the network is.
+
+    network: with ODE blocks. depth: diffusion step -> solver steps; all images of a call share a step.
+    """
+
+    def __init__(self, network: nn.Module, depth: Mapping[int, int]):
+        self.network, self.depth = network, dict(depth)
+        self.channels, self.image_size = network.channels, network.image_size
+
+    def __call__(self, sample: Tensor, timestep: Tensor, *ignored) -> Tensor:
+        t = int(timestep.flatten()[0])
+        if t not in self.depth:
+            raise InputError(f"No depth was chosen for t = {t}: choose for every step of the chain.")
+        with solved_with(self.network, self.depth[t]):
+            return self.network(sample, timestep)
+
+
+class Reusing:
+    """A network that computes its deep blocks at every `every`-th call of a chain, and reuses them between.
+
+    network: of `cunet.models`. largest: side of the largest feature maps that are reused, by default half
+    that of the image. every: 1 reuses nothing. A chain begins where t is not below that of the last call.
+
+    `deep` names the blocks. Raises InputError for every < 1, or a network without blocks that small.
+    """
+
+    def __init__(self, network: nn.Module, every: int = 2, largest: int | None = None):
+        if every < 1:
+            raise InputError(f"every={every}: deep blocks are computed at every 1st, 2nd, ... call.")
+        self.network, self.every = network, every
+        self.channels, self.image_size = network.channels, network.image_size
+        self.deep = deep_blocks(network, largest or network.image_size // 2)
+        self._kept: dict[str, object] = {}
+        self._calls, self._last = 0, -1
+
+    def __call__(self, sample: Tensor, timestep: Tensor, *ignored) -> Tensor:
+        t = int(timestep.flatten()[0])
+        if t >= self._last:
+            self._calls, self._kept = 0, {}
+        fresh = self._calls % self.every == 0
+        self._calls, self._last = self._calls + 1, t
+        with contextlib.ExitStack() as stack:
+            for name in self.deep:
+                stack.enter_context(self._caching(name, fresh))
+            return self.network(sample, timestep)
+
+    @contextlib.contextmanager
+    def _caching(self, name: str, fresh: bool) -> Iterator[None]:
+        """Within, the block keeps what it gives, or gives what was kept."""
+        block = self.network.get_submodule(name)
+
+        def keep(*arguments):
+            self._kept[name] = type(block).forward(block, *arguments)
+            return self._kept[name]
+
+        block.forward = keep if fresh else lambda *arguments: self._kept[name]
+        try:
+            yield
+        finally:
+            del block.forward
+
+
+def deep_blocks(network: nn.Module, largest: int) -> list[str]:
+    """Names of the blocks whose feature maps have a side of `largest` at most, found by running it once."""
+    found = []
+
+    def look(name):
+        def hook(module, arguments, output):
+            first = output[0] if isinstance(output, tuple) else output
+            if first.shape[-1] <= largest:
+                found.append(name)
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(look(name))
+        for name, module in network.named_modules()
+        if isinstance(module, UNITS)
+    ]
+    try:
+        side = network.image_size
+        with torch.no_grad(), evaluating(network):
+            network(torch.zeros(1, network.channels, side, side), torch.zeros(1, dtype=torch.int64))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise InputError(
+            f"{type(network).__name__} has no blocks on feature maps of side {largest} or less to reuse."
+        )
+    return found
