@@ -35,6 +35,7 @@ IMAGES = {  # of the data sets: training and test images, channels
 DRAWN = (drawn.COUNTS["train"], drawn.COUNTS["test"], 3)  # of the drawn ones
 VARIANTS = 4  # protocols of denoising that notebook 08 compares
 STOPS = 8  # moments of a walk at which it takes distances
+FLOW = 40  # evaluations along the probability flow of notebook 11, each two calls and their gradient
 
 
 class Item(NamedTuple):
@@ -167,12 +168,40 @@ def _ablations(of: dict[str, Any]) -> Work:
     return work
 
 
+def _beyond(of: dict[str, Any]) -> Work:
+    """Notebook 11: every acceleration of both networks; of the first data set likelihood, depth and reuse."""
+    work, pair = Work(), of["models"][:2]
+    sets = [of["heun_calls"] if method == "heun" else of["calls"] for method in of["methods"]]
+    for number, dataset in enumerate(of["datasets"]):
+        train, test, channels = images(dataset)
+        networks = [Item("call", (model, of["size"], channels)) for model in pair]
+        for network in networks:
+            work[network] += of["samples"] * sum(map(sum, sets)) + 20 * 32  # the latter for Analytic-DPM
+            work[Item("feature")] += of["samples"] * sum(map(len, sets))
+        work[Item("feature")] += min(of["samples"], test) + min(of["reference_images"], train)
+        if number:
+            continue
+        chains = {
+            networks[0]: 1 + len(of["reuse"]),
+            networks[1]: 1 + len(of["reuse"]) + 2 * len(of["depths"]),
+        }
+        for network, ways in chains.items():
+            work[network] += 2 * 2 * 3 * FLOW * of["likelihood_images"]
+            work[network] += of["samples"] * of["depth_calls"] * ways
+            work[Item("feature")] += of["samples"] * ways
+        solved = of["depth_images"] * of["depth_calls"] * sum(of["depths"])
+        solved += of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_steps"])
+        work[networks[1]] += solved / 2  # two steps are a call
+    return work
+
+
 _COUNTS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "05_training": _training,
     "06_sampling": _sampling,
     "07_synthesis": _synthesis,
     "08_denoising": _denoising,
     "10_ablations": _ablations,
+    "11_beyond": _beyond,
 }
 
 UNITS: dict[str, Callable[[dict[str, Any]], float]] = {

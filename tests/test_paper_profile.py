@@ -25,6 +25,7 @@ TINY = {  # over the smoke profile's lines, which stand for the paper's counts
     "07_synthesis": dict(samples=12, step_counts=[1, 2], reference_images=TRAIN, resamples=3),
     "08_denoising": dict(images=2, tradeoff_images=4, reference_images=TRAIN, stride_images=1),
     "10_ablations": dict(samples=4, disturbed_samples=4, reference_images=TRAIN),
+    "11_beyond": dict(samples=4, reference_images=TRAIN),
 }
 # torchvision compares the MD5 of CelebA's lists with the published ones: every process takes ours for good
 BELIEVE = """

@@ -1,0 +1,559 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11 · Beyond the paper
+#
+# *Answers: claim C25, and what the paper leaves open.*
+#
+# The paper says that its gain is "orthogonal" to other accelerations: to samplers that take fewer steps, to shorter
+# chains. It does not try one. This notebook tries nine, and then asks what else can be done with a network that is
+# made of differential equations.
+#
+# **The questions: does the cU-Net's gain add to that of other accelerations? How probable do the networks find a
+# digit? Can work be saved where it is not needed? Has the cU-Net learned an equation, or a residual network?**
+#
+# It begins with how to take the networks elsewhere, in ten lines each.
+
+# %% tags=["parameters"]
+run_dir = "papermill_runs/interactive"  # where figures, tables and results go
+job = "11_beyond"  # name of the result file
+profile = "laptop"  # name of this set of numbers
+seed = 0  # of the sampling noise
+checkpoints = "released"  # released: the networks that ship; train: those of this run
+size = "laptop"  # of the networks
+datasets = ["mnist"]  # data sets; all but the accelerations takes the first
+models = ["unet", "cunet"]  # the network compared with, and the one that is
+seeds = [0]  # training seeds; the first is used here
+onnx = True  # whether the networks are written as ONNX, which takes a minute
+methods = ["ddpm", "analytic", "ddim", "dpmsolver++", "dpmsolver++sde", "unipc", "heun", "ddim-early",
+           "dpmsolver++-early"]  # accelerations, names in cunet.accelerations.METHODS  # fmt: skip
+samples = 100  # images a network, method and number of calls
+calls = [5, 20]  # network calls an image
+heun_calls = [19]  # the same for Heun's method: odd numbers from 19 up
+early_start = 700  # diffusion step t' at which early starts begin
+reference_images = 10_000  # training images that all sets are compared with
+resamples = 60  # of the bootstrap behind each interval
+timing_rounds = 5  # rounds of the interleaved timing
+likelihood_images = 8  # test images whose probability is measured, and as many points of the mixture
+tolerance = 1e-3  # of dopri5 along the probability flow
+depths = [1, 2, 3, 4]  # solver steps a block that an adaptive network may choose from
+depth_calls = 10  # DDIM steps of the comparison of depths and of reuse
+depth_images = 32  # training images behind each measured cost
+reuse = [2, 3]  # deep blocks are computed at every 2nd, 3rd ... call
+ode_steps = [1, 2, 3, 4, 8, 16, 32, 64]  # solver steps a block in section 6
+ode_levels = [50, 200, 500, 800]  # diffusion steps there
+ode_images = 16  # test images there
+
+# %%
+# %matplotlib inline
+import contextlib
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler
+from IPython.display import Markdown, display
+
+from cunet import (
+    accelerations,
+    adaptive,
+    beyond_figures,
+    cost,
+    depth,
+    export,
+    figures,
+    frechet,
+    likelihood,
+    metrics,
+    panel,
+    runs,
+    sampling,
+    scorecard,
+    sde,
+)
+from cunet import checkpoints as store
+from cunet import datasets as data
+from cunet.diffusion import Diffusion
+from cunet.pipelines import PipelineModel
+
+run = runs.Run.open(globals())
+folder = store.ASSETS if checkpoints == "released" else run.checkpoints
+paths, missing = store.there(folder, size, datasets, models, seeds[:1])
+print("Not there, so left out:", ", ".join(missing) or "none")
+nets = {(which.dataset, which.model): store.load(path) for which, path in paths.items()}
+processes = {key: Diffusion(**card["diffusion"]) for key, (_, card) in nets.items()}
+nets = {key: network for key, (network, _) in nets.items()}
+datasets = [d for d in datasets if all((d, m) in nets for m in models)]
+assert datasets, "both networks of one data set are needed"
+main, (first, second) = datasets[0], models
+side = nets[main, first].image_size
+pair = {m: (nets[main, m], processes[main, m]) for m in models}
+rows_beyond, timed_beyond = [], []
+
+# %% [markdown]
+# ## 1. At home elsewhere
+#
+# **In diffusers.** `PipelineModel` is a `ModelMixin` with a `ConfigMixin`: a network of ours in any pipeline, with any
+# scheduler, saved and loaded by the library's own functions.
+
+# %%
+network, diffusion = pair[second]
+with tempfile.TemporaryDirectory() as place:
+    PipelineModel.wrap(network).save_pretrained(place)
+    model = PipelineModel.from_pretrained(place).eval()
+pipe = DDIMPipeline(model, DDIMScheduler(**diffusion.scheduler_config(), timestep_spacing="trailing"))
+pipe.set_progress_bar_config(disable=True)
+drawn = pipe(4, torch.Generator().manual_seed(seed), num_inference_steps=10, output_type="np").images
+display(figures.image_grid(torch.from_numpy(drawn).permute(0, 3, 1, 2) * 2 - 1, 4, "DDIMPipeline, 10 steps"))
+
+# %% [markdown]
+# **As a graph.** `torch.export` gives the network as operators only, for any number of images; ONNX is the same in a
+# file that other runtimes read. **Check**: onnxruntime's answer is ours to 1e-4.
+
+# %%
+rows, runtimes, exported = [], {}, models if onnx else []
+keep = contextlib.ExitStack()
+place = Path(keep.enter_context(tempfile.TemporaryDirectory()))
+for m in exported:
+    network, diffusion = pair[m]
+    program = export.to_program(network)
+    stand_in = export.OnnxNetwork(export.to_onnx(network, place / f"{m}.onnx", program))
+    x = torch.randn(3, network.channels, side, side, generator=torch.Generator().manual_seed(seed))
+    t = torch.tensor([5, 500, 995])
+    with torch.no_grad():
+        expected = network(x, t)
+        gaps = {"torch.export": program.module()(x, t), "onnxruntime": stand_in(x, t)}
+    gaps = {name: float((answer - expected).abs().max()) for name, answer in gaps.items()}
+    assert max(gaps.values()) < 1e-4, gaps
+    for n in (1, 16):
+        runs_of = {name: lambda f=f, n=n, x=x: f(x[:1].expand(n, -1, -1, -1).contiguous(), torch.full((n,), 500))
+                   for name, f in (("torch", torch.no_grad()(network.forward)), ("onnxruntime", stand_in))}  # fmt: skip
+        timed = cost.time_interleaved(runs_of, repeats=timing_rounds, seed=seed)
+        runtimes[m, n] = (timed.ratios["onnxruntime"], *timed.spread["onnxruntime"])
+    rows.append(dict(model=m, **gaps, kilobytes=(place / f"{m}.onnx").stat().st_size / 1e3))
+keep.close()
+graphs = pd.DataFrame(rows)
+if onnx:
+    run.save_table(graphs, "ext_graphs", "Largest difference of an exported network's answer, and its file")
+display(graphs)
+pd.DataFrame([dict(model=m, images=n, ratio=r, low=lo, high=hi) for (m, n), (r, lo, hi) in runtimes.items()]).round(3)
+
+# %% [markdown]
+# The ratio is onnxruntime's time over torch's, with its 95 % interval over rounds. The file stands in for its network
+# wherever one is only asked: `sampling.sample(export.OnnxNetwork(file), 16, diffusion)`.
+
+# %%
+for m in exported:
+    gap = graphs[graphs.model == m].iloc[0]
+    rows_beyond.append(
+        dict(id="ext_export", claim=f"{figures.label(m)}: largest difference of onnxruntime's answer from torch's",
+             measured=f"{gap.onnxruntime:.1e}", spread="none: the same input gives the same answer", n=3)
+    )  # fmt: skip
+    ratio, low, high = runtimes[m, 1]
+    timed_beyond.append(
+        dict(id="ext_export", claim=f"{figures.label(m)}: onnxruntime's time over torch's, one image",
+             measured=f"{ratio:.2f}", spread=f"[{low:.2f}, {high:.2f}], 95 % over rounds", n=timing_rounds)
+    )  # fmt: skip
+
+# %% [markdown]
+# ## 2. Nine accelerations
+#
+# Each takes a number of network calls and gives an image. `ddpm` is plain equation 2 on a shortened chain, and what
+# the others are compared with. *Analytic-DPM* takes the same steps with the variance that is best for the network:
+# given $x_t$, the clean image is uncertain by as much as the noise is, and how much that is can be read off the mean
+# square of the noise that the network sees, $\Gamma_t = E\,|\epsilon(x_t, t)|^2 / D$:
+#
+# $$\sigma_*^2 = \sigma^2 + \Big(\sqrt{\tfrac{1-\bar\alpha_t}{\alpha}} - \sqrt{1 - \bar\alpha_{before} - \sigma^2}\Big)^2 (1 - \Gamma_t).$$
+#
+# An *early start* leaves out the beginning, where nothing is seen but noise: it starts at $t'$ from a blurred image of
+# nothing in particular (a Gaussian in the leading principal components of the training images) with noise of that
+# level. All start from the same noise, image by image.
+
+# %%
+tables, found, floor, prepared = [], {}, {}, {}
+for d in datasets:
+    train, test = data.load(d, "train", side), data.load(d, "test", side)
+    known = frechet.dataset_statistics(train, min(reference_images, len(train)))
+    n = min(samples, len(test))
+    floor[d] = accelerations.distances(known, frechet.features(test.batch(torch.arange(n))), 2).value
+    for m in models:
+        network, diffusion = nets[d, m], processes[d, m]
+        prepared[d, m] = accelerations.Prepared.of(network, diffusion, train, early_start)
+        for method in methods:
+            for k in heun_calls if method == "heun" else calls:
+                images = accelerations.draw(network, samples, diffusion, method, k, prepared[d, m], seed)
+                one = accelerations.distances(known, frechet.features(images), resamples, seed)
+                found[d, m, method, k] = one
+                low, high = one.interval
+                tables.append(dict(dataset=d, model=m, method=method, calls=k, fd=one.value, fd_low=low, fd_high=high))
+quality = pd.DataFrame(tables)
+caption = f"FD-AlexNet of {samples} samples by network, acceleration and network calls"
+run.save_table(quality, "ext_accelerations", caption)
+quality.pivot_table(index=["dataset", "method"], columns=["calls", "model"], values="fd", sort=False).round(1)
+
+# %% [markdown]
+# With so few images the distance is biased upwards, the floor (as many test images) just as much: compare, and
+# subtract the floor.
+
+# %%
+for d in datasets:
+    picture = beyond_figures.distance_against_calls(quality[quality.dataset == d], floor[d])
+    run.save_figure(picture, f"ext_accelerations_{d}", f"FD-AlexNet against network calls, {d}; 95 % over samples")
+    display(picture)
+
+# %% [markdown]
+# **Time.** Whole samples, one at a time, on this CPU; the methods of both networks in turn.
+
+# %%
+rows = []
+for d in datasets:
+    few = {method: min(heun_calls if method == "heun" else calls) for method in methods}
+    tasks = {
+        (m, method): lambda d=d, m=m, method=method, k=k: accelerations.draw(
+            nets[d, m], 1, processes[d, m], method, k, prepared[d, m], seed
+        )
+        for m in models
+        for method, k in few.items()
+    }
+    timed = cost.time_interleaved(tasks, repeats=timing_rounds, warmup=1, seed=seed)
+    for method, k in few.items():
+        both = cost.compare({m: timed.samples[m, method] for m in models})
+        rows += [
+            dict(dataset=d, model=m, method=method, seconds_a_call=both.medians[m] / k, ratio=both.ratios[m],
+                 low=both.spread[m][0], high=both.spread[m][1]) for m in models
+        ]  # fmt: skip
+times = pd.DataFrame(rows)
+speed = quality.merge(times, on=["dataset", "model", "method"])
+speed["seconds"] = speed.seconds_a_call * speed.calls
+for d in datasets:
+    picture = beyond_figures.pareto(speed[speed.dataset == d], floor[d])
+    run.save_figure(picture, f"ext_pareto_{d}", f"FD-AlexNet against seconds a sample on the CPU, {d}; line: the best")
+    display(picture)
+
+# %% [markdown]
+# ### Do the gains multiply?
+#
+# Take a quality that both networks reach with DDIM. How long does each need for it, with DDIM and with its best
+# method? Were the gains independent, the cU-Net with its best method would be faster than the U-Net with DDIM by the
+# product of the two.
+
+
+# %%
+def soonest(d, m, level, only=None):
+    """The row of the least seconds a sample at a distance of `level` or better; None if there is none."""
+    rows = speed[(speed.dataset == d) & (speed.model == m) & (speed.fd <= level)]
+    rows = rows if only is None else rows[rows.method == only]
+    return None if rows.empty else rows.loc[rows.seconds.idxmin()]
+
+
+plain = "ddim" if "ddim" in methods else methods[0]
+rows, gains = [], {}
+for d in datasets:
+    lowest = {m: speed[(speed.dataset == d) & (speed.model == m) & (speed.method == plain)].fd.min() for m in models}
+    level = max(lowest.values())
+    t = {(m, only): soonest(d, m, level, only).seconds for m in models for only in (plain, None)}
+    start = t[first, plain]
+    by_network, by_method = start / t[second, plain], start / t[first, None]
+    rows.append(dict(dataset=d, level=level, by_network=by_network, by_method=by_method,
+                     product=by_network * by_method, together=start / t[second, None]))  # fmt: skip
+    aim = soonest(d, second, lowest[first])
+    at = speed[(speed.dataset == d) & (speed.model == first) & (speed.method == plain) & (speed.fd == lowest[first])]
+    gains[d] = None if aim is None else (float(at.seconds.min() / aim.seconds), aim.method, int(aim.calls))
+multiply = pd.DataFrame(rows)
+multiply.round(2)
+
+# %% [markdown]
+# The second measure asks for no common quality: at equal calls, by what factor does a method lower the distance above
+# the floor of real images, against `ddpm`? Where the factor is the same for both networks, the gain adds.
+
+# %%
+timed_claims, gain = [], {}
+for d in datasets:
+    of = {key[1:]: one for key, one in found.items() if key[0] == d}
+    pairs = [(x, k) for x in methods if x != "ddpm" for k in calls if (second, x, k) in of]
+    if "ddpm" in methods and pairs:
+        gain[d] = accelerations.relative_gain(of, pairs, (first, second), floor[d])
+    slowest = times[(times.dataset == d) & (times.model == second)].sort_values("high").iloc[-1]
+    row = multiply[multiply.dataset == d].iloc[0]
+    text = (
+        f"a sample of cU-Net takes at most {slowest.ratio:.2f} [{slowest.low:.2f}, {slowest.high:.2f}] of the U-Net's"
+        f" time with the same method ({slowest.method}); gains at one quality {row.by_network:.1f} x"
+        f" {row.by_method:.1f} = {row['product']:.1f}, together {row.together:.1f}"
+    )
+    if d in gain:
+        g = gain[d]
+        text += f"; methods gain {g.ratio:.2f} [{g.low:.2f}, {g.high:.2f}] of what they gain for the U-Net"
+    value = dict(time=float(slowest.high), gain=gain[d].ratio) if d in gain else None
+    timed_claims.append(
+        dict(id="C25", measured=text, value=value, n=samples, dataset=d, size=size,
+             spread="95 % over rounds, and over samples; one training seed",
+             why="the paper argues, and tries no other acceleration; here each is given the same calls")
+    )  # fmt: skip
+    goal = gains[d]
+    text = "not reached" if goal is None else f"{goal[0]:.1f} times as fast ({goal[1]}, {goal[2]} calls)"
+    timed_beyond.append(
+        dict(id="ext_speedup", claim="cU-Net with its best method at the U-Net's best DDIM quality",
+             measured=text, n=samples, dataset=d, size=size,
+             spread=f"distances within their intervals of {resamples} resamples; one training seed")
+    )  # fmt: skip
+print(timed_claims[0]["measured"])
+
+# %% [markdown]
+# ## 3. How probable is a digit?
+#
+# With the angle $\cos\varphi = \sqrt{\bar\alpha_t}$ the probability flow (equation 8) is $dx/d\varphi = v(x, \varphi)$,
+# what the networks predict. It carries densities along: the logarithm of the density at an image is that of pure noise
+# at the other end, plus the integral of the divergence of $v$ on the way,
+#
+# $$\log p_0(x) = \log N(x(\varphi_{T-1}); 0, I) + \int \mathrm{div}\, v\; d\varphi, \qquad \mathrm{div}\, v = E\, e^\top \frac{\partial v}{\partial x} e,$$
+#
+# with Hutchinson's random signs $e$. **Check**: for a mixture of Gaussians the answer is known.
+
+# %%
+mixture = sde.GaussianMixture(
+    torch.tensor([0.5, 0.3, 0.2]).double(),
+    torch.tensor([[-0.6, 0.2], [0.5, -0.3], [0.1, 0.7]]).double(),
+    torch.diag_embed(torch.tensor([[0.05, 0.02], [0.03, 0.08], [0.04, 0.04]])).double(),
+)
+diffusion = processes[main, second]
+exact = likelihood.exact_network(mixture, diffusion)
+start = mixture.noised(float(diffusion.alphas_cumprod[0]))
+points = start.sample(likelihood_images, torch.Generator().manual_seed(seed))
+truth = start.log_prob(points)
+shaped = points.view(-1, 1, 1, 2)
+by_trace = {
+    "exact trace": likelihood.log_likelihood(exact, diffusion, shaped, "exact", 1e-6).nats - truth,
+    "Hutchinson, mean of 200": likelihood.log_likelihood(
+        exact, diffusion, shaped.repeat_interleave(200, 0), "hutchinson", 1e-4, seed
+    ).nats.view(-1, 200).mean(1) - truth,
+}  # fmt: skip
+assert by_trace["exact trace"].abs().max() < 2e-3
+pd.DataFrame({name: [float(e.abs().mean()), float(e.abs().max())] for name, e in by_trace.items()},
+             index=["mean error, nats", "largest"]).T.round(5)  # fmt: skip
+
+# %% [markdown]
+# A digital image is a set of grey levels, not a point. *Uniform* noise as wide as a level turns it into one, and the
+# width of a level, 1/127.5, into an addend. *Gaussian* noise is the model's own first step, so that the flow starts
+# where it was trained, and a level is then recognised by its noisy value. Both give upper bounds of the bits an image
+# takes, in expectation over the noise. The images have 32 x 32 pixels, the black border included, so these are not the
+# bits per dimension of 28 x 28 digits that the literature gives.
+
+# %%
+test = data.load(main, "test", side)
+some = test.images[torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[:likelihood_images]]
+rows, evaluations = [], {}
+for how in likelihood.DEQUANTISATIONS:
+    for m, (network, diffusion) in pair.items():
+        bits = likelihood.bits_per_dimension(network, diffusion, some, how, tolerance, seed)
+        evaluations[m, how] = bits.evaluations
+        rows += [dict(model=m, dequantisation=how, image=i, bits=float(b)) for i, b in enumerate(bits.bits)]
+bits = pd.DataFrame(rows)
+run.save_table(bits, "ext_likelihood", f"Bits per dimension of {likelihood_images} test images, {main}")
+picture = beyond_figures.likelihoods(bits)
+run.save_figure(picture, "ext_likelihood", f"Bits per dimension of test images, {main}; diamonds: mean, 95 % interval")
+display(picture)
+
+# %%
+likely = {}
+for how in likelihood.DEQUANTISATIONS:
+    wide = bits[bits.dequantisation == how].pivot(index="image", columns="model", values="bits")
+    intervals = {m: metrics.bootstrap_interval(torch.tensor(wide[m].to_numpy()), seed=seed) for m in models}
+    apart = metrics.bootstrap_interval(torch.tensor((wide[second] - wide[first]).to_numpy()), seed=seed)
+    likely[how] = {m: tuple(x) for m, x in intervals.items()} | {"difference": tuple(apart)}
+    rows_beyond.append(
+        dict(id="ext_likelihood", claim=f"bits per dimension of test images, {how} dequantisation (upper bounds)",
+             measured=", ".join(f"{figures.label(m)} {x.estimate:.3f}" for m, x in intervals.items()),
+             spread=f"difference {apart.estimate:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}], 95 % over images",
+             n=likelihood_images, dataset=main, size=size)
+    )  # fmt: skip
+pd.DataFrame({(how, m): x for how, of in likely.items() for m, x in of.items()}, index=["mean", "low", "high"]).T.round(4)
+
+# %% [markdown]
+# ## 4. Depth where it is needed
+#
+# The cU-Net's blocks can be solved with any number of steps. How much the error of $v$ depends on it is measured for
+# each call of a DDIM chain, on training images; a DDIM step from $\varphi$ to $\varphi'$ passes an error on times
+# $\sin(\varphi - \varphi')$. Given these costs and a budget of solver steps over the whole chain, dynamic programming
+# finds the best depths. Compared with the same budget spread evenly, from the same noise.
+
+# %%
+network, diffusion = pair[second]
+train = data.load(main, "train", side)
+known = frechet.dataset_statistics(train, min(reference_images, len(train)))
+chain = sampling.SPACINGS["trailing"](diffusion, depth_calls)
+own = next(b.steps for b in network.modules() if isinstance(b, adaptive.blocks.ODEBlock))
+measured = adaptive.losses(network, diffusion, train, chain, depths, depth_images).mean(-1)
+costs = measured * adaptive.weights(diffusion, chain)[:, None]
+budgets = {f"{level} a call": round(level * len(chain)) for level in (1, 1.5, 2, 3) if min(depths) <= level <= max(depths)}
+chosen = {name: adaptive.allocate(costs, depths, budget) for name, budget in budgets.items()}
+picture = beyond_figures.depth_by_need(chain, costs.numpy(), depths, chosen)
+run.save_figure(picture, "ext_depth", f"Left: cost of solving with few steps, by t; right: the depths chosen, {main}")
+display(picture)
+
+
+# %%
+def judged(network, model, way, macs):
+    """A row: distance of samples by DDIM, with its interval, and the work of a sample."""
+    images = sampling.sample(network, samples, diffusions[model], "ddim", depth_calls, seed)
+    one = accelerations.distances(known, frechet.features(images), resamples, seed)
+    return dict(model=model, way=way, macs=macs, fd=one.value, fd_low=one.interval[0], fd_high=one.interval[1])
+
+
+diffusions = {m: process for m, (_, process) in pair.items()}
+macs_at = {}
+for n in depths:
+    with depth.solved_with(network, n):
+        macs_at[n] = cost.macs(network, side)
+rows = []
+for n in depths:
+    with depth.solved_with(network, n):
+        rows.append(judged(network, second, "even depth", macs_at[n] * len(chain)) | dict(budget=n * len(chain)))
+for picks in chosen.values():
+    chooser = adaptive.Adaptive(network, dict(zip(chain, picks, strict=True)))
+    row = judged(chooser, second, "depth by need", sum(macs_at[n] for n in picks))
+    rows.append(row | dict(budget=sum(picks), depths=" ".join(map(str, picks))))
+deep = pd.DataFrame(rows)
+deep.round(2)
+
+# %% [markdown]
+# **Deep blocks used twice.** Features far down the U change little from step to step. At every second call (or third)
+# all blocks are computed; in between, those on maps of half the side or less hand out what they gave before. This
+# works for both networks.
+
+# %%
+reused = []
+for m, (one, _) in pair.items():
+    full = cost.macs(one, side)
+    reused.append(judged(one, m, "every call", full * len(chain)))
+    for every in reuse:
+        again = adaptive.Reusing(one, every)
+        saving = adaptive.Reusing(one, every)
+        at_zero = torch.zeros(1, one.channels, side, side)
+        with torch.no_grad(), torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+            for t in chain:
+                saving(at_zero, torch.tensor([t]))
+        reused.append(judged(again, m, f"every {every} calls", counter.get_total_flops() // cost.FLOP_A_MAC))
+saved = pd.concat([deep, pd.DataFrame(reused)], ignore_index=True)
+run.save_table(saved, "ext_saved_work", f"FD-AlexNet of {samples} samples of {depth_calls} DDIM steps against work")
+picture = beyond_figures.saved_work(saved)
+run.save_figure(picture, "ext_saved_work", f"FD-AlexNet against work a sample, {depth_calls} DDIM steps, {main}")
+display(picture)
+
+# %%
+for row in saved[saved.way == "depth by need"].itertuples():
+    even = saved[(saved.way == "even depth") & (saved.budget == row.budget)]
+    beside = (f"; evenly {even.fd.iloc[0]:.2f} [{even.fd_low.iloc[0]:.2f}, {even.fd_high.iloc[0]:.2f}]" if len(even) else "")
+    rows_beyond.append(
+        dict(id="ext_depth", claim=f"FD-AlexNet of cU-Net, {row.budget:.0f} solver steps a block over {len(chain)} calls",
+             measured=f"chosen by need {row.fd:.2f}{beside}", spread=f"[{row.fd_low:.2f}, {row.fd_high:.2f}], 95 % over samples",
+             n=samples, dataset=main, size=size)
+    )  # fmt: skip
+for m in models:
+    of = saved[(saved.model == m) & saved.way.str.startswith("every")]
+    whole = of.iloc[0]
+    for row in of.iloc[1:].itertuples():
+        rows_beyond.append(
+            dict(id="ext_reuse", claim=f"{figures.label(m)}: deep blocks computed {row.way}",
+                 measured=f"FD-AlexNet {row.fd:.2f} instead of {whole.fd:.2f}, {row.macs / whole.macs:.2f} of the work",
+                 spread=f"[{row.fd_low:.2f}, {row.fd_high:.2f}] against [{whole.fd_low:.2f}, {whole.fd_high:.2f}]",
+                 n=samples, dataset=main, size=size)
+        )  # fmt: skip
+
+# %% [markdown]
+# ## 5. An equation, or a residual network?
+#
+# Trained with few solver steps, has the cU-Net learned an equation? Then more steps give the same answer, and the
+# error stays. Or a stack of layers that happens to be written as one? Then more steps are other layers.
+#
+# `cunet.depth.RandomSteps` is the remedy to try: another number of steps at every training call, so that only what
+# does not depend on it can be learned.
+
+# %%
+levels = [t for t in ode_levels if t < diffusion.timesteps]
+inner = adaptive.losses(network, diffusion, test, levels, ode_steps, ode_images)
+by_steps = {}
+for j, n in enumerate(ode_steps):
+    by_steps[n] = tuple(metrics.bootstrap_interval(inner[:, j].mean(0), seed=seed))
+picture = beyond_figures.inner_convergence({second: by_steps}, own)
+run.save_figure(picture, "ext_inner_ode", f"Error of v against the solver steps of each block, {main}; 95 % over images")
+display(picture)
+nearest = min(ode_steps, key=lambda n: abs(n - own))
+ratios = inner.mean(0) / inner[:, ode_steps.index(nearest)].mean(0)  # (steps, images): paired by image
+change = metrics.bootstrap_interval(ratios[-1], seed=seed)
+converged = pd.DataFrame(by_steps, index=["loss", "low", "high"]).T.rename_axis("steps")
+run.save_table(converged, "ext_inner_ode", "Error of v against the solver steps of each block")
+rows_beyond.append(
+    dict(id="ext_inner_ode", claim=f"cU-Net: error of v with {ode_steps[-1]} solver steps over that with {nearest}",
+         measured=f"{change.estimate:.2f}", spread=f"[{change.low:.2f}, {change.high:.2f}], 95 % over images",
+         n=ode_images, dataset=main, size=size)
+)  # fmt: skip
+converged.round(4)
+
+# %% [markdown]
+# ## 6. Try it
+#
+# Turn a control, and the image is noised and denoised anew, here and now. In a report nobody can, so here are some
+# positions of the panel.
+
+# %%
+settings = [
+    *(panel.Setting(m, level, 10) for level in (100, 300, 600) for m in models),
+    panel.Setting(second, 300, 10, None, 2 * own),
+]
+picture = panel.sheet(test.batch([0]), settings, pair, seed)
+run.save_figure(picture, "ext_panel", "A test image noised and denoised by both networks, at settings of the panel")
+display(picture)
+if panel.live():
+    display(panel.Panel(test, pair, seed).widget)
+
+# %% [markdown]
+# ## 7. What the scorecard gets
+
+# %%
+longest = max(panel.denoise(test.batch([0]), setting, pair, seed).seconds for setting in settings)
+timed_beyond.append(
+    dict(id="ext_panel", claim="the longest of the panel's settings shown, seconds on this CPU", measured=f"{longest:.2f}",
+         spread="one run each", n=len(settings), dataset=main, size=size)
+)  # fmt: skip
+result = run.save_result(
+    values={
+        "missing": missing,
+        "floor": floor,
+        "accelerations": quality.to_dict("records"),
+        "gain": {d: tuple(g) for d, g in gain.items()},
+        "noise_power": {m: float(prepared[main, m].gamma.mean()) for m in models},
+        "graphs": graphs.to_dict("records"),
+        "likelihood": likely,
+        "evaluations": {f"{m}/{how}": n for (m, how), n in evaluations.items()},
+        "saved_work": saved.to_dict("records"),
+        "inner_ode": by_steps,
+        "mixture": {name: float(error.abs().max()) for name, error in by_trace.items()},
+    },
+    claims=rows_beyond,
+    timings={
+        "claims": timed_claims + timed_beyond,
+        "seconds": speed[["dataset", "model", "method", "calls", "seconds"]].to_dict("records"),
+        "multiply": multiply.to_dict("records"),
+        "runtimes": {f"{m}/{n}": ratio for (m, n), ratio in runtimes.items()},
+    },
+    inputs=paths.values(),
+)
+
+# %% [markdown]
+# ## What the paper says, what we measured, why they differ
+
+# %%
+display(Markdown(f"*Setting:* {size} size, {', '.join(datasets)}, {samples} samples, one training seed."))
+display(Markdown(scorecard.conclusion(result)))
