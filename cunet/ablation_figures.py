@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from .figures import MARKERS, PAGE, colour, label, style
 
@@ -20,27 +20,9 @@ DISTURBANCES = {
     "impulses": "share of the pixels\nblack or white",
     "weights": "noise of the weights,\nrelative",
 }
-FACTORS = (
-    0.05,
-    0.1,
-    0.2,
-    0.3,
-    0.5,
-    0.7,
-    1,
-    1.4,
-    2,
-    3,
-    5,
-    7,
-    10,
-    20,
-    50,
-    100,
-    1000,
-    10_000,
-    100_000,
-)  # ticks of an axis of factors
+# ticks of an axis of factors: a short one, and any other
+CLOSE = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2)
+FACTORS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 3, 5, 7, 10, 20, 50, 100, 1000, 10_000, 100_000)
 ERRORS = {
     "one call": "one call\n(squared error)",
     "denoising": "denoising\n(LPIPS)",
@@ -59,23 +41,32 @@ def contributions(frame: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(PAGE, 0.3 * len(models) + 1.1))
         panels = figure.subplots(1, len(MEASURES), sharey=True)
         for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
-            for row in frame[frame.measure == measure].itertuples():
+            rows = frame[frame.measure == measure]
+            if rows[["low", "high"]].abs().max(axis=None) > 150:
+                axes.set_xscale("symlog", linthresh=10)
+                axes.xaxis.set_major_locator(FixedLocator((-1000, -100, -10, 0, 10, 100, 1000, 10_000)))
+                axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+                axes.xaxis.set_minor_locator(NullLocator())
+                axes.tick_params(axis="x", labelsize=7)
+            for row in rows.itertuples():
                 at, hue = models.index(row.model), colour(row.model)
                 axes.plot((row.low, row.high), (at, at), color=hue, lw=1.6)
                 filled = hue if row.over == "training seeds" else "white"
                 axes.plot(row.percent, at, MARKERS.get(row.model, "o"), mfc=filled, mec=hue, ms=5)
             axes.axvline(0, color="0.4", lw=0.8)
+            axes.margins(x=0.12)
             axes.set(title=title, ylim=(len(models) - 0.5, -0.5))
-            if frame[frame.measure == measure][["low", "high"]].abs().max(axis=None) > 150:
-                axes.set_xscale("symlog", linthresh=10)
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axes.xaxis.set_minor_formatter(NullFormatter())
         panels[0].set_yticks(range(len(models)), [label(model) for model in models])
         figure.supxlabel(
             "% worse than the full network (filled: interval over training seeds; open: over images alone)",
             fontsize=7.5,
         )
     return figure
+
+
+def _thousands(value: float, _) -> str:
+    """1000 as 1k."""
+    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
 def growths(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
@@ -93,6 +84,7 @@ def growths(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
                 rows = frame[(frame.task == task) & (frame.kind == kind)].sort_values("strength")
                 _growth(axes, rows, names)
             line[0].set_ylabel(ERRORS[task])
+            _factors(line[0].yaxis)
         for axes, kind in zip(grid[-1], kinds, strict=True):
             axes.set_xlabel(DISTURBANCES[kind], fontsize=7)
         handles, texts = grid[0][0].get_legend_handles_labels()
@@ -111,12 +103,12 @@ def _growth(axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     axes.set_xticks(at, [f"{strength:g}" for strength in rows.strength])
     axes.set(yscale="log", xlim=(-0.4, len(rows) - 0.6))
     axes.margins(y=0.25)
-    _factors(axes.yaxis)
 
 
 def _factors(axis) -> None:
     """Ticks of a logarithmic axis of factors around 1, as plain numbers."""
-    axis.set_major_locator(FixedLocator(FACTORS))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(FixedLocator(CLOSE if high < 2 * low else FACTORS))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
