@@ -1,4 +1,4 @@
-"""The chain: which jobs a profile asks for, what each depends on, and Snakemake to run them.
+"""The chain: which jobs a profile asks for, and what each depends on.
 
 `plan` turns a profile into jobs and checks every parameter of every notebook, so that a mistake shows
 before the first job starts. `prepare` writes one parameters file a job (only when its content changes:
@@ -10,7 +10,6 @@ import functools
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -375,36 +374,3 @@ def _find_imports(path: Path) -> Iterator[str]:
             if module.split(".")[0] == "cunet":
                 yield module
                 yield from (f"{module}.{alias.name}" for alias in node.names)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def command(
-    plan: Plan, jobs: int, dry_run: bool, extra: list[str], executor: Path | None = None
-) -> list[str]:
-    """Snakemake's command line for a run; `executor`: a folder with its settings for other machines."""
-    threads = max(1, cores() // jobs)
-    here = [*("--cores", str(jobs * threads)), *("--config", f"threads={threads}")]
-    return [
-        *(sys.executable, "-m", "snakemake"),
-        *("--snakefile", str(runs.root() / "Snakefile")),
-        *("--directory", str(plan.run_dir)),
-        *(_elsewhere(plan, executor) if executor else here),
-        *("--scheduler", "greedy"),
-        "--rerun-incomplete",
-        "--nolock",  # a run has a lock of ours, which cannot be left behind
-        *(["--dry-run"] if dry_run else []),
-        *extra,
-    ]
-
-
-def _elsewhere(plan: Plan, executor: Path) -> list[str]:
-    """Snakemake's arguments for other machines: its settings, and what each rule asks of a machine."""
-    from cunet import estimate  # it imports this module, and torch
-
-    asked = estimate.resources(estimate.on_cluster(plan))
-    words = [f"{rule}:{key}={value}" for rule, mine in asked.items() for key, value in mine.items()]
-    return ["--profile", str(executor), "--set-resources", *words]

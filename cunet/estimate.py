@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from cunet import chain, models, runs, shards, work
+from cunet import chain, engines, models, runs, shards, work
 from cunet.chain import Job, Plan
 from cunet.costs import Costs, load
 from cunet.errors import InputError
@@ -244,7 +244,7 @@ def _found(plan: Plan, jobs: int, gpus: int | None, costs: Costs) -> list[Need]:
     """What the jobs take on this machine, its cores divided among those at once."""
     if gpus is None:
         gpus = 1 if plan.profile.size == "paper" else 0
-    return needs(plan, costs, gpus, max(1, chain.cores() // jobs))
+    return needs(plan, costs, gpus, max(1, engines.cores() // jobs))
 
 
 def on_cluster(plan: Plan) -> list[Need]:

@@ -27,9 +27,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cunet import chain, notebook, processes, profiles, runs
+from cunet import chain, engines, notebook, processes, profiles, runs
 from cunet.errors import InputError
-from cunet.parameters import nearest, parameters_file
+from cunet.parameters import parameters_file
 
 RUN = "CUNET_RUN"  # marks every process of a run
 
@@ -72,7 +72,7 @@ def reproduce(
         raise InputError(f"--jobs is {jobs}: the number of notebooks at once is 1 or more.")
     run_dir = folder(run or chosen.name)
     plan = chain.plan(chosen, run_dir)
-    executor = None if on is None else engine(on)
+    executor = None if on is None else engines.find(on)
     _refuse_other(plan)
     absent = chain.check(plan, data=not dry_run)
     for text in absent:
@@ -90,22 +90,9 @@ def reproduce(
             processes.end_marked(RUN, str(run_dir))
             _refuse_other(plan)  # again, now that nobody else can write
         chain.prepare(plan)
-        command = chain.command(plan, jobs or chosen.jobs, dry_run, extra or [], executor)
+        command = engines.command(plan, jobs or chosen.jobs, dry_run, extra or [], executor)
         _snakemake(command, plan, dry_run, 60.0 if executor else 0.0)
     return run_dir / "report" / "index.html"
-
-
-def engine(name: str) -> Path:
-    """The folder of Snakemake's settings for an engine; InputError if there is none of that name."""
-    there = runs.root() / "papermill_runs" / "executors"
-    for folder in (there / name, Path(name)):
-        if (folder / "config.yaml").is_file():
-            return folder.resolve()
-    known = sorted(path.parent.name for path in there.glob("*/config.yaml"))
-    raise InputError(
-        f"There is no engine {name!r}{nearest(name, known)}. Engines are {', '.join(known) or 'none'}, the "
-        f"folders of {runs.shown(there)}; the path of a folder with a config.yaml works too."
-    )
 
 
 def _refuse_other(plan: chain.Plan) -> None:

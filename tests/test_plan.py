@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT, TINY
 
-from cunet import chain, notebook, profiles, reproduce, runs
+from cunet import chain, engines, notebook, profiles, reproduce, runs
 from cunet.errors import InputError
 
 
@@ -174,15 +174,20 @@ def test_a_dry_run_lists_the_jobs_of_the_papers_profile_without_its_data(monkeyp
 
 
 def test_an_engine_is_a_folder_of_settings_and_its_jobs_say_what_they_need(monkeypatch):
-    assert reproduce.engine("slurm") == ROOT / "papermill_runs" / "executors" / "slurm"
+    assert engines.find("slurm") == ROOT / "papermill_runs" / "executors" / "slurm"
     with pytest.raises(InputError, match="no engine 'slurn' .did you mean 'slurm'"):
-        reproduce.engine("slurn")
+        engines.find("slurn")
     with pytest.raises(InputError, match="cannot be named 'executors'"):
         reproduce.folder("executors")
     plan = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
-    command = chain.command(plan, 1, False, ["--jobs", "3"], reproduce.engine("slurm"))
+    command = engines.command(plan, 1, False, ["--jobs", "3"], engines.find("slurm"))
     assert "--cores" not in command and command[-2:] == ["--jobs", "3"]
     asked = dict(word.split("=") for word in command if ":mem_mb=" in word or ":runtime=" in word)
     rules = {name.partition(":")[0] for name in asked}
     assert rules == {f"notebook_{job.notebook}" for job in plan.jobs}
     assert all(int(value) >= 10 for value in asked.values())
+    own = ["--set-resources", "notebook_05_training:runtime=9000", "--jobs", "3"]
+    words = engines.command(plan, 1, False, own, engines.find("slurm"))
+    assert words.count("--set-resources") == 1 and own[0] == "--set-resources" and len(own) == 4
+    mine = [i for i, word in enumerate(words) if word.startswith("notebook_05_training:runtime=")]
+    assert len(mine) == 2 and words[mine[1]].endswith("=9000")

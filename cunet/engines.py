@@ -1,0 +1,70 @@
+"""What runs the chain: Snakemake on this machine, or through it a cluster.
+
+An engine other than this machine is a folder of papermill_runs/executors/ with Snakemake's settings for it.
+What each rule asks of a machine there, GPUs, memory and time, follows from the estimate of its jobs.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from cunet import runs
+from cunet.chain import Plan
+from cunet.errors import InputError
+from cunet.parameters import nearest
+
+
+def find(name: str) -> Path:
+    """The folder of Snakemake's settings for an engine; InputError if there is none of that name."""
+    there = runs.root() / "papermill_runs" / "executors"
+    for folder in (there / name, Path(name)):
+        if (folder / "config.yaml").is_file():
+            return folder.resolve()
+    known = sorted(path.parent.name for path in there.glob("*/config.yaml"))
+    raise InputError(
+        f"There is no engine {name!r}{nearest(name, known)}. Engines are {', '.join(known) or 'none'}, the "
+        f"folders of {runs.shown(there)}; the path of a folder with a config.yaml works too."
+    )
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def command(
+    plan: Plan, jobs: int, dry_run: bool, extra: list[str], executor: Path | None = None
+) -> list[str]:
+    """Snakemake's command line for a run; `executor`: a folder with its settings for other machines."""
+    threads = max(1, cores() // jobs)
+    extra = list(extra)
+    here = [*("--cores", str(jobs * threads)), *("--config", f"threads={threads}")]
+    return [
+        *(sys.executable, "-m", "snakemake"),
+        *("--snakefile", str(runs.root() / "Snakefile")),
+        *("--directory", str(plan.run_dir)),
+        *(_elsewhere(plan, executor, extra) if executor else here),
+        *("--scheduler", "greedy"),
+        "--rerun-incomplete",
+        "--nolock",  # a run has a lock of ours, which cannot be left behind
+        *(["--dry-run"] if dry_run else []),
+        *extra,
+    ]
+
+
+def _elsewhere(plan: Plan, executor: Path, extra: list[str]) -> list[str]:
+    """Snakemake's arguments for other machines: its settings, and what each rule asks of a machine.
+
+    Of several --set-resources Snakemake hears the last alone: if `extra` has one, ours are put into it,
+    before the user's, which so go over them.
+    """
+    from cunet import estimate  # it imports torch
+
+    asked = estimate.resources(estimate.on_cluster(plan))
+    words = [f"{rule}:{key}={value}" for rule, mine in asked.items() for key, value in mine.items()]
+    settings = ["--profile", str(executor)]
+    if "--set-resources" in extra:
+        at = extra.index("--set-resources") + 1
+        extra[at:at] = words
+        return settings
+    return [*settings, "--set-resources", *words]
