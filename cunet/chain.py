@@ -161,7 +161,7 @@ def _parameters(
                 f"{stem}.data_root cannot be set in a profile: the other notebooks would look for the data "
                 f"elsewhere. Set the environment variable CUNET_DATA={lines['data_root']}, which all read."
             )
-    given = {"job": name, "profile": profile.name, **shared, **own, **lines}
+    given = {"job": name, "profile": profile.label, **shared, **own, **lines}
     return validate(declared, given, source(stem))
 
 

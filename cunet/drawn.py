@@ -125,7 +125,11 @@ def _render_all(name: str, counts: dict[str, int], workers: int, progress: bool)
             collect(map(_render_range, jobs))
         else:  # spawn: a forked child of a process with torch's threads can hang
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                collect(pool.map(_render_range, jobs))
+                try:
+                    collect(pool.map(_render_range, jobs))
+                except BaseException:  # Ctrl-C, say: not before all that is still waiting has been drawn
+                    pool.shutdown(cancel_futures=True)
+                    raise
     return images
 
 

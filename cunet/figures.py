@@ -49,6 +49,7 @@ NAMES = {
 MARKERS = {"unet": "o", "cunet": "s", "cunet-walltime": "D", "cunet-released": "^"}
 OTHERS = ("#000000", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#D55E00")
 STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: seaborn asks for Arial where there is one
     "font.size": 8.5,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",

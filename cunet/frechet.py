@@ -170,8 +170,14 @@ class FrechetAlexNet:
         """The distance between the two sets.
 
         Raises:
-            InputError: fewer than two images in one of the sets.
+            InputError: fewer than two images in one of the sets, or all of them alike.
         """
+        for real in (True, False):
+            total, outer, count = self.statistics(real)
+            squares = outer.diagonal()
+            spread = float((squares - total**2 / max(count, 1)).sum())
+            if count > 1 and spread <= 1e-12 * float(squares.sum()):  # rounding
+                _refuse_alike(count)
         return _frechet(self._metric, self.dimension, "FD-AlexNet")
 
     @staticmethod
@@ -184,7 +190,7 @@ def frechet_distance(real: ImageSet, generated: ImageSet) -> Frechet:
     """FD-AlexNet between two sets, each given as images, data set, features or statistics.
 
     Raises:
-        InputError: fewer than two images, or values that are not finite or not in [-1, 1].
+        InputError: fewer than two images, all alike, or values that are not finite or not in [-1, 1].
     """
     dimension = AlexNetFeatures.num_features
     if isinstance(real, Statistics):
@@ -335,4 +341,17 @@ def _two_sets(real: Tensor | ImageDataset, generated: Tensor | ImageDataset) -> 
     dimension = AlexNetFeatures.num_features
     if isinstance(real, Tensor) and real.ndim == 2:
         dimension = real.shape[1]
-    return _as_features(real, dimension).double(), _as_features(generated, dimension).double()
+    sets = _as_features(real, dimension).double(), _as_features(generated, dimension).double()
+    for each in sets:
+        if len(each) > 1 and bool((each == each[0]).all()):
+            _refuse_alike(len(each))
+    return sets
+
+
+def _refuse_alike(count: int) -> None:
+    """Raise InputError for a set without any spread."""
+    raise InputError(
+        f"The {count} images of one of the two sets all have the same features: they are constant, or copies "
+        "of one image, and no distance between sets means anything. Look at them: the sampler or the data "
+        "went wrong."
+    )

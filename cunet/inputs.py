@@ -10,15 +10,18 @@ from .errors import InputError
 TIMESTEPS = 1000  # the diffusion steps all networks are made for: t = 0 ... 999
 
 
-def check(sample: Tensor, timestep: int | Tensor, channels: int, factor: int) -> Tensor:
+def check(
+    sample: Tensor, timestep: int | Tensor, channels: int, factor: int, weight: Tensor | None = None
+) -> Tensor:
     """The diffusion step of every image, after checking that the network can take both inputs.
 
     sample: images, float, (B, channels, H, W), H and W divisible by `factor`.
     timestep: t in 0 ... TIMESTEPS - 1: a number for all images, or an integer tensor, 0-d or (B,).
+    weight: one of the network's; the images shall have its dtype, unless autocast makes them alike.
     Returns t, (B,) on the device of `sample`. The values of t are read only in eager mode: reading them in
     compiled code would break the graph.
 
-    Raises InputError if a shape, the number of channels, the side or the step does not fit.
+    Raises InputError if a shape, the number of channels, the dtype, the side or the step does not fit.
     """
     if sample.ndim != 4 or sample.shape[1] != channels:
         raise InputError(
@@ -30,6 +33,12 @@ def check(sample: Tensor, timestep: int | Tensor, channels: int, factor: int) ->
             f"The images have dtype {sample.dtype}, but a network takes floats in [-1, 1]: convert them with "
             "cunet.datasets.from_uint8."
         )
+    if weight is not None and sample.dtype != weight.dtype:
+        if not torch.is_autocast_enabled(sample.device.type):
+            raise InputError(
+                f"The images have dtype {sample.dtype} and the network's weights {weight.dtype}: convert the "
+                f"images with images.to({weight.dtype}), or the network with network.to({sample.dtype})."
+            )
     if 0 in sample.shape:
         raise InputError(f"The image batch has shape {tuple(sample.shape)}: it holds no pixel.")
     if sample.shape[2] % factor or sample.shape[3] % factor:

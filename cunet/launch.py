@@ -74,10 +74,13 @@ def start_fabric(config: TrainConfig) -> Fabric:
 
 
 class Signals:
-    """While entered, SIGINT and SIGTERM only set `requested` (a second SIGINT raises KeyboardInterrupt)."""
+    """While entered, SIGINT and SIGTERM only set `requested` (a second SIGINT raises KeyboardInterrupt).
+
+    `early`: what they raise at once instead, as long as it is set: where nothing has to be finished or saved.
+    """
 
     def __init__(self) -> None:
-        self.requested, self.number, self._old = False, 0, {}
+        self.requested, self.early, self._old = False, None, {}
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
@@ -86,6 +89,8 @@ class Signals:
         return self
 
     def _note(self, number: int, frame: Any) -> None:
+        if self.early is not None:
+            raise self.early
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

@@ -27,7 +27,7 @@ from cunet.imports import IRI_GRAMMAR, hidden
 from cunet.parameters import declaration, nearest, validate
 
 GUARD = "CUNET_GUARD"  # set by the chain: the process without which a job must not go on
-SMOKE = (
+BANNER = (
     "> **Smoke profile.** The networks are tiny and nearly untrained, the samples few. "
     "This page shows that the code runs; **its numbers mean nothing**."
 )
@@ -66,13 +66,15 @@ def execute(
     if "run_dir" in (parameters or {}):
         raise InputError("run_dir is no parameter to set: the run's folder is --out (or `out`).")
     given = validate(declared, {**(parameters or {}), "run_dir": runs.shown(out)}, path)
+    if given.get("size", declared.get("size")) == runs.SMOKE:
+        given["profile"] = runs.SMOKE  # whatever it is called: page, result and scorecard shall say it
     job = runs.check_name(given.get("job", declared["job"]), "job")
     with processes.locked(out / ".locks" / f"{job}.lock", f"Job {job!r}", wait=5.0):
         sweep(out, job)
         content = read(path)
         with staged(out, job) as stage:
-            if given.get("profile", declared["profile"]) == "smoke":
-                content.cells.insert(0, _markdown(SMOKE))
+            if given.get("profile", declared["profile"]) == runs.SMOKE:
+                content.cells.insert(0, _markdown(BANNER))
             try:
                 _run(content, stage, job, given, progress)
                 _check(stage, out, job)

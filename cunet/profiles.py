@@ -93,6 +93,12 @@ class Profile(BaseModel):
                 raise ValueError(f"{stem}.{taken[0]} is set by the chain, not by a profile")
         return {stem: parameters or {} for stem, parameters in values.items()}
 
+    @property
+    def label(self) -> str:
+        """The profile that results carry: its name, but `smoke` at that size whatever the name, because the
+        numbers then mean nothing."""
+        return runs.SMOKE if self.size == runs.SMOKE else self.name
+
 
 def _once(values: list) -> list:
     """The list, if nothing is there twice."""

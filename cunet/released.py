@@ -138,7 +138,8 @@ class ReleasedCUNet(nn.Module):
 
         Raises InputError if they do not fit.
         """
-        sinusoids = self.sinusoids[check(sample, timestep, self.channels, factor=2 ** len(self.downs))]
+        factor, weight = 2 ** len(self.downs), self.first.weight
+        sinusoids = self.sinusoids[check(sample, timestep, self.channels, factor, weight)]
         z = F.softplus(self.first(instance_norm(sample)))
         z = F.softplus(self.second(instance_norm(z)))
         skips = []

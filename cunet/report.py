@@ -19,7 +19,6 @@ from cunet import pages, runs, scorecard, sweep
 from cunet.errors import InputError
 
 VERDICTS = {"reproduced": "good", "partly": "fair", "not reproduced": "poor", "not testable here": "none"}
-SMOKE = "smoke"
 MAIN_PACKAGES = ("torch", "diffusers", "torchmetrics", "torchdiffeq", "numpy")
 
 
@@ -40,7 +39,7 @@ def build(run_dir: str | Path) -> Path:
     if not results:
         raise InputError(f"{runs.shown(run_dir)} has no results to report: run `cunet reproduce` first.")
     sweep.save(run_dir, results)
-    smoke = any(result["profile"] == SMOKE for result in results.values())
+    smoke = any(result["profile"] == runs.SMOKE for result in results.values())
     folder = run_dir / "report"
     shutil.rmtree(folder / "notebooks", ignore_errors=True)
     sections = [_section(run_dir, result, smoke) for result in results.values()]

@@ -59,6 +59,7 @@ def save(training: Training) -> None:
     state = {key: getattr(training, key) for key in COUNTERS}
     state |= {"code": training_code(), "config": training.config.model_dump()}
     state |= {"data": [training.data.sha256, training.test.sha256]}
+    state |= {"precision": training.fabric.strategy.precision.state_dict()}  # the scale of 16-mixed
     tensors = {name: value.detach().cpu().contiguous() for name, value in _tensors(training).items()}
     storage.write(state_path(training.path), tensors, {**environment(), **state})
 
@@ -95,6 +96,8 @@ def restore(training: Training) -> None:
         moments.setdefault(training.names.index(parameter), {})[key] = value
     groups = training.adam.state_dict()["param_groups"]
     training.adam.load_state_dict({"state": moments, "param_groups": groups})
+    if state.get("precision"):
+        training.fabric.strategy.precision.load_state_dict(state["precision"])
     for key in COUNTERS:
         setattr(training, key, state[key])
     training.last_save = (training.step, time.monotonic())

@@ -38,6 +38,7 @@ STAGING = "CUNET_STAGING"  # set by the runner: the folder that outputs go to un
 JOB = "CUNET_JOB"  # set by the runner: the job that the staging folder belongs to
 PYTHON = "CUNET_PYTHON"  # set by the runner: the interpreter that the kernel has to be
 ROOT = "CUNET_ROOT"  # set by the user, rarely: the repository's root
+SMOKE = "smoke"  # size of networks that show that code runs, and profile of every number made with them
 FOLDERS = ("executed", "figures", "tables", "results", "checkpoints", "params", "logs")
 FIGURE_METADATA = {
     "png": {"Software": None},

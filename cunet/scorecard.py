@@ -351,7 +351,7 @@ def verdict(claim: str, value: float | Mapping[str, float] | None, profile: str 
             f"The rule of {claim} cannot judge value={value!r}: {error}. Hand over the arguments of"
             f" {RULES[claim].__name__} in cunet/scorecard.py."
         ) from None
-    return MEANINGLESS if profile == "smoke" else result
+    return MEANINGLESS if profile == runs.SMOKE else result
 
 
 def scorecard(results: Path | str | Iterable[dict]) -> pd.DataFrame:

@@ -69,7 +69,7 @@ def write_source(run_dir: Path, source: Path) -> None:
     (source / "_static" / "mathjax").mkdir(parents=True)
     shutil.copy(ASSETS / "site.css", source / "_static")
     shutil.copy(mathjax(), source / "_static" / "mathjax")
-    smoke = any(result["profile"] == report.SMOKE for result in results.values())
+    smoke = any(result["profile"] == runs.SMOKE for result in results.values())
     settings = {
         "run": run_dir.name,
         "release": importlib.metadata.version("cunet"),

@@ -63,7 +63,7 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True, renew: bo
         InputError: unknown names, a state or checkpoint of other settings or code, damaged files, another
             process training the same output, a disk that is full or cannot be written.
         TrainingDiverged: the loss or the gradient is not finite.
-        TrainingInterrupted: SIGINT or SIGTERM; the state was saved.
+        TrainingInterrupted: SIGINT or SIGTERM; the state was saved, if there was a step.
     """
     path = Path(out) / f"{config.name}.safetensors"
     fabric = start_fabric(config)
@@ -71,7 +71,7 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True, renew: bo
         stop = stack.enter_context(Signals())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         # before the lock, because it only reads: unknown names and missing data are refused, nothing written
-        training = None if storage.exists(path) else Training(config, path, fabric, stop)
+        training = None if storage.exists(path) else _prepared(config, path, fabric, stop)
         if fabric.is_global_zero:
             stack.enter_context(resume.lock(path))
             storage.clean(path)
@@ -86,7 +86,7 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True, renew: bo
             if fabric.is_global_zero:
                 storage.remove(resume.state_path(path))
             return path
-        training = training or Training(config, path, fabric, stop)
+        training = training or _prepared(config, path, fabric, stop)
         if storage.exists(resume.state_path(path)):
             resume.restore(training)
         elif fabric.is_global_zero:
@@ -95,6 +95,18 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True, renew: bo
             training.loop()
         training.finish()
     return path
+
+
+def _prepared(config: TrainConfig, path: Path, fabric: Fabric, stop: Signals) -> "Training":
+    """A training that has its data. Reading them can take minutes: a signal ends it at once."""
+    stop.early = TrainingInterrupted(
+        f"Training {config.name} was stopped while its data were read. Nothing was lost: start it again with "
+        "the same settings and folder."
+    )
+    try:
+        return Training(config, path, fabric, stop)
+    finally:
+        stop.early = None
 
 
 @torch.no_grad()

@@ -60,6 +60,15 @@ def repository(tmp_path, monkeypatch) -> Path:
     return root
 
 
+def copied(root: Path) -> Path:
+    """What the chain reads of this repository, at `root`; for `$CUNET_ROOT`."""
+    leave = shutil.ignore_patterns("*.ipynb", ".*")
+    shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=leave)
+    shutil.copytree(ROOT / "papermill_runs" / "profiles", root / "papermill_runs" / "profiles")
+    shutil.copy(ROOT / "Snakefile", root)
+    return root
+
+
 def start(*arguments: str, **options) -> subprocess.Popen:
     """Start `cunet ...` as a process of its own."""
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
@@ -150,6 +159,11 @@ def free_port() -> int:
             except OSError:
                 continue
     raise AssertionError("no port between 20000 and 30000 is free")
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Tests of many minutes come first: no worker shall begin one when the others have nothing left to do."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

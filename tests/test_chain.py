@@ -9,7 +9,7 @@ import signal
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, call, start, wait_for
+from conftest import ROOT, call, copied, start, wait_for
 
 from cunet import chain, processes, profiles, reproduce, runs
 from cunet.errors import InputError
@@ -99,6 +99,12 @@ def test_jobs_wait_for_what_they_need_and_come_in_the_notebooks_order(training):
         "seed": 3,
         "count": 1,
     }
+
+
+@pytest.mark.parametrize("size, label", [("smoke", "smoke"), ("laptop", "tiny")])
+def test_a_run_with_networks_of_the_size_smoke_is_one_whatever_its_profile_is_called(repository, size, label):
+    plan = prepared((f"size={size}",))
+    assert plan.profile.name == "tiny" and {job.parameters["profile"] for job in plan.jobs} == {label}
 
 
 def test_what_is_prepared_is_what_is_loaded(training):
@@ -281,7 +287,7 @@ def test_a_second_command_is_refused_and_sigterm_stops_the_first_with_all_it_sta
 
 
 @pytest.mark.parametrize("victim", ["reproduce", "snakemake", "notebook", "kernel"])
-def test_after_kill_9_of_any_part_the_same_command_finishes_and_orphans_are_gone(repository, victim):
+def test_after_kill_9_of_any_part_the_same_command_finishes_and_orphans_are_gone(repository, faults, victim):
     process, kernels = sleeping(repository)
     names = {"snakemake": "snakemake", "notebook": "notebook", "kernel": "ipykernel_launcher"}
     if victim == "reproduce":
@@ -292,10 +298,11 @@ def test_after_kill_9_of_any_part_the_same_command_finishes_and_orphans_are_gone
         for one in killed:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-    process.communicate(timeout=300)
-    assert process.returncode != 0
-    done = call("reproduce", "--profile", "tiny")
-    assert done.returncode == 0, done.stderr
+    with faults.one():
+        process.communicate(timeout=300)
+        assert process.returncode != 0
+        done = call("reproduce", "--profile", "tiny")
+        assert done.returncode == 0, done.stderr
     assert set(mtimes(repository / "papermill_runs" / "tiny")) == {"01_first", "12_last"}
     assert not any(processes.running(kernel) for kernel in kernels) and not own(repository)
 
@@ -314,16 +321,14 @@ def test_two_runs_at_once_both_finish(repository):
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """The smoke chain of this repository, made once, in a copy of what the chain reads."""
-    root = tmp_path_factory.mktemp("smoke")
-    shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns("*.ipynb", ".*"))
-    shutil.copytree(ROOT / "papermill_runs" / "profiles", root / "papermill_runs" / "profiles")
-    shutil.copy(ROOT / "Snakefile", root)
+    root = copied(tmp_path_factory.mktemp("smoke"))
     with processes.environment(CUNET_ROOT=str(root)):
         done = call("reproduce", "--profile", "smoke", timeout=3400)
     assert done.returncode == 0, done.stderr
     return root / "papermill_runs" / "smoke"
 
 
+@pytest.mark.first
 @pytest.mark.timeout(3600)
 def test_the_smoke_chain_makes_every_notebook_and_says_that_its_numbers_mean_nothing(smoke):
     notebooks = {path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
@@ -338,6 +343,7 @@ def test_the_smoke_chain_makes_every_notebook_and_says_that_its_numbers_mean_not
             assert {".png", ".pdf"} == {path.suffix for path in (smoke / "figures").glob(f"{figure}.*")}
 
 
+@pytest.mark.first
 @pytest.mark.timeout(3600)
 def test_the_smoke_chain_made_again_runs_nothing_and_an_edit_only_what_depends_on_it(smoke):
     root = smoke.parents[1]

@@ -3,6 +3,8 @@
 import gzip
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -192,6 +194,27 @@ def test_load_draws_a_missing_data_set_and_labels_the_style(monkeypatch):
     assert "CC BY 4.0" in dataset.credit and "DiceBear" in dataset.credit
     scenes = load("landscapes", "test", 32)
     assert scenes.images.shape == (4, 3, 32, 32) and scenes.labels is None and "CC0" in scenes.credit
+
+
+def test_drawing_that_is_interrupted_leaves_what_is_waiting(tmp_path, monkeypatch):
+    drawn_blocks, real = [], drawn.tqdm
+
+    def block(job):
+        drawn_blocks.append(job)
+        time.sleep(0.01)
+        return np.zeros((job[3] - job[2], 3, 64, 64), np.uint8)
+
+    class Interrupted(real):
+        def update(self, n=1):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(drawn, "_render_range", block)
+    monkeypatch.setattr(drawn, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(drawn, "tqdm", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        drawn.build("avatars", tmp_path, {"train": 25_000, "test": 50}, workers=2, progress=False)
+    assert len(drawn_blocks) < 250  # of 501
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_missing_drawing_package_is_named(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import nbformat
 import psutil
 import pytest
 import torch
-from conftest import ROOT, TINY, call, mutate, start, wait_for
+from conftest import ROOT, TINY, call, copied, mutate, start, wait_for
 
 from cunet import (
     checkpoints,
@@ -384,8 +384,19 @@ def comparable(content: dict) -> dict:
 # ------------------------------------------------------------------------------------------ killed anywhere
 
 
-def own(root: Path) -> list[psutil.Process]:
-    return processes.marked(reproduce.RUN, str(root / "papermill_runs" / "tiny"))
+def own(run_dir: Path) -> list[psutil.Process]:
+    return processes.marked(reproduce.RUN, str(run_dir))
+
+
+def kill_a_part(process, run_dir: Path, draw: random.Random, number: int = signal.SIGKILL) -> str:
+    """Send a signal to a chain: SIGKILL every other time to one of its parts, and what else there is to the
+    command. Returns what the command said, when it has ended."""
+    victim = part_of(own(run_dir), draw) if number == signal.SIGKILL and draw.random() < 0.5 else None
+    with contextlib.suppress(psutil.Error, ProcessLookupError):
+        victim.kill() if victim else process.send_signal(number)
+    _, said = process.communicate(timeout=1200)
+    assert "Traceback" not in said or process.returncode < 0, said
+    return said
 
 
 def part_of(found: list[psutil.Process], draw: random.Random) -> psutil.Process | None:
@@ -410,23 +421,66 @@ def test_a_chain_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_
     assert call("reproduce", "--profile", "tiny").returncode == 0
     usual = time.monotonic() - begun
     expected = {job: comparable(content) for job, content in runs.results(run_dir).items()}
-    for turn in range(times):
+    for _ in range(times):
         (run_dir / "results" / "01_first.json").unlink(missing_ok=True)  # so that both jobs have to run
         process = start("reproduce", "--profile", "tiny")
         with faults.one():
             time.sleep(draw.uniform(0.0, usual))  # the random moment; nothing is asserted about it
-            victim = part_of(own(repository), draw) if number == signal.SIGKILL and turn % 2 else None
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                victim.kill() if victim else process.send_signal(number)
-            _, said = process.communicate(timeout=600)
-            assert "Traceback" not in said or process.returncode < 0, said
+            kill_a_part(process, run_dir, draw, number)
             for content in runs.results(run_dir).values():  # whatever is there is whole
                 assert comparable(content) == expected[content["job"]]
     done = call("reproduce", "--profile", "tiny")
     assert done.returncode == 0, done.stderr
     assert {job: comparable(content) for job, content in runs.results(run_dir).items()} == expected
-    wait_for(lambda: not own(repository), "the end of every process of the run")
+    wait_for(lambda: not own(run_dir), "the end of every process of the run")
     assert not list((run_dir / ".staging").glob("*"))
+
+
+def untimed(run_dir: Path) -> dict:
+    """All results of a run without their times, and the content of its trained networks and tables."""
+    found = {job: {**content, "timings": 0, "sha256": 0} for job, content in runs.results(run_dir).items()}
+    for path in [*run_dir.glob("checkpoints/*.safetensors"), *run_dir.glob("tables/*.csv")]:
+        found[path.name] = path.read_bytes()
+    return found
+
+
+def wait_for_jobs(process, run_dir: Path, count: int) -> None:
+    """Until `count` jobs of a run are done, or the command has ended."""
+    done = run_dir / "results"
+    wait_for(lambda: len(list(done.glob("*.json"))) >= count or process.poll() is not None, f"job {count}")
+
+
+def make_twice(folders: list[Path], kills: int, monkeypatch, faults) -> None:
+    """Make the run of each folder; the second is killed `kills` times. So that the kills fall everywhere in
+    the chain, each life first gets its share of the jobs done, and then some more moments."""
+    draw = random.Random(kills)
+    for run_dir, times in zip(folders, (0, kills), strict=True):
+        monkeypatch.setenv("CUNET_ROOT", str(run_dir.parents[1]))
+        for turn in range(times):
+            process = start("reproduce", "--profile", run_dir.name, stdout=subprocess.DEVNULL)
+            with faults.one():
+                wait_for_jobs(process, run_dir, turn * len(runs.results(folders[0])) // times)
+                time.sleep(draw.uniform(0.0, 8.0))  # the random moment; nothing is asserted about it
+                kill_a_part(process, run_dir, draw)
+                runs.results(run_dir)  # whatever is there is whole, or this raises
+        done = call("reproduce", "--profile", run_dir.name, timeout=3000)
+        assert done.returncode == 0, done.stderr
+        wait_for(lambda: not own(run_dir), "the end of every process of the run")  # noqa: B023
+
+
+@pytest.mark.long
+@pytest.mark.first
+@pytest.mark.timeout(3600)
+def test_the_smoke_chain_made_twice_gives_the_same_bytes_though_the_second_is_killed_20_times(
+    tmp_path, monkeypatch, faults
+):
+    """All notebooks, kernels and trainings as they are."""
+    folders = [copied(tmp_path / name) / "papermill_runs" / "smoke" for name in ("undisturbed", "killed")]
+    make_twice(folders, 20, monkeypatch, faults)
+    first, second = (untimed(folder) for folder in folders)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+    assert not list((folders[1] / ".staging").glob("*"))
 
 
 def test_every_promise_of_the_readme_names_a_test_that_is_there():

@@ -132,6 +132,14 @@ def test_images_that_are_empty_or_not_in_range_are_refused(metric, spoil, named)
             metric(*pair)
 
 
+@pytest.mark.parametrize("metric", [metrics.frechet_distance, metrics.kid, metrics.precision_recall])
+@pytest.mark.parametrize("alike", [torch.zeros(5, 1, 16, 16), smooth(1, 1, 16).repeat(5, 1, 1, 1)])
+def test_sets_of_one_and_the_same_image_are_refused(metric, alike):
+    for pair in ((alike, smooth(5, 1, 16)), (smooth(5, 1, 16), alike)):
+        with pytest.raises(InputError, match="5 images of one of the two sets all have the same features"):
+            metric(*pair)
+
+
 def test_pairs_of_different_or_too_small_shape_are_refused():
     with pytest.raises(InputError, match="cannot be compared"):
         metrics.ssim(smooth(2), smooth(3))

@@ -41,6 +41,20 @@ def test_a_notebook_leaves_its_result_and_itself_and_nothing_else(tmp_path):
     assert not psutil.pid_exists(kernel) or not processes.running(psutil.Process(kernel))
 
 
+@pytest.mark.parametrize("size, says", [("smoke", True), ("laptop", False)])
+def test_networks_of_the_size_smoke_make_a_smoke_page_whatever_the_profile(tmp_path, monkeypatch, size, says):
+    path, seen = tmp_path / "01_first.py", []
+    path.write_text(FIRST.read_text().replace("seed = 0", 'size = "laptop"  # of the network\nseed = 0'))
+    monkeypatch.setattr(
+        notebook, "_run", lambda content, stage, job, given, progress: seen.append((content, given))
+    )
+    with pytest.raises(notebook.NotebookError, match="without its result"):
+        notebook.execute(path, tmp_path / "run", {"size": size, "profile": "mine"})
+    ((content, given),) = seen
+    assert ("numbers mean nothing" in content.cells[0].source) is says
+    assert given["profile"] == ("smoke" if says else "mine")
+
+
 @pytest.mark.parametrize(
     "action, message",
     [

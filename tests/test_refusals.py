@@ -42,6 +42,16 @@ def test_networks_refuse_what_is_no_batch_of_images(name, images, message):
         models.build(name, "smoke", channels=1)(images, 5)
 
 
+def test_images_of_another_dtype_than_the_weights_are_refused_and_autocast_converts_them():
+    network, images = models.build("cunet-released", "smoke", channels=1), torch.zeros(1, 1, 16, 16)
+    with pytest.raises(InputError, match=r"torch.float64 and the network's weights torch.float32: convert"):
+        network(images.double(), 5)
+    with torch.no_grad():
+        assert network.double()(images.double(), 5).dtype == torch.float64
+        with torch.autocast("cpu", torch.bfloat16):
+            assert network.float()(images.bfloat16(), 5).isfinite().all()
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

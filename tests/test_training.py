@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import free_port
+from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
 from cunet import (
@@ -339,6 +340,32 @@ def test_a_resumed_state_has_the_same_network_average_and_moments(tmp_path, stop
     assert a == b
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_data_are_read_stops_at_once_and_writes_nothing(tmp_path, monkeypatch, number):
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), number)
+        pytest.fail("the data were read on")
+
+    monkeypatch.setattr(datasets, "load", interrupted)
+    with pytest.raises(TrainingInterrupted, match="stopped while its data were read.*start it again"):
+        train(settings(), tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scale_of_half_precision_goes_on_where_it_was(tmp_path):
+    """Without it a resumed training would begin with the first scale again, and skip steps until it fits.
+    Fabric has a scaler on a GPU only; the one here is given to it."""
+    trainings = []
+    for scale in (512.0, 65536.0):
+        trainings.append(make(settings(), tmp_path))
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        trainings[-1].fabric.strategy.precision = MixedPrecision("16-mixed", "cpu", scaler)
+    resume.save(trainings[0])
+    resume.restore(trainings[1])
+    states = [run.fabric.strategy.precision.scaler.state_dict() for run in trainings]
+    assert states[0] == states[1] and states[1]["scale"] == 512.0
+
+
 def test_a_signal_during_validation_gives_it_up_and_repeats_it(undisturbed, tmp_path, monkeypatch):
     real, calls = training.validation_losses, []
 
@@ -399,15 +426,16 @@ def start():
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.long)])
-def test_killed_at_random_moments_it_resumes_by_itself_to_the_same_bits(tmp_path, start, times):
+def test_killed_at_random_moments_it_resumes_by_itself_to_the_same_bits(tmp_path, start, faults, times):
     recipe = {"checkpoint_every": 1, "images": 128 * times}
     train(settings(**recipe), tmp_path / "undisturbed", progress=False)
     draw, folder = random.Random(times), tmp_path / "killed"
     # each life saves once, so that it gets on, and ends before it could take the 16 steps that are its share
     for _ in range(times):
-        process = start(recipe, folder, {"DOOM": str(draw.uniform(1e-6, 0.008))})
-        process.join(600)
-        assert process.exitcode == -signal.SIGALRM
+        with faults.one():
+            process = start(recipe, folder, {"DOOM": str(draw.uniform(1e-6, 0.008))})
+            process.join(600)
+            assert process.exitcode == -signal.SIGALRM
     process = start(recipe, folder)
     process.join(600)
     assert process.exitcode == 0
