@@ -89,6 +89,32 @@ def there(
     return found, [path.stem for which, path in paths.items() if which not in found]
 
 
+def complete(
+    folder: Path, size: str, datasets: Iterable[str], models: Iterable[str], seed: int = 0
+) -> tuple[dict[tuple[str, str], Path], list[str]]:
+    """The checkpoints of the data sets that have one for each of the models, which are to be compared.
+
+    Args:
+        folder, size, datasets, models, seed: as in `there`.
+
+    Returns:
+        (dataset, model) -> path, in the order given, and the names of those that are not there.
+
+    Raises:
+        InputError: no data set has them all; the text names what is missing.
+    """
+    datasets, models = list(datasets), list(models)
+    found, missing = there(folder, size, datasets, models, [seed])
+    paths = {(which.dataset, which.model): path for which, path in found.items()}
+    whole = [d for d in datasets if all((d, m) in paths for m in models)]
+    if not whole:
+        raise InputError(
+            f"No data set has a checkpoint for each of {', '.join(models)} in {folder}: missing are "
+            f"{', '.join(missing)}. Train them with `cunet train`, or name other data sets or networks."
+        )
+    return {key: path for key, path in paths.items() if key[0] in whole}, missing
+
+
 def save(path: str | Path, model: nn.Module, card: dict[str, Any], dtype: str = "float32") -> Path:
     """Write a network's weights and its card, atomically.
 

@@ -237,7 +237,13 @@ def denoise(
     model: Annotated[
         str, typer.Option(help="unet, cunet, dncnn, autoencoder, bm3d, ... (cunet.denoisers.METHODS).")
     ] = "cunet",
-    dataset: Dataset = "mnist",
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="What a released network was trained on; by default mnist for a grey picture, avatars for "
+            "one in colour, or the other where that was not released."
+        ),
+    ] = None,
     size: Size = "laptop",
     checkpoint: Annotated[Path | None, typer.Option(help="A trained network, for a released one.")] = None,
     steps: Annotated[
@@ -252,6 +258,7 @@ def denoise(
     if checkpoint:
         denoiser = denoisers.from_checkpoint(checkpoint, steps)
     else:
+        dataset = dataset or denoisers.suited(noisy.shape[1], model, size)
         denoiser = denoisers.load(model, dataset, size, steps=steps)
     clean = pictures.denoise(denoiser, noisy, noise_level, progress=True)
     path = pictures.write(out or picture.with_name(f"{picture.stem}-denoised.png"), clean)

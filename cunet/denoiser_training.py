@@ -70,6 +70,15 @@ class Recipe:
     rate = TrainConfig.rate  # of the fields learning_rate and warmup, as every training here
 
 
+def recipe_for(method: str, level: int | None = None, **settings) -> Recipe:
+    """The recipe of a network for one level of noise, in diffusion steps; of a blind one if `level` is None.
+
+    settings: other fields of Recipe.
+    """
+    span = {} if level is None else {"lowest": level, "highest": level}
+    return Recipe(method, variant=denoisers.variant(level), **span, **settings)
+
+
 def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
     """Train as the recipe says; does nothing if its checkpoint is there.
 

@@ -1,4 +1,4 @@
-"""Figures of notebook 08: images on their way, scores against steps, distortion against perception.
+"""Figures of notebooks 08 and 09: images on their way, scores against steps, distortion against perception.
 
 Like everything in `cunet.figures`, each function returns a matplotlib Figure in the common style and saves
 nothing.
@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .denoising_tables import band
-from .figures import MARKERS, OTHERS, PAGE, colour, label, style, to_display
+from .figures import MARKERS, OTHERS, PAGE, colour, label, readable, style, to_display
 from .trajectories import METRICS, Denoised, Trajectory
 
+RIVALS = {"bm3d": ("#000000", "D"), "autoencoder": ("#CC79A7", "v"), "dncnn": ("#009E73", "^")}
 UNITS = {"ssim": "SSIM (higher is better)", "lpips": "LPIPS (lower is better)", "psnr": "PSNR, dB"}
 
 
@@ -128,6 +129,38 @@ def differences(frames: Mapping[str, pd.DataFrame], ylabel: str = "second minus 
         figure.axes[0].set_ylabel(ylabel)
         handles, names = axes.get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=7)
+    return figure
+
+
+def plane(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """LPIPS against SSIM, a panel a noise level, a mark a method with 95 % intervals: right and low is good.
+
+    Filled: one network a level, or a diffusion network; open: blind, or BM3D.
+
+    frame: of `denoiser_tables.averages`.    names: method -> what the legend says, in its order.
+    """
+    levels = sorted(frame.noise.unique())
+    with style():
+        figure = Figure(figsize=(PAGE, 2.75))
+        for axes, level in zip(figure.subplots(1, len(levels), squeeze=False)[0], levels, strict=True):
+            for method, name in names.items():
+                rows = frame[(frame.noise == level) & (frame.method == method)].set_index("metric")
+                if rows.empty:
+                    continue
+                x, y = (rows.loc[metric] for metric in ("ssim", "lpips"))
+                reach = [[[row["mean"] - row.low], [row.high - row["mean"]]] for row in (x, y)]
+                family, _, level_alone = method.partition("-")
+                hue, mark = RIVALS.get(family) or (colour(method), MARKERS.get(method, "o"))
+                axes.errorbar(
+                    x["mean"], y["mean"], reach[1], reach[0], fmt=mark, color=hue, ms=5.5, lw=0.8, label=name,
+                    mfc="white" if family in RIVALS and not level_alone else hue,
+                )  # fmt: skip
+            axes.set(xlabel="SSIM", title=f"{level} steps of noise")
+            axes.set_yscale("log")
+            readable(axes.yaxis)
+        figure.axes[0].set_ylabel("LPIPS (lower is better)")
+        shown = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
+        figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
 

@@ -124,6 +124,7 @@ def _denoising(of: dict[str, Any]) -> Work:
     curve = of["tradeoff_images"] * (
         2 * math.ceil(of["tradeoff_level"] / of["tradeoff_stride"]) + len(of["levels"])
     )
+    curve += of["mean_images"] * len(of["mean_levels"])
     for dataset in of["datasets"]:
         train, _, channels = images(dataset)
         for model in pair:
@@ -134,6 +135,18 @@ def _denoising(of: dict[str, Any]) -> Work:
         timed = 3 * sum(of["cost_images"]) * walks(of["stride_levels"], of["stride"])
         work[Item("call", (pair[-1], of["size"], channels))] += timed
         work[Item("score")] += timed
+    return work
+
+
+def _denoisers(of: dict[str, Any]) -> Work:
+    """Notebook 09: walks of the two networks with their scores; the rest is small or BM3D's (`UNITS`)."""
+    work, levels = Work(), of["levels"]
+    calls = of["images"] * sum(math.ceil(level / of["stride"]) for level in levels)
+    for dataset in of["datasets"]:
+        for model in (of["models"][0], of["models"][-1]):
+            first = of["images"] * len(levels)
+            work[Item("call", (model, of["size"], images(dataset)[2]))] += calls + first
+            work[Item("score")] += calls + first
     return work
 
 
@@ -200,6 +213,7 @@ _COUNTS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "06_sampling": _sampling,
     "07_synthesis": _synthesis,
     "08_denoising": _denoising,
+    "09_denoisers": _denoisers,
     "10_ablations": _ablations,
     "11_beyond": _beyond,
 }
@@ -208,6 +222,10 @@ UNITS: dict[str, Callable[[dict[str, Any]], float]] = {
     "01_ode_block": lambda of: of["toy_iterations"] * of["toy_seeds"],
     "02_adjoint": lambda of: of["batch"] * of["rounds"] * sum(of["network_steps"]),
     "03_sde": lambda of: of["points"] * (sum(of["counts"]) + sum(of["exact_counts"]) + of["steps"]),
+    "09_denoisers": lambda of: (  # planes for BM3D, twice each, and an image a round of timing
+        (2 * of["images"] * len(of["levels"]) + of["timing_rounds"] + 1)
+        * sum(images(dataset)[2] for dataset in of["datasets"])
+    ),
     "04_networks": lambda of: of["memory_batch"] + of["timing_rounds"] * sum(of["timing_batches"]),
 }
 """What the work of a notebook that trains and samples nothing grows with."""

@@ -251,3 +251,14 @@ def test_every_released_checkpoint_is_whole():
             checkpoints.stem(card["dataset"], card["model"], card["size"], card["seed"], card["variant"])
             == path.stem
         )
+
+
+def test_what_is_compared_is_there_for_each_network_and_the_missing_are_named(tmp_path):
+    for name in ("mnist-unet-laptop-s0", "mnist-cunet-laptop-s0", "avatars-unet-laptop-s0"):
+        (tmp_path / f"{name}.safetensors").touch()
+    asked = (tmp_path, "laptop", ["avatars", "mnist"], ["unet", "cunet"])
+    paths, missing = checkpoints.complete(*asked)
+    assert list(paths) == [("mnist", "unet"), ("mnist", "cunet")] and missing == ["avatars-cunet-laptop-s0"]
+    assert paths["mnist", "unet"] == tmp_path / "mnist-unet-laptop-s0.safetensors"
+    with pytest.raises(InputError, match="avatars-cunet-laptop-s0.*cunet train"):
+        checkpoints.complete(tmp_path, "laptop", ["avatars"], ["unet", "cunet"])

@@ -149,6 +149,26 @@ def test_training_is_a_function_of_its_recipe_and_is_not_repeated(trained, tmp_p
         denoiser_training.train(other, tmp_path / "a", progress=False)
 
 
+def test_a_network_is_for_one_level_or_blind():
+    one, blind = (denoiser_training.recipe_for("dncnn", level, images=5) for level in (150, None))
+    assert (one.lowest, one.highest, one.name, one.images) == (150, 150, "mnist-dncnn-laptop-s0-l150", 5)
+    assert (blind.lowest, blind.highest, blind.name) == (1, 800, "mnist-dncnn-laptop-s0")
+
+
+def test_weights_are_stored_in_16_bits_where_the_card_shows_that_it_costs_nothing(
+    trained, tmp_path, monkeypatch
+):
+    for method in denoisers.NETWORKS:
+        card = checkpoints.verify(trained / f"mnist-{method}-smoke-s0.safetensors")
+        assert card["dtype"] == "float16"
+        errors = (card[key] for key in ("validation_mse", "validation_mse_float16"))
+        assert all(half[1] <= 1.01 * full[1] for full, half in zip(*errors, strict=True))
+    monkeypatch.setattr(denoiser_training, "FREE", -1.0)
+    recipe = denoiser_training.Recipe("autoencoder", size="smoke", images=16, batch_size=16)
+    card = checkpoints.verify(denoiser_training.train(recipe, tmp_path, progress=False))
+    assert card["dtype"] == "float32"
+
+
 def test_the_command_line_trains_what_it_is_told_and_says_what_is_wrong(tmp_path, capsys):
     small = ["--method", "autoencoder", "--size", "smoke", "--images", "16", "--batch-size", "8", "--quiet"]
     level = ["--lowest", "150", "--highest", "150", "--variant", "l150"]
@@ -172,6 +192,7 @@ def test_bm3d_smooths_the_noise_it_is_told_of_in_every_channel():
     told, fooled = ((denoiser(noisy, std) - images).square().mean(dim=(0, 2, 3)) for std in (0.2, 0.02))
     assert (told < 0.7 * 0.04).all(), "a good part of the noise's power is gone"
     assert (fooled > 1.2 * told).all(), "told of a tenth of the noise, it leaves the rest"
+    assert torch.equal(denoiser(noisy, 0.2), denoiser(noisy, 0.2)), "the same to the last bit"
     with pytest.raises(InputError, match="16 pixels"):
         denoiser(torch.zeros(1, 1, 8, 8), 0.1)
 

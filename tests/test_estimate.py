@@ -48,13 +48,21 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
 def test_denoising_is_counted_by_levels_over_strides():
     of = given("08_denoising", size="smoke", images=10, levels=[100, 205], stride=10, every=3)
     of |= dict(protocol_levels=[50], stride_images=2, stride_levels=[30], strides=[1, 10], cost_images=[1, 2])
-    of |= dict(tradeoff_images=7, tradeoff_level=100, tradeoff_stride=25)
+    of |= dict(tradeoff_images=7, tradeoff_level=100, tradeoff_stride=25, mean_images=2, mean_levels=[900])
     found = work.count("08_denoising", of)
     scored = 10 * (10 + 21) + 10 * 5 * 4 + 2 * (30 + 3)
     timed = 3 * 3 * 3
-    assert found[Item("call", UNET)] == scored + 7 * (2 * 4 + 2)
+    assert found[Item("call", UNET)] == scored + 7 * (2 * 4 + 2) + 2
     assert found[Item("call", CUNET)] == found[Item("call", UNET)] + timed
     assert found[Item("score")] == pytest.approx(2 * scored / 3 + timed)
+
+
+def test_the_other_denoisers_are_counted_by_walks_and_by_planes_of_bm3d():
+    of = given("09_denoisers", size="smoke", images=4, levels=[50, 105], stride=10, timing_rounds=3)
+    found = work.count("09_denoisers", of)
+    calls = 4 * (5 + 11) + 4 * 2
+    assert found[Item("call", UNET)] == found[Item("call", CUNET)] == calls
+    assert found[Item("score")] == 2 * calls and found[Item("unit")] == 2 * 4 * 2 + 3 + 1
 
 
 def test_ablations_are_counted_network_by_network_and_the_disturbed_pair_setting_by_setting():

@@ -12,7 +12,7 @@ from cunet import parameters
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.py"))
-COUNT = 12  # 00 to 08, and 10 to 12
+COUNT = 13  # 00 to 12
 HEADER = """\
 # ---
 # jupyter:

@@ -1,5 +1,7 @@
 """A user's own picture: any size and kind comes back as itself, denoised, or is refused."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -212,6 +214,31 @@ def test_the_command_writes_a_picture_of_the_same_size_and_kind_beside_it(
     assert np.array_equal(pixels.reshape(expected.shape), expected.numpy())
     said = capsys.readouterr().out
     assert str(out.name) in said and "mnist" in said and "16 x 16" in said
+
+
+def test_the_network_suits_the_picture_as_far_as_one_was_released(tmp_path, monkeypatch, capsys):
+    """Grey: digits, colour: avatars; the other where there is none; and what is asked for, whatever it is."""
+    assets = tmp_path / "released"
+    monkeypatch.setattr(checkpoints, "ASSETS", assets)
+    card = {"seed": 0, "variant": "", "diffusion": Diffusion().settings()}
+
+    def release(dataset, channels):
+        name = checkpoints.stem(dataset, "cunet", "smoke")
+        checkpoints.save(assets / name, build("cunet", "smoke", channels), card | {"dataset": dataset})
+
+    def seen(picture, **given):
+        cli.denoise(picture, 0.1, size="smoke", steps=1, **given)
+        return re.search("has seen ([a-z]+) images", capsys.readouterr().out)[1]
+
+    assets.mkdir()
+    grey, colour = save(tmp_path / "grey.png", GREY), save(tmp_path / "colour.png", COLOUR)
+    with pytest.raises(InputError, match="avatars-cunet-smoke-s0"):
+        seen(colour)
+    release("mnist", 1)
+    assert seen(grey) == seen(colour) == "mnist"
+    release("avatars", 3)
+    assert seen(grey) == "mnist" and seen(colour) == "avatars"
+    assert seen(grey, dataset="avatars") == "avatars"
 
 
 def test_the_command_refuses_before_it_writes(tmp_path, checkpoint):

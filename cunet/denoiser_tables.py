@@ -1,0 +1,134 @@
+"""Table 4: diffusion networks beside denoisers of other kinds, image by image on the same noisy images.
+
+A method is named by its network, with `-level` behind it where one network was trained for each noise level:
+
+    bm3d                          told the noise level
+    autoencoder-level, dncnn-level    one network a level
+    autoencoder, dncnn            one network for all levels, which has to find the level out
+    unet, cunet                   the reverse process
+
+A diffusion network's walk gives not one image but one a step. `READINGS` are what may be taken of it: `best`
+is the paper's, each score's own best on the way, for which the original must be at hand; `end` is the last
+image and `first` the prediction of the first call, which anyone can have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from . import denoisers, figures, metrics, paper
+from .denoising_tables import SCORES, SIGNIFICANT, band, holm, sign_flip
+from .trajectories import METRICS, Trajectory
+
+READINGS = ("best", "end", "first")
+AUTHORS = ("bm3d", "autoencoder-level", "dncnn-level")  # the rivals as the authors trained them
+PRACTICE = ("bm3d", "autoencoder", "dncnn")  # and blind, over the whole range of noise
+Scores = Mapping[tuple[str, int], Mapping[str, Tensor]]
+
+
+def label(method: str) -> str:
+    """A method's name in tables and figures."""
+    name, _, kind = method.partition("-")
+    if name not in denoisers.LABELS:
+        return figures.label(method)
+    training = {"level": ", one a level", "": ", blind" if name in denoisers.NETWORKS else ""}
+    return denoisers.LABELS[name] + training[kind]
+
+
+def measure(clean: Tensor, images: Tensor) -> dict[str, Tensor]:
+    """SSIM, PSNR and LPIPS of denoised images (N, C, H, W) against the originals; each float32 (N,)."""
+    return {metric: getattr(metrics, metric)(clean, images) for metric in METRICS}
+
+
+def read(trajectory: Trajectory, reading: str = "best") -> dict[str, Tensor]:
+    """The scores of a walk: each image's `best` of each metric, or those of its `end`; each (N,)."""
+    if reading == "best":
+        return {metric: trajectory.best(metric)[0] for metric in trajectory.scores}
+    return {metric: scores[:, -1] for metric, scores in trajectory.scores.items()}
+
+
+def averages(scores: Scores, seed: int = 0) -> pd.DataFrame:
+    """A row a method, noise level and metric: mean, and the ends of its 95 % bootstrap interval over images.
+
+    scores: (method, level) -> metric -> (N,).    Columns: noise, method, metric, mean, low, high, n.
+    """
+    rows = []
+    for (method, level), found in scores.items():
+        for metric, values in found.items():
+            low, high = (float(end[0]) for end in band(values[:, None], seed=seed))
+            row = dict(noise=level, method=method, metric=metric, mean=float(values.double().mean()))
+            rows.append(row | dict(low=low, high=high, n=len(values)))
+    return pd.DataFrame(rows).sort_values("noise", kind="stable", ignore_index=True)
+
+
+def table_4(frame: pd.DataFrame) -> pd.DataFrame:
+    """Table 4: a row a noise level and method, scores with their intervals, and what the paper prints.
+
+    frame: of `averages`. The paper's autoencoder and DnCNN stand beside those with one network a level.
+    """
+    printed = {(row.noise, row.method): row for row in paper.TABLE_4}
+    rows = {}
+    for (noise, method), part in frame.groupby(["noise", "method"], sort=False):
+        part = part.set_index("metric")
+        row = {m.upper(): _spread(part.loc[m], "{:.1f}" if m == "psnr" else "{:.3f}") for m in part.index}
+        name = method.removesuffix("-level")
+        theirs = None if method in denoisers.NETWORKS else printed.get((noise, name))
+        row |= {f"paper: {m.upper()}": getattr(theirs, m, "") for m in SCORES}
+        rows[noise, label(method)] = row
+    index = pd.MultiIndex.from_tuples(rows, names=["noise steps", "method"])
+    return pd.DataFrame(list(rows.values()), index=index)
+
+
+def _spread(row: pd.Series, style: str) -> str:
+    return f"{style.format(row['mean'])} [{style.format(row['low'])}, {style.format(row['high'])}]"
+
+
+def duels(scores: Scores, chosen: str, rivals: Sequence[str], seed: int = 0) -> pd.DataFrame:
+    """One method against each of the others, by a paired test over images (`denoising_tables.sign_flip`).
+
+    Columns: noise, metric (ssim, lpips), rival, difference (chosen minus rival), low, high, p, p_holm
+    (adjusted over all comparisons of the metric), winner: "chosen" or "rival" where p_holm is at most 0.05,
+    else "".
+    """
+    levels = sorted({level for method, level in scores if method == chosen})
+    frames = []
+    for metric in SCORES:
+        rows = []
+        for noise in levels:
+            for rival in rivals:
+                difference = (scores[chosen, noise][metric] - scores[rival, noise][metric]).double()
+                low, high = (float(end[0]) for end in band(difference[:, None], seed=seed))
+                row = dict(noise=noise, metric=metric, rival=rival, difference=float(difference.mean()))
+                rows.append(row | dict(low=low, high=high, p=sign_flip(difference, seed)))
+        frame = pd.DataFrame(rows)
+        frame["p_holm"] = holm(frame.p)
+        better = (frame.difference > 0) == (METRICS[metric] is max)
+        frame["winner"] = np.where(frame.p_holm > SIGNIFICANT, "", np.where(better, "chosen", "rival"))
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def wins(frame: pd.DataFrame) -> dict[str, float]:
+    """What the rule of C12 takes: the shares of the comparisons won, in LPIPS at all levels, in SSIM at the
+    lowest. frame: of `duels`.
+    """
+    won = frame.winner == "chosen"
+    lowest = frame.noise == frame.noise.min()
+    return {
+        "lpips": float(won[frame.metric == "lpips"].mean()),
+        "ssim": float(won[(frame.metric == "ssim") & lowest].mean()),
+    }
+
+
+def in_words(frame: pd.DataFrame) -> str:
+    """What `duels` found for the claim, in a sentence's parts."""
+    lowest, parts = frame.noise.min(), []
+    for metric, where in (("lpips", "at all levels"), ("ssim", f"at {lowest}")):
+        rows = frame[(frame.metric == metric) & ((metric == "lpips") | (frame.noise == lowest))]
+        won, lost = ((rows.winner == side).sum() for side in ("chosen", "rival"))
+        parts.append(f"{metric.upper()} {where}: {won} of {len(rows)} comparisons won, {lost} lost")
+    return "; ".join(parts)

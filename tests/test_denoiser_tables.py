@@ -1,0 +1,89 @@
+"""Table 4: who is compared with whom, what a walk is credited with, and what the rule of C12 is given."""
+
+import pytest
+import torch
+
+from cunet import denoiser_tables as tables
+from cunet import paper, scorecard
+from cunet.trajectories import Trajectory
+
+LEVELS = (50, 150)
+METHODS = ("bm3d", "autoencoder-level", "dncnn-level", "dncnn", "cunet")
+
+
+def scores(quality):
+    """(method, level) -> metric -> 12 values around a quality 0 ... 1, the same for both levels."""
+    jitter = 0.001 * torch.arange(12)
+    return {
+        (m, level): {"ssim": q + jitter, "psnr": 10 * q + jitter, "lpips": 1 - q + jitter}
+        for m, q in quality.items()
+        for level in LEVELS
+    }
+
+
+AHEAD = scores(dict(zip(METHODS, (0.2, 0.3, 0.4, 0.5, 0.9), strict=True)))
+
+
+def test_a_walk_is_read_at_its_best_or_at_its_end():
+    values = torch.tensor([[0.1, 0.9, 0.5], [0.2, 0.3, 0.8]])
+    walk = Trajectory(
+        9, "mean", torch.tensor([0, 4, 9]), {"ssim": values, "lpips": values}, torch.empty(0), torch.empty(2)
+    )
+    assert tables.read(walk)["ssim"].tolist() == pytest.approx([0.9, 0.8])
+    assert tables.read(walk)["lpips"].tolist() == pytest.approx([0.1, 0.2]), "low is good"
+    assert tables.read(walk, "end")["ssim"].tolist() == pytest.approx([0.5, 0.8])
+
+
+def test_denoised_images_get_every_score():
+    images = torch.rand(2, 1, 16, 16) * 2 - 1
+    found = tables.measure(images, images)
+    assert sorted(found) == ["lpips", "psnr", "ssim"] and found["psnr"].isinf().all()
+    assert found["ssim"].tolist() == pytest.approx([1, 1])
+
+
+def test_the_table_has_each_method_with_its_interval_and_the_papers_numbers():
+    frame = tables.averages(AHEAD)
+    assert len(frame) == len(METHODS) * len(LEVELS) * 3 and (frame.n == 12).all()
+    assert ((frame.low <= frame["mean"]) & (frame["mean"] <= frame.high) & (frame.low < frame.high)).all()
+    table = tables.table_4(frame)
+    assert table.index[0] == (50, "BM3D") and (50, "DnCNN, one a level") in table.index
+    printed = {(row.noise, row.method): row for row in paper.TABLE_4}
+    row = table.loc[(150, "DnCNN, one a level")]
+    assert row["paper: SSIM"] == printed[150, "dncnn"].ssim
+    assert row["SSIM"].startswith("0.406 [") and row["PSNR"].startswith("4.0 [")
+    assert table.loc[(150, "DnCNN, blind")]["paper: SSIM"] == "", "the paper's is not blind"
+
+
+def test_who_wins_is_a_paired_test_whose_good_end_is_the_metrics():
+    frame = tables.duels(AHEAD, "cunet", tables.AUTHORS)
+    assert len(frame) == 2 * len(LEVELS) * 3 and (frame.winner == "chosen").all()
+    assert (frame.p_holm >= frame.p).all()
+    assert tables.wins(frame) == {"lpips": 1.0, "ssim": 1.0}
+    assert scorecard.verdict("C12", tables.wins(frame)) == scorecard.REPRODUCED
+    behind = tables.duels(AHEAD, "bm3d", ("dncnn", "cunet"))
+    assert (behind.winner == "rival").all() and tables.wins(behind) == {"lpips": 0.0, "ssim": 0.0}
+    assert scorecard.verdict("C12", tables.wins(behind)) == scorecard.NOT_REPRODUCED
+
+
+def test_what_the_images_do_not_decide_is_won_by_nobody_and_ssim_counts_at_the_lowest_level_alone():
+    mixed = {key: dict(value) for key, value in AHEAD.items()}
+    swing = torch.tensor([0.3, -0.3] * 6)
+    for level in LEVELS:
+        mixed["bm3d", level]["lpips"] = mixed["cunet", level]["lpips"] + swing
+    mixed["bm3d", 150]["ssim"] = mixed["cunet", 150]["ssim"] + 0.1
+    frame = tables.duels(mixed, "cunet", tables.AUTHORS)
+    undecided = frame[(frame.metric == "lpips") & (frame.rival == "bm3d")]
+    assert (undecided.winner == "").all()
+    assert tables.wins(frame) == {"lpips": pytest.approx(4 / 6), "ssim": 1.0}
+    assert tables.in_words(frame) == (
+        "LPIPS at all levels: 4 of 6 comparisons won, 0 lost; SSIM at 50: 3 of 3 comparisons won, 0 lost"
+    )
+
+
+def test_methods_are_named_with_how_they_were_trained():
+    assert [tables.label(m) for m in ("bm3d", "dncnn", "autoencoder-level", "unet")] == [
+        "BM3D",
+        "DnCNN, blind",
+        "autoencoder, one a level",
+        "U-Net",
+    ]
