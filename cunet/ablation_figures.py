@@ -161,6 +161,7 @@ def readings(frame: pd.DataFrame) -> Figure:
                           label=f"told {words[embedding]}")  # fmt: skip
             axes.set(xscale="log", title=label(model), xlabel="true noise (deviation)")
             _factors(axes.xaxis)
+            axes.tick_params(axis="x", labelsize=7)
             axes.legend(fontsize=7)
         figure.axes[0].set(ylabel="error of the reading, octaves", ylim=(0, None))
     return figure
