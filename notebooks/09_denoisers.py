@@ -161,7 +161,8 @@ rows = [
     for (d, m, level), card in cards.items()
 ]
 abroad = pd.DataFrame(rows, columns=["dataset", "network", "trained for", *(f"at {n}" for n in validated)])
-run.save_table(abroad, "ext_denoisers_levels", "Mean squared error at, and away from, the level trained for")
+if len(abroad):
+    run.save_table(abroad, "ext_denoisers_levels", "Mean squared error at, and away from, the level trained for")
 abroad.round(4)
 
 # %% [markdown]
@@ -253,7 +254,8 @@ for d in datasets:
 protocol = pd.DataFrame(
     rows, columns=["dataset", "rivals", "walk", "lpips", "ssim", "lpips lost", "ssim lost", "C12"]
 )
-run.save_table(protocol, "ext_denoisers_protocol", "Comparisons that cU-Net wins, by what is counted")
+if len(protocol):
+    run.save_table(protocol, "ext_denoisers_protocol", "Comparisons that cU-Net wins, by what is counted")
 protocol.round(2)
 
 # %%
