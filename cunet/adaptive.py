@@ -2,14 +2,16 @@
 
 Two ways to save inside a network call, neither of which changes the sampler or the weights.
 
-**Depth by need.** A continuous U-Net can solve its blocks with any number of solver steps. How much the loss
-of v at diffusion step t depends on it is measured (`losses`). A step of DDIM from angle
-phi to phi' (cos phi = sqrt(abar_t)) moves the image by sin(phi - phi') v and a component along x, so an
-error e of v moves the next image by sin(phi - phi') e. `allocate` minimises the sum over the chain of
+**Depth by need.** A continuous U-Net can solve its blocks with any number of solver steps; depth is the
+multiple of each block's own. How much the loss of v at diffusion step t depends on it is measured (`losses`).
+A step of DDIM from angle phi to phi' (cos phi = sqrt(abar_t)) moves the image by sin(phi - phi') v and a
+component along x, so an error e of v moves the next image by sin(phi - phi') e. `allocate` minimises the sum
+over the chain of
 
-    sin^2(phi_i - phi_{i-1}) loss(t_i, n_i)    with    n_1 + ... + n_K = budget,
+    sin^2(phi_i - phi_{i-1}) loss(t_i, d_i)    with    work(d_1) + ... + work(d_K) <= budget,
 
-exactly, by dynamic programming, and `Adaptive` is the network that solves with n_i steps at t_i.
+work(d) being the evaluations of a call at depth d (`evaluations`), exactly, by dynamic programming, and
+`Adaptive` is the network that solves at depth d_i at t_i.
 
 **Deep blocks used twice** (Ma et al. 2024, DeepCache). Features far down the U change slowly from step to
 step. `Reusing` computes the blocks on small feature maps at every second call only (or every k-th), and in
@@ -43,11 +45,11 @@ def losses(
     diffusion: Diffusion,
     data: ImageDataset,
     timesteps: Sequence[int],
-    depths: Sequence[int],
+    depths: Sequence[float],
     images: int = 32,
     solver: str | None = None,
 ) -> Tensor:
-    """Square error of v at each diffusion step, with each number of solver steps: (K, N, images) float64.
+    """Square error of v at each diffusion step, at each depth: (K, N, images) float64.
 
     An error is the mean over an image's pixels. Every depth sees the same images, drawn from `data` by the
     diffusion step alone, with the same noise.
@@ -60,7 +62,7 @@ def losses(
             noise = torch.randn(x0.shape, generator=draw)
             x, step = diffusion.add_noise(x0, noise, t), torch.full((images,), t)
             for j, depth in enumerate(depths):
-                with solved_with(network, depth, solver):
+                with solved_with(network, None, solver, depth):
                     answer = network(x, step)
                 # x_0 errs by sin(phi) times what v errs by
                 scale = 1 - diffusion.alphas_cumprod[t]
@@ -75,41 +77,50 @@ def weights(diffusion: Diffusion, timesteps: Sequence[int]) -> Tensor:
     return (angles - torch.cat((angles[1:], torch.zeros(1, dtype=torch.float64)))).sin().square()
 
 
-def allocate(cost: Tensor, depths: Sequence[int], budget: int) -> list[int]:
-    """The depth for each row that makes the sum of `cost` least, all depths adding up to at most `budget`.
+@torch.no_grad()
+def evaluations(network: nn.Module, depths: Sequence[float]) -> list[int]:
+    """How often a call evaluates f, over all blocks, at each depth."""
+    side, found = network.image_size, []
+    for depth in depths:
+        with solved_with(network, depth=depth), evaluating(network):
+            network(torch.zeros(1, network.channels, side, side), 0)
+            found.append(network.evaluations)
+    return found
 
-    cost: (K, N), finite, one column a depth. Exact, by dynamic programming over the budget.
-    Raises InputError if even the smallest depths exceed the budget.
+
+def allocate(cost: Tensor, work: Sequence[int], budget: int) -> list[int]:
+    """The column for each row that makes the sum of `cost` least, their work adding up to `budget` at most.
+
+    cost: (K, N), finite. work: of each column, whole numbers above 0. Exact, by dynamic programming over the
+    budget. Returns K column numbers. Raises InputError if even the least work exceeds the budget.
     """
-    if budget < len(cost) * min(depths):
-        raise InputError(
-            f"budget={budget}: {len(cost)} calls of {min(depths)} steps take {len(cost) * min(depths)}."
-        )
+    least = len(cost) * min(work)
+    if budget < least:
+        raise InputError(f"budget={budget}: {len(cost)} calls with {min(work)} evaluations take {least}.")
+    nothing = (math.inf, 0)
     best, choices = [0.0] * (budget + 1), []
     for row in cost.tolist():
+        columns = list(enumerate(zip(row, work, strict=True)))
         ways = [
-            min(
-                ((best[left - d] + c, d) for c, d in zip(row, depths, strict=True) if d <= left),
-                default=(math.inf, min(depths)),
-            )
+            min(((best[left - w] + c, j) for j, (c, w) in columns if w <= left), default=nothing)
             for left in range(budget + 1)
         ]
         best = [value for value, _ in ways]
-        choices.append([d for _, d in ways])
+        choices.append([j for _, j in ways])
     left, chosen = budget, []
     for row in reversed(choices):
         chosen.append(row[left])
-        left -= row[left]
+        left -= work[row[left]]
     return chosen[::-1]
 
 
 class Adaptive:
-    """A network whose blocks take depth[t] solver steps at diffusion step t; called as the network is.
+    """A network that is solved at depth[t] at diffusion step t; called as the network is.
 
-    network: with ODE blocks. depth: diffusion step -> solver steps; all images of a call share a step.
+    network: with ODE blocks. depth: diffusion step -> depth; all images of a call share a step.
     """
 
-    def __init__(self, network: nn.Module, depth: Mapping[int, int]):
+    def __init__(self, network: nn.Module, depth: Mapping[int, float]):
         self.network, self.depth = network, dict(depth)
         self.channels, self.image_size = network.channels, network.image_size
 
@@ -117,7 +128,7 @@ class Adaptive:
         t = int(timestep.flatten()[0])
         if t not in self.depth:
             raise InputError(f"No depth was chosen for t = {t}: choose for every step of the chain.")
-        with solved_with(self.network, self.depth[t]):
+        with solved_with(self.network, depth=self.depth[t]):
             return self.network(sample, timestep)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from . import figures
 from .accelerations import METHODS
@@ -113,33 +114,34 @@ def likelihoods(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def inner_convergence(errors: Mapping[str, Mapping[int, tuple[float, float, float]]], own: int) -> Figure:
-    """Loss against the solver steps of each block, a line a network: (value, low, high) by steps.
-
-    own: the steps trained with, dotted.
-    """
+def inner_convergence(errors: Mapping[str, Mapping[float, tuple[float, float, float]]]) -> Figure:
+    """Error against depth, a line a network: (value, low, high) by multiple of the steps trained with."""
     with figures.style():
         figure = Figure(figsize=(0.62 * figures.PAGE, 2.9))
         axes = figure.subplots()
         for name, found in errors.items():
-            steps = sorted(found)
-            value, low, high = np.array([found[n] for n in steps]).T
+            depths = sorted(found)
+            value, low, high = np.array([found[n] for n in depths]).T
             colour = {"color": figures.colour(name)} if name in figures.COLOURS else {}
-            (line,) = axes.plot(steps, value, marker="s", label=figures.label(name), **colour)
-            axes.fill_between(steps, low, high, alpha=0.18, lw=0, color=line.get_color())
-        axes.axvline(own, color="0.4", ls=":", lw=1)
-        axes.annotate("trained with", (own, 1), (3, -8), xycoords=("data", "axes fraction"),
+            (line,) = axes.plot(depths, value, marker="s", label=figures.label(name), **colour)
+            axes.fill_between(depths, low, high, alpha=0.18, lw=0, color=line.get_color())
+        axes.axvline(1, color="0.4", ls=":", lw=1)
+        axes.annotate("trained with", (1, 1), (3, -8), xycoords=("data", "axes fraction"),
                       textcoords="offset points", fontsize=7, color="0.4")  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel="solver steps a block", ylabel="squared error of v")
-        axes.set_xticks(steps, [str(n) for n in steps])
-        axes.minorticks_off()
+        axes.set(xscale="log", yscale="log", xlabel="solver steps over those trained with",
+                 ylabel="squared error of v")  # fmt: skip
+        axes.set_xticks(depths, [f"{n:g}" for n in depths])
+        axes.xaxis.set_minor_locator(NullLocator())
         figures.readable(axes.yaxis)
         axes.legend(fontsize=7)
     return figure
 
 
 def depth_by_need(
-    timesteps: Sequence[int], costs: np.ndarray, depths: Sequence[int], chosen: Mapping[str, Sequence[int]]
+    timesteps: Sequence[int],
+    costs: np.ndarray,
+    depths: Sequence[float],
+    chosen: Mapping[str, Sequence[float]],
 ) -> Figure:
     """Left: what each depth costs at each diffusion step, over the best; right: the depths that were chosen.
 
@@ -149,7 +151,7 @@ def depth_by_need(
         figure = Figure(figsize=(figures.PAGE, 2.8))
         left, right = figure.subplots(1, 2)
         for column, depth in zip(np.asarray(costs).T, depths, strict=True):
-            left.plot(timesteps, column, marker="o", ms=3, label=f"{depth} steps" if depth > 1 else "1 step")
+            left.plot(timesteps, column, marker="o", ms=3, label=f"depth {depth:g}")
         left.set(xlabel="diffusion step t", ylabel="weighted error", yscale="log", title="what a step costs")
         left.legend(fontsize=7)
         for name, depth in chosen.items():

@@ -203,8 +203,8 @@ def _beyond(of: dict[str, Any]) -> Work:
             work[network] += of["samples"] * of["depth_calls"] * ways
             work[Item("feature")] += of["samples"] * ways
         solved = of["depth_images"] * of["depth_calls"] * sum(of["depths"])
-        solved += of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_steps"])
-        work[networks[1]] += solved / 2  # two steps are a call
+        solved += of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
+        work[networks[1]] += solved
     return work
 
 

@@ -47,11 +47,11 @@ resamples = 60  # of the bootstrap behind each interval
 timing_rounds = 5  # rounds of the interleaved timing
 likelihood_images = 8  # test images whose probability is measured, and as many points of the mixture
 tolerance = 1e-3  # of dopri5 along the probability flow
-depths = [1, 2, 3, 4]  # solver steps a block that an adaptive network may choose from
+depths = [0.5, 1.0, 2.0, 3.0]  # multiples of the solver's own steps that an adaptive network may choose from
 depth_calls = 10  # DDIM steps of the comparison of depths and of reuse
 depth_images = 32  # training images behind each measured cost
 reuse = [2, 3]  # deep blocks are computed at every 2nd, 3rd ... call
-ode_steps = [1, 2, 3, 4, 8, 16, 32, 64]  # solver steps a block in section 6
+ode_depths = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]  # multiples of the solver's own steps in section 5
 ode_levels = [50, 200, 500, 800]  # diffusion steps there
 ode_images = 16  # test images there
 
@@ -383,9 +383,9 @@ pd.DataFrame({(how, m): x for how, of in likely.items() for m, x in of.items()},
 # %% [markdown]
 # ## 4. Depth where it is needed
 #
-# The cU-Net's blocks can be solved with any number of steps. How much the error of $v$ depends on it is measured for
-# each call of a DDIM chain, on training images; a DDIM step from $\varphi$ to $\varphi'$ passes an error on times
-# $\sin(\varphi - \varphi')$. Given these costs and a budget of solver steps over the whole chain, dynamic programming
+# The cU-Net's blocks can be solved with any number of steps: *depth* is the multiple of those that each was trained
+# with, rounded up. How much the error of $v$ depends on it is measured for each call of a DDIM chain, on training images; a DDIM step from $\varphi$ to $\varphi'$ passes an error on times
+# $\sin(\varphi - \varphi')$. Given these costs and a budget of evaluations over the whole chain, dynamic programming
 # finds the best depths. Compared with the same budget spread evenly, from the same noise.
 
 # %%
@@ -393,12 +393,16 @@ network, diffusion = pair[second]
 train = data.load(main, "train", side)
 known = frechet.dataset_statistics(train, min(reference_images, len(train)))
 chain = sampling.SPACINGS["trailing"](diffusion, depth_calls)
-own = next(b.steps for b in network.modules() if isinstance(b, adaptive.blocks.ODEBlock))
+depth_work = dict(zip(depths, adaptive.evaluations(network, depths), strict=True))
+depths = [d for i, d in enumerate(depths) if depth_work[d] not in [depth_work[e] for e in depths[:i]]]  # rounded alike
+work = [depth_work[d] for d in depths]
 measured = adaptive.losses(network, diffusion, train, chain, depths, depth_images).mean(-1)
 costs = measured * adaptive.weights(diffusion, chain)[:, None]
-budgets = {f"{level} a call": round(level * len(chain)) for level in (1, 1.5, 2, 3) if min(depths) <= level <= max(depths)}
-chosen = {name: adaptive.allocate(costs, depths, budget) for name, budget in budgets.items()}
-picture = beyond_figures.depth_by_need(chain, costs.numpy(), depths, chosen)
+between = [round((a + b) / 2) for a, b in zip(work, work[1:], strict=False)]
+budgets = [len(chain) * evaluations for evaluations in sorted({*work[:-1], *between})]
+chosen = {budget: [depths[j] for j in adaptive.allocate(costs, work, budget)] for budget in budgets}
+labels = {f"{budget / len(chain):g} evaluations a call": picks for budget, picks in chosen.items()}
+picture = beyond_figures.depth_by_need(chain, costs.numpy(), depths, labels)
 run.save_figure(picture, "ext_depth", f"Left: cost of solving with few steps, by t; right: the depths chosen, {main}")
 display(picture)
 
@@ -414,16 +418,17 @@ def judged(network, model, way, macs):
 diffusions = {m: process for m, (_, process) in pair.items()}
 macs_at = {}
 for n in depths:
-    with depth.solved_with(network, n):
+    with depth.solved_with(network, depth=n):
         macs_at[n] = cost.macs(network, side)
 rows = []
 for n in depths:
-    with depth.solved_with(network, n):
-        rows.append(judged(network, second, "even depth", macs_at[n] * len(chain)) | dict(budget=n * len(chain)))
-for picks in chosen.values():
+    with depth.solved_with(network, depth=n):
+        row = judged(network, second, "even depth", macs_at[n] * len(chain))
+    rows.append(row | dict(budget=depth_work[n] * len(chain), depths=f"{n:g}"))
+for budget, picks in chosen.items():
     chooser = adaptive.Adaptive(network, dict(zip(chain, picks, strict=True)))
     row = judged(chooser, second, "depth by need", sum(macs_at[n] for n in picks))
-    rows.append(row | dict(budget=sum(picks), depths=" ".join(map(str, picks))))
+    rows.append(row | dict(budget=budget, depths=" ".join(f"{n:g}" for n in picks)))
 deep = pd.DataFrame(rows)
 deep.round(2)
 
@@ -456,7 +461,7 @@ for row in saved[saved.way == "depth by need"].itertuples():
     even = saved[(saved.way == "even depth") & (saved.budget == row.budget)]
     beside = (f"; evenly {even.fd.iloc[0]:.2f} [{even.fd_low.iloc[0]:.2f}, {even.fd_high.iloc[0]:.2f}]" if len(even) else "")
     rows_beyond.append(
-        dict(id="ext_depth", claim=f"FD-AlexNet of cU-Net, {row.budget:.0f} solver steps a block over {len(chain)} calls",
+        dict(id="ext_depth", claim=f"FD-AlexNet of cU-Net, {row.budget:.0f} evaluations at most over {len(chain)} calls",
              measured=f"chosen by need {row.fd:.2f}{beside}", spread=f"[{row.fd_low:.2f}, {row.fd_high:.2f}], 95 % over samples",
              n=samples, dataset=main, size=size)
     )  # fmt: skip
@@ -477,25 +482,23 @@ for m in models:
 # Trained with few solver steps, has the cU-Net learned an equation? Then more steps give the same answer, and the
 # error stays. Or a stack of layers that happens to be written as one? Then more steps are other layers.
 #
-# `cunet.depth.RandomSteps` is the remedy to try: another number of steps at every training call, so that only what
+# `cunet.depth.RandomDepth` is the remedy to try: another number of steps at every training call, so that only what
 # does not depend on it can be learned.
 
 # %%
 levels = [t for t in ode_levels if t < diffusion.timesteps]
-inner = adaptive.losses(network, diffusion, test, levels, ode_steps, ode_images)
-by_steps = {}
-for j, n in enumerate(ode_steps):
-    by_steps[n] = tuple(metrics.bootstrap_interval(inner[:, j].mean(0), seed=seed))
-picture = beyond_figures.inner_convergence({second: by_steps}, own)
-run.save_figure(picture, "ext_inner_ode", f"Error of v against the solver steps of each block, {main}; 95 % over images")
+inner = adaptive.losses(network, diffusion, test, levels, ode_depths, ode_images)
+by_depth = {n: tuple(metrics.bootstrap_interval(inner[:, j].mean(0), seed=seed)) for j, n in enumerate(ode_depths)}
+picture = beyond_figures.inner_convergence({second: by_depth})
+run.save_figure(picture, "ext_inner_ode", f"Error of v against the solver's steps, {main}; 95 % over images")
 display(picture)
-nearest = min(ode_steps, key=lambda n: abs(n - own))
-ratios = inner.mean(0) / inner[:, ode_steps.index(nearest)].mean(0)  # (steps, images): paired by image
+trained = min(ode_depths, key=lambda n: abs(n - 1))
+ratios = inner.mean(0) / inner[:, ode_depths.index(trained)].mean(0)  # (depths, images): paired by image
 change = metrics.bootstrap_interval(ratios[-1], seed=seed)
-converged = pd.DataFrame(by_steps, index=["loss", "low", "high"]).T.rename_axis("steps")
-run.save_table(converged, "ext_inner_ode", "Error of v against the solver steps of each block")
+converged = pd.DataFrame(by_depth, index=["loss", "low", "high"]).T.rename_axis("depth")
+run.save_table(converged, "ext_inner_ode", "Error of v against the solver's steps, in multiples of those trained with")
 rows_beyond.append(
-    dict(id="ext_inner_ode", claim=f"cU-Net: error of v with {ode_steps[-1]} solver steps over that with {nearest}",
+    dict(id="ext_inner_ode", claim=f"cU-Net: error of v with {ode_depths[-1]:g} times the solver's steps, over that with {trained:g}",
          measured=f"{change.estimate:.2f}", spread=f"[{change.low:.2f}, {change.high:.2f}], 95 % over images",
          n=ode_images, dataset=main, size=size)
 )  # fmt: skip
@@ -510,7 +513,7 @@ converged.round(4)
 # %%
 settings = [
     *(panel.Setting(m, level, 10) for level in (100, 300, 600) for m in models),
-    panel.Setting(second, 300, 10, None, 2 * own),
+    panel.Setting(second, 300, 10, None, 4),
 ]
 picture = panel.sheet(test.batch([0]), settings, pair, seed)
 run.save_figure(picture, "ext_panel", "A test image noised and denoised by both networks, at settings of the panel")
@@ -538,7 +541,7 @@ result = run.save_result(
         "likelihood": likely,
         "evaluations": {f"{m}/{how}": n for (m, how), n in evaluations.items()},
         "saved_work": saved.to_dict("records"),
-        "inner_ode": by_steps,
+        "inner_ode": by_depth,
         "mixture": {name: float(error.abs().max()) for name, error in by_trace.items()},
     },
     claims=rows_beyond,

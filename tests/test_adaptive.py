@@ -7,7 +7,7 @@ import torch
 
 from cunet import adaptive, datasets, models, sampling
 from cunet.adaptive import Adaptive, Reusing, allocate
-from cunet.convergence import with_solver
+from cunet.depth import solved_with
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 
@@ -39,8 +39,8 @@ def test_the_allocation_is_the_best_of_all():
         if sum(depths[j] for j in choice) <= budget
     ]
     found = allocate(cost, depths, budget)
-    assert found == [depths[j] for j in min(every)[1]]
-    assert sum(found) <= budget
+    assert found == list(min(every)[1])
+    assert sum(depths[j] for j in found) <= budget
     with pytest.raises(InputError, match="budget=3"):
         allocate(cost, depths, 3)
 
@@ -52,7 +52,7 @@ def test_where_depth_helps_the_loss_is_measured_and_depth_goes():
         def __init__(self):
             super().__init__()
             self.block = adaptive.blocks.ODEBlock(
-                adaptive.blocks.Acceleration(1, 1, 4), steps=2, solver="leapfrog"
+                adaptive.blocks.Acceleration(1, 1, 4), steps=1, solver="leapfrog"
             )
 
         def forward(self, x, t):
@@ -65,16 +65,24 @@ def test_where_depth_helps_the_loss_is_measured_and_depth_goes():
     assert found.shape == (2, 3, 4)
     found = found.mean(-1)
     assert found[0].max() < 1e-8 and found[1, 0] > 3.9 * found[1, 1] > 0
-    assert allocate(found, [1, 2, 3], 4) == [1, 3]
+    assert allocate(found, [1, 2, 3], 4) == [0, 2]
 
 
 @torch.no_grad()
 def test_an_adaptive_network_takes_the_depth_of_the_step(cunet):
     x, t = images(), torch.full((2,), 300)
-    chosen = Adaptive(cunet, {300: 4, 100: 1})
-    assert torch.equal(chosen(x, t), with_solver(cunet, cunet.blocks_down[0].solver, 4)(x, t))
+    chosen = Adaptive(cunet, {300: 2, 100: 1})
+    with solved_with(cunet, depth=2):
+        expected = cunet(x, t)
+    assert torch.equal(chosen(x, t), expected) and not torch.equal(expected, cunet(x, t))
     with pytest.raises(InputError, match="t = 5"):
         chosen(x, torch.full((2,), 5))
+
+
+def test_evaluations_are_those_that_a_call_makes_at_a_depth(cunet):
+    once, twice = adaptive.evaluations(cunet, [1, 2])
+    blocks = [m for m in cunet.modules() if isinstance(m, adaptive.blocks.ODEBlock)]
+    assert once == sum(block.steps for block in blocks) and twice == 2 * once  # leapfrog: one a step
 
 
 def test_errors_weigh_what_ddim_makes_of_them():

@@ -50,7 +50,7 @@ def test_the_others_show_what_they_are_given():
             for h in ("uniform", "gaussian") for i in range(3)]  # fmt: skip
     assert len(beyond_figures.likelihoods(pd.DataFrame(bits)).axes) == 2
     inner = {"cunet": {n: (1 / n, 0.9 / n, 1.1 / n) for n in (2, 4, 8)}}
-    (axes,) = beyond_figures.inner_convergence(inner, own=2).axes
+    (axes,) = beyond_figures.inner_convergence(inner).axes
     assert list(axes.get_lines()[0].get_xdata()) == [2, 4, 8]
     left, right = beyond_figures.depth_by_need([9, 5], np.ones((2, 3)), [1, 2, 4], {"2 a call": [1, 4]}).axes
     assert len(left.get_lines()) == 3 and list(right.get_lines()[0].get_ydata()) == [1, 4]

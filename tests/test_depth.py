@@ -6,7 +6,7 @@ import torch
 from cunet import models
 from cunet.blocks import ODEBlock
 from cunet.convergence import with_solver
-from cunet.depth import RandomSteps, solved_with
+from cunet.depth import RandomDepth, solved_with
 from cunet.errors import InputError
 
 
@@ -30,10 +30,23 @@ def test_a_network_without_an_ode_has_no_steps_to_choose():
         pass
 
 
-def test_training_calls_draw_their_steps_by_the_seed_and_eval_calls_do_not():
-    network = RandomSteps(widths=(4, 4), channels=1, time_width=16, random_steps=(1, 3))
+def test_depth_multiplies_the_steps_that_each_block_has_and_rounds_up():
+    network = models.build("cunet", "smoke", channels=1)
+    own = [module for module in network.modules() if isinstance(module, ODEBlock)]
+    for number, block in enumerate(own):
+        block.steps = 1 + number % 2
+    for depth, expected in ((0.5, {1: 1, 2: 1}), (1, {1: 1, 2: 2}), (1.5, {1: 2, 2: 3}), (4, {1: 4, 2: 8})):
+        with solved_with(network, depth=depth):
+            assert [block.steps for block in own] == [expected[1 + n % 2] for n in range(len(own))]
+    assert [block.steps for block in own] == [1 + n % 2 for n in range(len(own))]
+    with pytest.raises(InputError, match="depth=0"), solved_with(network, depth=0):
+        pass
+
+
+def test_training_calls_draw_their_depth_by_the_seed_and_eval_calls_do_not():
+    network = RandomDepth(widths=(4, 4), channels=1, time_width=16, depths=(1, 3))
     (block, *_) = [module for module in network.modules() if isinstance(module, ODEBlock)]
-    taken = []
+    own, taken = block.steps, []
     block.register_forward_pre_hook(lambda module, _: taken.append(module.steps))
 
     def call(seed):
@@ -42,9 +55,9 @@ def test_training_calls_draw_their_steps_by_the_seed_and_eval_calls_do_not():
         return taken[-1]
 
     drawn = [call(seed) for seed in range(20)]
-    assert set(drawn) == {1, 2, 3} and drawn == [call(seed) for seed in range(20)]
-    assert block.steps == 2, "the network's own"
+    assert set(drawn) == {own, 2 * own, 3 * own} and drawn == [call(seed) for seed in range(20)]
+    assert block.steps == own
     network.eval()
-    assert {call(seed) for seed in range(5)} == {2}
-    with pytest.raises(InputError, match="random_steps=\\(0, 3\\)"):
-        RandomSteps(widths=(4, 4), random_steps=(0, 3))
+    assert {call(seed) for seed in range(5)} == {own}
+    with pytest.raises(InputError, match="depths=\\(0, 3\\)"):
+        RandomDepth(widths=(4, 4), depths=(0, 3))
