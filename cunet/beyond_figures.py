@@ -42,7 +42,8 @@ def distance_against_calls(frame: pd.DataFrame, floor: float) -> Figure:
             axes.set(xscale="log", yscale="log", xlabel="network calls", title=figures.label(model))
             calls = sorted(frame["calls"].unique())
             axes.set_xticks(calls, [str(n) for n in calls])
-            axes.minorticks_off()
+            axes.xaxis.set_minor_locator(NullLocator())
+        figures.readable(panels[0].yaxis)
         panels[0].set_ylabel("FD-AlexNet (lower is better)")
         panels[-1].legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -153,12 +154,11 @@ def depth_by_need(
         for column, depth in zip(np.asarray(costs).T, depths, strict=True):
             left.plot(timesteps, column, marker="o", ms=3, label=f"depth {depth:g}")
         left.set(xlabel="diffusion step t", ylabel="weighted error", yscale="log", title="what a step costs")
+        figures.readable(left.yaxis)
         left.legend(fontsize=7)
         for name, depth in chosen.items():
             right.step(timesteps, depth, where="mid", marker="o", ms=3, label=name)
-        right.set(
-            xlabel="diffusion step t", ylabel="solver steps a block", title="what is chosen", yticks=depths
-        )
+        right.set(xlabel="diffusion step t", ylabel="depth", title="what is chosen", yticks=depths)
         right.legend(fontsize=7)
     return figure
 
