@@ -14,7 +14,7 @@ HERE := import pathlib, sys, cunet; sys.exit(not pathlib.Path(cunet.__file__).pa
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-long test-browser test-slurm lint lab bench site clean
+.PHONY: help setup reproduce reference test test-long test-browser test-slurm lint lab bench site clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -34,6 +34,9 @@ setup: ## make .venv with the tested versions; does nothing when it is current
 reproduce: setup ## run the chain: make reproduce [PROFILE=laptop] [RUN=name] [JOBS=n] [SET="key=value ..."]
 	@$(BIN)/python -m cunet reproduce --profile '$(PROFILE)' $(if $(RUN),--run '$(RUN)') $(if $(JOBS),--jobs '$(JOBS)') \
 	  $(foreach setting,$(SET),--set '$(setting)')
+
+reference: setup ## the run that is committed: make it, publish it, write the README's results; hours
+	@$(BIN)/python -m cunet reproduce --profile reference && $(BIN)/python -m cunet.publish reference-run
 
 test: setup lint ## ruff, then all tests, the smoke chain included
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not long'

@@ -10,7 +10,9 @@ Whether a notebook succeeded is judged by papermill's exception and by the resul
 notebook's metadata: after `kill -9` of a kernel they say that every cell completed.
 """
 
+import ast
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -115,6 +117,26 @@ def read(path: Path):
     return content
 
 
+def code_hash(content) -> str:
+    """SHA-256 of what a notebook computes: its code, without comments, layout and given parameters."""
+    digest = hashlib.sha256()
+    for cell in content.cells:
+        if cell.cell_type == "code" and not injected(cell):
+            lines = cell.source.splitlines()
+            magic = [line.strip() for line in lines if line.startswith(("%", "!"))]
+            try:
+                text = ast.unparse(ast.parse("\n".join(x for x in lines if not x.startswith(("%", "!")))))
+            except SyntaxError:  # such as a cell in another language
+                magic, text = [], cell.source
+            digest.update("\n".join([*magic, text, "\0"]).encode())
+    return digest.hexdigest()
+
+
+def injected(cell) -> bool:
+    """Whether a cell is the one in which papermill puts the parameters that a job was given."""
+    return "injected-parameters" in cell.metadata.get("tags", ())
+
+
 @contextlib.contextmanager
 def staged(out: Path, job: str) -> Iterator[Path]:
     """A temporary folder in the run's folder (so on the same file system), removed at the end."""
@@ -148,6 +170,7 @@ def _run(content, stage: Path, job: str, parameters: dict[str, Any], progress: b
     variables = {
         runs.STAGING: str(stage),
         runs.JOB: job,
+        runs.SOURCE: code_hash(content),
         runs.PYTHON: sys.executable,
         runs.ROOT: str(runs.root()),
         "IPYTHONDIR": str(stage / "ipython"),  # nobody's start-up files

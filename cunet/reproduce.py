@@ -111,10 +111,11 @@ def _refuse_other(plan: chain.Plan) -> None:
 
 
 def folder(name: str) -> Path:
-    """The folder of a run; InputError if the name is no file's name, or that of a folder of settings."""
+    """The folder of a run; InputError if the name is no file's name, or that of a folder of git's."""
     runs.check_name(name, "run")
-    if name in ("profiles", "executors"):
-        raise InputError(f"A run cannot be named {name!r}: the {name} are in that folder. Use another name.")
+    if name in ("profiles", "executors", "reference"):
+        held = "the committed run is" if name == "reference" else f"the {name} are"
+        raise InputError(f"A run cannot be named {name!r}: {held} in that folder. Use another name.")
     return runs.resolve(Path("papermill_runs") / name)
 
 

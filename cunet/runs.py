@@ -36,6 +36,7 @@ from cunet.provenance import environment, sha256
 
 STAGING = "CUNET_STAGING"  # set by the runner: the folder that outputs go to until the notebook has succeeded
 JOB = "CUNET_JOB"  # set by the runner: the job that the staging folder belongs to
+SOURCE = "CUNET_SOURCE"  # set by the runner: the hash of the notebook's code, see `cunet.notebook.code_hash`
 PYTHON = "CUNET_PYTHON"  # set by the runner: the interpreter that the kernel has to be
 ROOT = "CUNET_ROOT"  # set by the user, rarely: the repository's root
 SMOKE = "smoke"  # size of networks that show that code runs, and profile of every number made with them
@@ -239,6 +240,8 @@ class Run:
             "inputs": dict(self._input(path) for path in inputs),
             "outputs": {"figures": self._figures, "tables": self._tables},
         }
+        if staging(self.job):
+            result["source"] = os.environ.get(SOURCE, "")
         result = plain(result)
         result["sha256"] = seal(result)
         path = self._folder(self.target / "results") / f"{self.job}.json"

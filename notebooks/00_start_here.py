@@ -76,14 +76,14 @@ picture
 # A residual block computes $x \mapsto x + f(x)$. That is one Euler step of a differential equation, and the idea of
 # Neural ODEs (equation 1) is to take the equation itself for the block:
 #
-# $$ \frac{dx}{ds} = f(x, s). $$
+# $$ \frac{dx}{ds} = f(x, s). \tag{1} $$
 #
 # A solver evaluates the *same* $f$ several times where a deep network would have several layers: depth without
 # parameters. The paper goes one order further. Its blocks obey
 #
-# $$ x'' = f(x, x', t, s), \qquad x(0) = x_0, \qquad x'(0) = g(x_0), $$
+# $$ x'' = f(x, x', t, s), \qquad x(0) = x_0, \qquad x'(0) = g(x_0), \tag{4} $$
 #
-# (equation 4) where features have a position and a velocity, and an initial velocity is learned. $t$ is the diffusion
+# where features have a position and a velocity, and an initial velocity is learned. $t$ is the diffusion
 # step; $s$, from 0 to 1, is the block's own time. Here is the network, drawn by running it:
 
 # %%
@@ -146,12 +146,60 @@ display(Markdown("\n".join(lines) if len(measured) else none))
 # %% [markdown]
 # ## How to read on
 #
-# - In a hurry: 04 (what the networks cost), 07 (how good their images are), 12 (all verdicts).
-# - For the mathematics: 01, 02 and 03, whose first halves need nothing but a pencil.
-# - To train your own: 05, then 06 with `checkpoints = "train"`.
+# | you have | read |
+# |---|---|
+# | 30 minutes | this page; section 1 of 04, for what the networks look like; 12, for every claim and its verdict |
+# | 2 hours | also 06 (how a diffusion model works), 04 to its end (what is described, what was released), 07 (how good the images are, and how fast), 08 (denoising) |
+# | a course | the four lessons below, an hour and a half each |
+#
+# | lesson | before | in class | exercises |
+# |---|---|---|---|
+# | 1. There and back: diffusion | this page | 06: noising, one step back, samplers | 06: 1 to 4 |
+# | 2. A block that solves an equation | 01, sections 1 and 2 | 01: solvers, orders, what a trained block does | 01: 1 to 5 |
+# | 3. The gradient | 02, section 1 | 02: the proof repaired, four ways to the gradient | 02: 1 to 4 |
+# | 4. Time without steps | 03, section 1 | 03: reverse SDE, flow, Langevin; then 12: which claims hold? | 03: 1 to 5 |
+#
+# Each exercise has a solution below it that computes its answer and asserts it; in JupyterLab select its cell and choose
+# *View, Collapse Selected Code* to hide it. The first halves of 01, 02 and 03 need nothing but a pencil. To train
+# your own network: 05, then 06 with `checkpoints = "train"`.
 #
 # Every notebook runs by hand in JupyterLab (`make lab`), with the values of its parameters cell. `make reproduce`
 # runs all of them in order, and puts every figure and table on one page, `report/index.html`, in the run's folder.
+#
+# ## Notation
+#
+# There are **two clocks**. The paper writes $t$ for one and $\tilde t$ for the other.
+#
+# | symbol | what | in the code |
+# |---|---|---|
+# | $t$ | diffusion step, 0 (clean) to $T-1$ (noise); in 03, where steps are infinitely many, a time from 0 to 1 | `t`, `timestep` |
+# | $s$ | time inside an ODE block, 0 to 1; the paper's $\tilde t$ | `s` |
+# | $h$ | step of a solver, in units of $s$ (01, 02) or of the time $t$ (03) | `1 / steps` |
+# | $x_0$, $x_t$ | clean image, and image at step $t$, in [-1, 1]; inside a block $x$ is the position | `x0`, `x` |
+# | $\epsilon$ | the noise in $x_t$, from $\mathcal N(0, I)$ | `noise`, `epsilon` |
+# | $\beta_t$, $\alpha_t = 1 - \beta_t$ | variance that one step adds, share of the signal's that it keeps | `betas`, `alphas` |
+# | $\bar\alpha_t$ | product of the $\alpha$'s up to $t$ | `alphas_cumprod` |
+# | $\epsilon_\theta$, $\tilde U$ | the network, $\theta$ its parameters | `network(sample, timestep)` |
+# | $v$ | inside a block the velocity $dx/ds$; in 05 and 06 what the network answers, a mixture of $\epsilon$ and $x_0$ | `v`; `v_prediction` |
+# | $f$, $g$ | in a block acceleration and initial velocity (equation 4); in 03 drift and strength of noise (equation 5) | `block.acceleration`, `network.velocity` |
+# | $\lambda$, $r$ | the adjoint (02): gradient of the loss with respect to the state | `gradient="adjoint"` |
+#
+# ## Glossary
+#
+# | word | what it means here |
+# |---|---|
+# | adjoint | an equation, solved backwards, that carries the gradient; it needs no stored activations |
+# | continuous U-Net, cU-Net | a U-Net whose blocks are ODE blocks: `cunet` as described, `cunet-released` as released |
+# | DDPM, DDIM | samplers: equation 2 with its fresh noise; the same path without it |
+# | evaluation | one call of $f$ by a solver; a block of 2 steps of rk4 takes 8 |
+# | FD-AlexNet | Fréchet distance between AlexNet's features of generated and of real images; in FID they are Inception's |
+# | LPIPS, SSIM | perceptual distance between two images, lower is better; structural similarity, higher is better |
+# | MAC | multiply-accumulate: one product, added to a sum; two FLOPs |
+# | order | a solver has order $k$ if its error at the end falls like $h^k$ |
+# | probability flow | the ODE whose solutions have, at every time, the same densities as the SDE's |
+# | sampling steps | calls of the network for one image; may be far fewer than $T$ |
+# | score | gradient of the log-density, $\nabla\log p_t(x)$; the noise in $x_t$ gives it |
+# | stand-in | a data set of drawn pictures in place of one that cannot ship; never compared with the paper as if it were it |
 #
 # ## What the paper says, what we measured, why they differ
 

@@ -41,6 +41,8 @@ shown = 10  # samples a row
 
 # %%
 # %matplotlib inline
+import math
+
 import diffusers
 import pandas as pd
 import torch
@@ -297,6 +299,60 @@ picture = figures.curves(
 )
 run.save_figure(picture, "ext_told", f"Error when told another step, {models[-1]}")
 picture
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. At which diffusion step are signal and noise equally strong (0 dB)? Find it from the formulas of the linear
+#    schedule, $\beta$ from 0.0001 to 0.02, and of the cosine schedule,
+#    $\bar\alpha(u) \propto \cos^2\bigl(\frac\pi2\,\frac{u + 0.008}{1.008}\bigr)$ with $u = t/T$, then look it up.
+# 2. Write $\sqrt{\bar\alpha_t} = \cos\varphi$. Show that $v$ is the derivative of $x_t$ with respect to $\varphi$.
+# 3. DDPM adds fresh noise of standard deviation $\sigma_t$, DDIM none. Show that any $\sigma$ in between is right too:
+#    if the network knows $\epsilon$, the step
+#    $x_{t-1} = \sqrt{\bar\alpha_{t-1}}\,x_0 + \sqrt{1-\bar\alpha_{t-1}-\sigma^2}\;\epsilon + \sigma z$ arrives with the
+#    variance that the forward process has at $t-1$; and with $\sigma_t$ it is equation 2.
+# 4. How much noise is left after one step of equation 2 as printed, taken at a small $t$, by a network that is right?
+
+# %% tags=["solution", "hide-input"]
+# 1: abar = 1/2. Linear: abar is about exp(-(a u + b u^2)), since a sum of small betas is an integral.
+T = d.timesteps
+first, last = (1000 * beta for beta in (1e-4, 0.02))
+linear = (-first + math.sqrt(first**2 + 2 * (last - first) * math.log(2))) / (last - first)
+begin = math.cos(math.pi / 2 * 0.008 / 1.008)
+cosine = 1.008 * 2 / math.pi * math.acos(begin / math.sqrt(2)) - 0.008
+for name, u in {"linear": linear, "cosine": cosine}.items():
+    found = int((schedules[name].alphas_cumprod > 0.5).sum())
+    print(f"1. {name}: t = {u * T:.1f} by the formula, the first step below 0 dB is {found}")
+    assert abs(found - u * T) < 3
+
+# %% tags=["solution", "hide-input"]
+# 2: d/dphi of cos(phi) x_0 + sin(phi) eps is cos(phi) eps - sin(phi) x_0. The answer is the way on, at right angles.
+k, step = 300, 1e-5
+phi = d.alphas_cumprod[k].sqrt().acos()
+around = [(phi + s).cos() * clean.double() + (phi + s).sin() * noise.double() for s in (-step, step)]
+answer = Diffusion(d.schedule, T, "v_prediction").target(clean.double(), noise.double(), k)
+apart = float(((around[1] - around[0]) / (2 * step) - answer).abs().max())
+print(f"2. the derivative by central differences is v within {apart:.1e}")
+assert apart < 1e-8
+
+# %% tags=["solution", "hide-input"]
+# 3: eps and z are independent, so variances add. Equation 2's mean gives x_0 and eps the same weights for sigma_t.
+abar, before = d.alphas_cumprod[1:], d.alphas_cumprod[:-1]
+full = sampling.posterior_std(abar, before)
+for share in (0.0, 0.5, 1.0):
+    sigma = share * full
+    weight = (1 - before - sigma**2).sqrt()
+    assert torch.allclose(weight**2 + sigma**2, 1 - before)
+by_equation_2 = ((1 - abar).sqrt() - ho[1:]) / d.alphas[1:].sqrt()  # of eps, once x_t is written out
+print(f"3. with sigma_t, weights of eps agree within {float((weight - by_equation_2).abs().max()):.1e}")
+assert torch.allclose(weight, by_equation_2, atol=1e-9)
+
+# %% tags=["solution", "hide-input"]
+# 4: x_t holds sqrt(1 - abar) eps; taking away 1 eps leaves more noise than there was, with the other sign.
+left = ((1 - d.alphas_cumprod).sqrt() - 1) / d.alphas.sqrt()
+there = (1 - d.alphas_cumprod).sqrt()
+print(f"4. at t = 10: {float(there[10]):.2f} of eps before the step, {float(left[10]):.2f} after it")
+assert float(left[10]) < -0.5 and abs(float(left[10])) > float(there[10])
 
 # %% [markdown]
 # ## 6. Result

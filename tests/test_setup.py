@@ -129,7 +129,9 @@ def test_the_container_holds_the_repository():
     if listed.returncode:
         pytest.skip("not a git checkout")
     outside = {".ci", ".gitignore", "papermill_runs"}  # of the runs, the profiles come along
-    assert {path.split("/")[0] for path in listed.stdout.split()} - outside <= copied
+    paths = [path.split("/") for path in listed.stdout.split()]
+    assert {first for first, *_ in paths} - outside <= copied
+    assert {f"{first}/{rest[0]}" for first, *rest in paths if first == "papermill_runs"} <= copied
 
 
 def test_setup_is_quick_and_installs_nothing_when_current(tmp_path):

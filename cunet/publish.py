@@ -1,0 +1,208 @@
+"""`make reference`: a finished run as the one that is committed, and whether that is still current.
+
+papermill_runs/reference/ holds what a reader wants of a run and git can carry: the executed notebooks, each
+below `slim.LIMIT`, figures as PNG, tables, the scorecard and the result files, without what the machine
+happened to use. It is written as a whole or not at all.
+
+A result file carries, as `source`, a hash of the code that its notebook had when it ran. Where the code of
+today is another one, the committed result is out of date and has to be computed again. Where only words
+differ (Markdown, comments), `python -m cunet.publish --words` takes them over and leaves the outputs alone.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from cunet import chain, notebook, pages, profiles, report, results_page, runs, slim
+from cunet.errors import InputError
+from cunet.results_page import FOLDER
+
+PROFILE = "reference"  # of papermill_runs/profiles/: the notebooks that the committed run has to hold
+NOISE = ("cpu_s", "peak_mb")  # timings about the machine alone; `wall_time_s` stays, in whole seconds
+REFRESH = "Refresh the committed run: make reference"
+WORDS = "python -m cunet.publish --words"
+
+
+def publish(run_dir: str | Path) -> Path:
+    """Copy a finished run to papermill_runs/reference/, in place of the one there.
+
+    Arguments:
+        run_dir: the folder of a run that `cunet reproduce` made, see `cunet.runs.resolve`.
+
+    Returns:
+        Path of the committed run.
+
+    Raises:
+        InputError: the run is the committed one, unfinished, of smoke size, made by hand or by other code
+            than the notebooks of now, or a notebook stays above `slim.LIMIT`; what was there stays.
+    """
+    run_dir, target = runs.resolve(run_dir), runs.resolve(FOLDER)
+    results = _finished(run_dir, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".publish-", dir=target.parent) as folder:
+        new, old = Path(folder) / "new", Path(folder) / "old"
+        for name in ("executed", "figures", "tables", "results"):
+            (new / name).mkdir(parents=True)
+        for job, result in results.items():
+            _copy(run_dir, new, job, result)
+        for path in (
+            run_dir / name for name in ("profile.yaml", "sweep.csv", "scorecard.csv", "scorecard.md")
+        ):
+            if path.is_file():
+                shutil.copy(path, new / path.name)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    return target
+
+
+def _finished(run_dir: Path, target: Path) -> dict[str, dict]:
+    """The results of a run that may be published; InputError if it may not."""
+    name = runs.shown(run_dir)
+    if run_dir == target:
+        raise InputError(f"{name} is the committed run itself: name the run that is to take its place.")
+    plan, results = chain.load(run_dir), runs.results(run_dir)
+    smoke = [job for job, r in results.items() if runs.SMOKE in (r["profile"], r["parameters"].get("size"))]
+    if smoke or plan.profile.size == runs.SMOKE:
+        raise InputError(
+            f"{name} is a run of smoke size, whose numbers mean nothing. Publish one of another profile: "
+            "make reference."
+        )
+    for job in plan.jobs:
+        if job.name not in results or not (run_dir / "executed" / f"{job.name}.ipynb").is_file():
+            raise InputError(
+                f"{name} is unfinished: it lacks {job.name}. The command that started the run goes on."
+            )
+    wrong = [job for job, result in results.items() if result.get("source") != _code(result["notebook"])]
+    if wrong:
+        raise InputError(
+            f"{name} was made by another {wrong[0]} than notebooks/{wrong[0].split('-')[0]}.py of now, or by "
+            "hand. The command that started the run brings it up to date."
+        )
+    return results
+
+
+def _code(stem: str) -> str:
+    """The hash of a notebook's code as it is now; empty if there is no such notebook."""
+    path = chain.source(stem)
+    return notebook.code_hash(notebook.read(path)) if path.is_file() else ""
+
+
+def _copy(run_dir: Path, new: Path, job: str, result: dict) -> None:
+    """Copy what one job left."""
+    content = slim.notebook_text(pages.read(run_dir / "executed" / f"{job}.ipynb"), f"executed/{job}.ipynb")
+    (new / "executed" / f"{job}.ipynb").write_text(content, encoding="utf-8")
+    for name in result["outputs"]["figures"]:
+        path = run_dir / "figures" / f"{runs.check_name(name, 'figure')}.png"
+        (new / "figures" / path.name).write_bytes(slim.smaller(_read(path)))
+    for name in set(result["outputs"]["tables"]) - {runs.SCORECARD}:
+        for kind in ("csv", "md"):
+            path = run_dir / "tables" / f"{runs.check_name(name, 'table')}.{kind}"
+            (new / "tables" / path.name).write_bytes(_read(path))
+    timings = {key: value for key, value in result["timings"].items() if key not in NOISE}
+    timings["wall_time_s"] = round(timings.get("wall_time_s") or 0)
+    _write_result(new / "results" / f"{job}.json", result | {"timings": timings})
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise InputError(f"{runs.shown(path)} is missing. Make its job again.") from None
+
+
+def _write_result(path: Path, result: dict) -> None:
+    text = json.dumps(result | {"sha256": runs.seal(result)}, indent=1, sort_keys=True, ensure_ascii=False)
+    runs.write_atomically(path, text + "\n")
+
+
+def stale() -> list[str]:
+    """What is out of date in the committed run, a sentence each, with the command that mends it."""
+    target = runs.resolve(FOLDER)
+    results = runs.results(target)
+    plan = chain.plan(profiles.load(PROFILE), target)
+    found = [f"{job.name} is not in it. {REFRESH}" for job in plan.jobs if job.name not in results]
+    for job, result in results.items():
+        path = chain.source(result["notebook"])
+        if not path.is_file():
+            found.append(f"{job} is of a notebook that is gone. {REFRESH}")
+        elif result.get("source") != _code(result["notebook"]):
+            found.append(f"The code of {runs.shown(path)} is newer than {job}. {REFRESH}")
+        elif _words(notebook.read(path).cells) != _words(_own(pages.read(_executed(target, job)).cells)):
+            found.append(f"The words of {runs.shown(path)} are newer than {job}. Take them over: {WORDS}")
+    return found
+
+
+def reword() -> list[str]:
+    """Give the committed notebooks the words of now where the code is the same; returns the jobs changed."""
+    target, changed = runs.resolve(FOLDER), []
+    for job, result in runs.results(target).items():
+        path = chain.source(result["notebook"])
+        if not path.is_file() or result.get("source") != _code(result["notebook"]):
+            continue
+        now, executed = notebook.read(path), pages.read(_executed(target, job))
+        if _words(now.cells) == _words(_own(executed.cells)):
+            continue
+        ran = [cell for cell in _own(executed.cells) if cell.cell_type == "code"]
+        given = [cell for cell in executed.cells if notebook.injected(cell)]
+        cells = []
+        for cell in now.cells:
+            if cell.cell_type == "code":
+                was = ran.pop(0)
+                cell.outputs, cell.execution_count = was.outputs, was.execution_count
+            cells.append(cell)
+            if "parameters" in cell.metadata.get("tags", ()):
+                cells += given
+        executed.cells = cells
+        runs.write_atomically(_executed(target, job), slim.notebook_text(executed, f"executed/{job}.ipynb"))
+        changed.append(job)
+    return changed
+
+
+def _executed(target: Path, job: str) -> Path:
+    return target / "executed" / f"{job}.ipynb"
+
+
+def _own(cells: list) -> list:
+    """The cells without the one in which papermill puts the parameters that a job was given."""
+    return [cell for cell in cells if not notebook.injected(cell)]
+
+
+def _words(cells: list) -> list[tuple[str, str]]:
+    """What the cells say, code with its comments."""
+    return [(cell.cell_type, cell.source.strip()) for cell in cells]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m cunet.publish RUN`, or `--words`, or `--check`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cunet.publish",
+        description="Make a finished run the committed one, papermill_runs/reference/, and write the "
+        "README's results from it.",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("run", nargs="?", help="a run's folder, or its name")
+    what.add_argument("--words", action="store_true", help="take over words that changed since; no code did")
+    what.add_argument("--check", action="store_true", help="say what is out of date")
+    given = parser.parse_args(arguments)
+    try:
+        if given.check:
+            found = stale() + ([] if results_page.current() else [results_page.OUTDATED])
+            print("\n".join(found) or f"{FOLDER} is current.")
+            return 1 if found else 0
+        if given.words:
+            print("New words in: " + (", ".join(reword()) or "none"))
+        else:
+            print(f"Committed run: {runs.shown(publish(report.find(given.run)))}")
+            print(f"Results written to {runs.shown(results_page.write())}")
+    except InputError as error:
+        print(f"cunet: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

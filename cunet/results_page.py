@@ -1,0 +1,241 @@
+"""The README's results: written between two marks, from the result files of the committed run.
+
+    python -m cunet.results_page
+
+No number and no judgement there is typed. Table 1 is the run's beside the paper's, the ratios of table 5 are
+notebook 04's, and what the paper got right and wrong is chosen among the scorecard's rows by a rule
+(`findings`).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from cunet import datasets, figures, paper, runs, scorecard, slim
+from cunet.errors import InputError
+
+FOLDER = Path("papermill_runs") / "reference"
+BEGIN = "<!-- results: written by `python -m cunet.results_page`, not by hand -->"
+END = "<!-- end of the results -->"
+NONE = "The committed run is not there yet: `make reference` computes and publishes it, and writes this part."
+OUTDATED = "The README's results are not those of the committed run: python -m cunet.results_page"
+PICTURE = "readme.png"  # of the committed run's folder
+PICTURE_LIMIT = 200_000  # bytes
+TABLE_1, NETWORKS = "tab01_synthesis", "04_networks"
+WORDS = {scorecard.REPRODUCED: "Right", scorecard.PARTLY: "In part", scorecard.NOT_REPRODUCED: "Wrong"}
+PLACES = {scorecard.REPRODUCED: 2, scorecard.NOT_REPRODUCED: 2, scorecard.PARTLY: 1}  # among five findings
+
+
+def block(run_dir: Path) -> str:
+    """The README's results of a run, Markdown without the marks; `NONE` if the folder is not there.
+
+    Raises:
+        InputError: the run has no table 1, no result of notebook 04, or a damaged file.
+    """
+    if not run_dir.is_dir():
+        return NONE
+    results = runs.results(run_dir)
+    card = scorecard.scorecard(results.values())
+    tally = [f"{n} {verdict}" for verdict, n in scorecard.counts(card).items() if n]
+    sheet = _sheet(results)
+    parts = [
+        f"![{results[sheet[0]]['outputs']['figures'][sheet[1]]}]({FOLDER / PICTURE})" if sheet else "",
+        "**Table 1.** Best distance of generated images from real ones, by the paper's rule (the number of "
+        "sampling steps where it is lowest). FD-AlexNet is not the paper's FID: compare order and ratios.",
+        table_1(run_dir),
+        "**Table 5.** Cost as shares of the U-Net's, at the paper's size.",
+        table_5(results),
+        f"**The paper's {len(paper.CLAIMS)} claims**: {', '.join(tally)}. Five of them:",
+        "\n".join(findings(card)),
+        _setting(results),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def table_1(run_dir: Path) -> str:
+    """Table 1 as Markdown: ours with its interval, the paper's beside it; stand-ins named."""
+    path = run_dir / "tables" / f"{TABLE_1}.csv"
+    try:
+        frame = pd.read_csv(path)
+        rows = [
+            {
+                "data": dataset_label(row.dataset),
+                "network": figures.label(row.model),
+                "FD-AlexNet [95 %]": f"{row.fd:.2f} [{row.fd_low:.2f}, {row.fd_high:.2f}]",
+                "steps": f"{row.steps:.0f}",
+                "s a sample": f"{row.seconds_per_sample:.3g}",
+                "paper: FID": _or_dash(row.paper_fid, ".2f"),
+                "steps ": _or_dash(row.paper_steps, ".0f"),
+                "s a sample ": _or_dash(row.paper_seconds, ".2f"),
+            }
+            for row in frame.itertuples()
+        ]
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{runs.shown(path)} is no table 1: {error}. Run notebook 07 again.") from None
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+
+
+def dataset_label(name: str) -> str:
+    """A data set as tables name it; a stand-in says what it stands for."""
+    stands_for = datasets.STAND_INS.get(name)
+    return f"{name} (drawn; stand-in for {stands_for})" if stands_for else name
+
+
+def _or_dash(value: float, how: str) -> str:
+    return "-" if pd.isna(value) else format(value, how)
+
+
+def table_5(results: dict[str, dict]) -> str:
+    """Cost of both cU-Nets as shares of the U-Net's, beside table 5's, as Markdown."""
+    if NETWORKS not in results:
+        raise InputError(f"The run has no result of {NETWORKS}, which has the costs. Run that notebook.")
+    values, timings = results[NETWORKS]["values"], results[NETWORKS]["timings"]
+    unet, cunet = paper.TABLE_5[:2]
+    printed = {
+        "parameters": paper.QUOTES["parameters_ratio"].value,
+        "multiply-accumulates a call": cunet.gflops / unet.gflops,
+        'a checkpoint (the paper\'s "memory")': cunet.megabytes / unet.megabytes,
+    }
+    columns = {}
+    for name in ("cunet", "cunet-released"):
+        memory = {
+            key: values["memory_mib"][name][key] / values["memory_mib"]["unet"][key]
+            for key in values["memory_mib"][name]
+        }
+        shares = dict(
+            zip(
+                printed,
+                (values["parameters_ratio"][name], values["macs_ratio"][name], memory["checkpoint"]),
+                strict=True,
+            )
+        )
+        shares |= {
+            "peak memory of a call": memory["inference"],
+            "peak memory of training": memory["training"],
+        }
+        column = {key: f"{share:.0%}" for key, share in shares.items()}
+        first = next(row for row in timings["a_call"] if row["model"] == name)
+        what = f"time of a call, batch {first['batch']}"
+        column[what] = f"{first['ratio']:.0%} [{first['low']:.0%}, {first['high']:.0%}]"
+        columns[figures.label(name)] = column
+    columns["paper"] = {key: f"{share:.0%}" for key, share in printed.items()}
+    frame = pd.DataFrame(columns).fillna("-").rename_axis("share of the U-Net's").reset_index()
+    return frame.to_markdown(index=False, disable_numparse=True)
+
+
+def findings(card: pd.DataFrame, most: int = 5) -> list[str]:
+    """What the paper got right and wrong, in lines chosen by a rule and not by hand.
+
+    Of the claims that were judged, those of the abstract come first, then the others by number. Two lines are
+    kept for claims that were reproduced, two for those that were not, one for those that were in part; a
+    place that its kind cannot fill goes to the next claim of any kind. A line gives the first measurement
+    that has the claim's verdict, or, where measurements differ, the first with the best and with the worst.
+
+    card: as from `cunet.scorecard.scorecard`. Returns Markdown list items, right before part before wrong.
+    """
+    verdicts = scorecard.overall(card)
+    judged = {claim: verdict for claim, verdict in verdicts.items() if verdict in WORDS}
+    order = sorted(judged, key=lambda claim: ("abstract" not in paper.CLAIMS[claim].place, claim))
+    chosen = [c for verdict, n in PLACES.items() for c in [c for c in order if judged[c] == verdict][:n]]
+    chosen = (chosen + [claim for claim in order if claim not in chosen])[:most]
+    kinds = list(WORDS)
+    chosen.sort(key=lambda claim: (kinds.index(judged[claim]), order.index(claim)))
+    return [_finding(card[card["id"] == claim], judged[claim]) for claim in chosen]
+
+
+def _finding(rows: pd.DataFrame, verdict: str) -> str:
+    """One claim as a list item."""
+    claim = paper.CLAIMS[rows.iloc[0]["id"]]
+    ranks = (
+        rows["verdict"]
+        .map({verdict: i for i, verdict in enumerate(WORDS)})
+        .dropna()
+        .sort_values(kind="stable")
+    )
+    same = rows[rows["verdict"] == verdict]
+    told = same.head(1) if len(set(ranks)) == 1 else rows.loc[[ranks.index[0], ranks.index[ranks.argmax()]]]
+    measured = "; ".join(_with_setting(row) for row in told.to_dict("records"))
+    notebooks = ", ".join(f"[{name[:2]}](notebooks/{name}.py)" for name in dict.fromkeys(told["notebook"]))
+    return f"- **{WORDS[verdict]}** ({claim.id}): {claim.text}. Measured: {measured}. {notebooks}"
+
+
+def _with_setting(row: dict[str, str]) -> str:
+    """What a row measured, and on which data if it says so."""
+    return row["measured"] + (f" ({dataset_label(row['dataset'])})" if row["dataset"] != "-" else "")
+
+
+def _setting(results: dict[str, dict]) -> str:
+    """What was run where, in a sentence."""
+
+    def all_of(key: str) -> str:
+        return ", ".join(sorted({str(result["environment"].get(key)) for result in results.values()}))
+
+    hours = sum(result["timings"].get("wall_time_s") or 0 for result in results.values()) / 3600
+    return (
+        f"From {len(results)} executed notebooks, [{FOLDER}]({FOLDER}): {hours:.1f} h on "
+        f"{all_of('processor')}, threads a notebook: {all_of('threads')}; code {all_of('code_version')}."
+    )
+
+
+# ---------------------------------------------------------------------------------------------- the README
+
+
+def write(run_dir: Path | None = None) -> Path:
+    """Write the results into the README, and the picture beside the run; returns the README's path.
+
+    run_dir: the committed run's folder if None.
+    """
+    run_dir, readme = run_dir or runs.resolve(FOLDER), runs.root() / "README.md"
+    text = replaced(readme.read_text(encoding="utf-8"), block(run_dir))
+    if run_dir.is_dir() and (sheet := _sheet(runs.results(run_dir))):
+        (run_dir / PICTURE).write_bytes(_picture((run_dir / "figures" / f"{sheet[1]}.png").read_bytes()))
+    runs.write_atomically(readme, text)
+    return readme
+
+
+def current() -> bool:
+    """Whether the README says what the committed run says."""
+    text = (runs.root() / "README.md").read_text(encoding="utf-8")
+    return replaced(text, block(runs.resolve(FOLDER))) == text
+
+
+def replaced(text: str, results: str) -> str:
+    """The README's text with other results between the marks; InputError if the marks are not there once."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        raise InputError(f"README.md needs the lines {BEGIN!r} and {END!r}, once each, in this order.")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{results}\n{END}{rest.split(END)[1]}"
+
+
+def _sheet(results: dict[str, dict]) -> tuple[str, str] | None:
+    """Job and name of the figure that the README shows: the first sheet of samples, figure 3."""
+    found = [(job, name) for job, r in results.items() for name in r["outputs"]["figures"]]
+    return next((pair for pair in sorted(found) if pair[1].startswith("fig03_")), None)
+
+
+def _picture(data: bytes) -> bytes:
+    """A PNG of at most `PICTURE_LIMIT` bytes."""
+    scale = 1.0
+    small = slim.smaller(data)
+    while len(small) > PICTURE_LIMIT:
+        small, scale = slim.smaller(data, slim.COLOURS, scale), scale * 0.8
+    return small
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m cunet.results_page`."""
+    argparse.ArgumentParser(
+        prog="python -m cunet.results_page", description=__doc__.splitlines()[0]
+    ).parse_args(arguments)
+    try:
+        print(f"Results written to {runs.shown(write())}")
+    except InputError as error:
+        print(f"cunet: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""The committed run: current with the notebooks, small, and put there whole; and how one comes to be.
+
+The code is tried on a made-up run of one small notebook; what is committed is held to the same.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from cunet import chain, notebook, profiles, publish, results_page, runs, slim
+from cunet.errors import InputError
+
+HEADER = (ROOT / "notebooks" / "00_start_here.py").read_text(encoding="utf-8").split("# %%")[0]
+NOTEBOOK = (
+    HEADER
+    + """\
+# %% [markdown]
+# # A made-up notebook
+
+# %% tags=["parameters"]
+run_dir = "papermill_runs/interactive"  # where results go
+job = "04_networks"  # name of the result file
+profile = "laptop"  # name of the profile
+seed = 0  # of random numbers
+size = "laptop"  # of nothing
+count = 3  # points of the figure
+
+# %%
+# %matplotlib inline
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cunet import runs
+
+run = runs.Run.open(globals())
+
+# %%
+figure = Figure(figsize=(4, 2))
+figure.subplots().plot(range(count))
+run.save_figure(figure, "fig03_samples", "Samples, made up")
+figure
+
+# %% [markdown]
+# Some words.
+
+# %%
+row = dict(dataset="avatars", model="cunet", fd=1.5, fd_low=1.25, fd_high=2.0, steps=5)
+row |= dict(seconds_per_sample=0.5, paper_fid=None, paper_steps=None, paper_seconds=None)
+run.save_table(pd.DataFrame([row]), "tab01_synthesis", "Table 1, made up")
+shares = dict(checkpoint=0.25, inference=0.5, training=0.75)
+values = {
+    "parameters_ratio": {"cunet": 0.125, "cunet-released": 0.25},
+    "macs_ratio": {"cunet": 0.2, "cunet-released": 0.4},
+    "memory_mib": {"unet": dict.fromkeys(shares, 1.0), "cunet": shares, "cunet-released": shares},
+}
+calls = [dict(batch=1, model=name, ratio=0.5, low=0.4, high=0.6) for name in ("cunet", "cunet-released")]
+claims = [dict(id="C01", measured="an eighth", value=0.125), dict(id="C20", measured="it grows", value=3.0)]
+result = run.save_result(values, claims, timings={"a_call": calls})
+"""
+)
+PROFILE = "name: made-up\nsize: laptop\nnotebooks:\n  04_networks: {count: 5}\n"
+
+
+def made(root: Path, text: str = PROFILE) -> Path:
+    """A finished run of the made-up notebook in the repository `root`; CUNET_ROOT names it."""
+    plan = chain.plan(profiles.load("reference"), root / "papermill_runs" / "mine")
+    chain.prepare(plan)
+    for job in plan.jobs:
+        notebook.execute(chain.source(job.notebook), plan.run_dir, {**job.parameters})
+    return plan.run_dir
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A repository with a finished run, to be copied."""
+    root = tmp_path_factory.mktemp("reference") / "my repo é"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "notebooks" / "04_networks.py").write_text(NOTEBOOK, encoding="utf-8")
+    (root / "papermill_runs" / "profiles").mkdir(parents=True)
+    (root / "papermill_runs" / "profiles" / "reference.yaml").write_text(PROFILE)
+    (root / "README.md").write_text(
+        f"# Made up\n\n{results_page.BEGIN}\n{results_page.NONE}\n{results_page.END}\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUNET_ROOT", str(root))
+        made(root)
+    return root
+
+
+@pytest.fixture
+def root(finished, tmp_path, monkeypatch) -> Path:
+    copy = tmp_path / "repo"
+    shutil.copytree(finished, copy)
+    monkeypatch.setenv("CUNET_ROOT", str(copy))
+    return copy
+
+
+@pytest.fixture
+def published(root) -> Path:
+    return publish.publish("papermill_runs/mine")
+
+
+def edit(root: Path, old: str, new: str) -> None:
+    path = root / "notebooks" / "04_networks.py"
+    assert old in (text := path.read_text(encoding="utf-8"))
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def change(path: Path, **changes) -> None:
+    """Change a result file, and seal it anew."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(content | {"sha256": runs.seal(content)}))
+
+
+# ----------------------------------------------------------------------------------------- what is committed
+
+
+def test_the_committed_run_is_current_and_small():
+    """A notebook that is newer than its committed result fails here, with the command that refreshes it."""
+    folder = ROOT / publish.FOLDER
+    if not folder.is_dir():
+        pytest.skip(f"There is no committed run yet. {publish.REFRESH}")
+    assert publish.stale() == []
+    assert {
+        path.name for path in (folder / "executed").iterdir() if path.stat().st_size > slim.LIMIT
+    } == set()
+    assert list(folder.rglob("*.pdf")) == []
+
+
+def test_the_readme_says_what_the_committed_run_says():
+    assert results_page.current(), results_page.OUTDATED
+
+
+# ------------------------------------------------------------------------------------------------ publishing
+
+
+def test_it_holds_notebooks_pictures_tables_and_results_and_nothing_of_the_machine(root, published):
+    names = {path.relative_to(published).as_posix() for path in published.rglob("*") if path.is_file()}
+    assert names == {
+        "executed/04_networks.ipynb",
+        "figures/fig03_samples.png",
+        "tables/tab01_synthesis.csv",
+        "tables/tab01_synthesis.md",
+        "results/04_networks.json",
+        "profile.yaml",
+    }
+    was, now = (
+        runs.result(folder, "04_networks") for folder in (root / "papermill_runs" / "mine", published)
+    )
+    assert now["timings"].keys() == was["timings"].keys() - set(publish.NOISE)
+    assert now["timings"]["a_call"] == was["timings"]["a_call"] and now["timings"]["wall_time_s"] % 1 == 0
+    drop = {"timings": None, "sha256": None}
+    assert now | drop == was | drop
+    assert publish.stale() == []
+
+
+def test_publishing_again_gives_the_same_bytes_and_takes_away_what_is_gone(published):
+    (published / "figures" / "old.png").write_bytes(b"")
+    before = {
+        path: path.read_bytes() for path in published.rglob("*") if path.is_file() and path.name != "old.png"
+    }
+    publish.publish("papermill_runs/mine")
+    assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
+    assert not list(published.parent.glob(".publish-*"))
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda run: (run / "results" / "04_networks.json").unlink(), "unfinished: it lacks 04_networks"),
+        (lambda run: (run / "executed" / "04_networks.ipynb").unlink(), "unfinished: it lacks 04_networks"),
+        (lambda run: (run / "profile.yaml").unlink(), "not a prepared run"),
+        (lambda run: (run / "figures" / "fig03_samples.png").unlink(), "fig03_samples.png is missing"),
+        (lambda run: change(run / "results" / "04_networks.json", profile="smoke"), "smoke size"),
+        (
+            lambda run: change(run / "results" / "04_networks.json", parameters={"size": "smoke"}),
+            "smoke size",
+        ),
+        (lambda run: change(run / "results" / "04_networks.json", source=""), "by another 04_networks"),
+        (lambda run: edit(run.parents[1], "range(count)", "range(count + 1)"), "by another 04_networks"),
+    ],
+)
+def test_a_run_that_must_not_be_published_is_refused_and_the_committed_one_stays(
+    root, published, spoil, message
+):
+    before = {path: path.read_bytes() for path in published.rglob("*") if path.is_file()}
+    spoil(root / "papermill_runs" / "mine")
+    with pytest.raises(InputError, match=message):
+        publish.publish("papermill_runs/mine")
+    assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
+
+
+def test_the_committed_run_cannot_take_its_own_place(published):
+    with pytest.raises(InputError, match="the committed run itself"):
+        publish.publish(published)
+
+
+def test_a_notebook_run_by_hand_carries_no_source(root, monkeypatch):
+    run = runs.Run(root / "papermill_runs" / "hand", "04_networks", "laptop", {})
+    assert "source" not in run.save_result({})
+
+
+# -------------------------------------------------------------------------------------------------- currency
+
+
+def test_edited_code_is_out_of_date_whatever_the_times_of_files_say(root, published):
+    edit(root, "range(count)", "range(count + 1)")
+    os.utime(root / "notebooks" / "04_networks.py", (0, 0))
+    (found,) = publish.stale()
+    assert "code of notebooks/04_networks.py is newer" in found and "make reference" in found
+
+
+def test_a_touched_file_and_code_laid_out_anew_need_no_new_run(root, published):
+    os.utime(root / "notebooks" / "04_networks.py")
+    assert publish.stale() == []
+    edit(root, "figure = Figure(figsize=(4, 2))", "figure = Figure(\n    figsize=(4, 2)\n)  # inches")
+    (found,) = publish.stale()
+    assert publish.WORDS in found
+
+
+def test_new_words_are_taken_over_with_the_outputs_and_parameters_as_they_were(root, published):
+    edit(root, "# Some words.", "# Other words.\n\n# %% [markdown]\n# And more of them.")
+    (found,) = publish.stale()
+    assert "words of notebooks/04_networks.py" in found and publish.WORDS in found
+    before = nbformat.read(published / "executed" / "04_networks.ipynb", as_version=4).cells
+    assert publish.reword() == ["04_networks"] and publish.stale() == [] and publish.reword() == []
+    after = nbformat.read(published / "executed" / "04_networks.ipynb", as_version=4).cells
+    assert [c.source for c in after if c.cell_type == "markdown"][1:] == ["Other words.", "And more of them."]
+    code = [[(c.source, c.outputs) for c in cells if c.cell_type == "code"] for cells in (before, after)]
+    assert code[0] == code[1] and any("count = 5" in source for source, _ in code[1])
+    edit(root, "range(count)", "range(count + 1)")
+    assert publish.reword() == [], "code that changed has to run"
+
+
+def test_notebooks_that_were_added_or_are_gone_are_out_of_date(root, published):
+    profile = root / "papermill_runs" / "profiles" / "reference.yaml"
+    shutil.copy(root / "notebooks" / "04_networks.py", root / "notebooks" / "05x_more.py")
+    shutil.copy(root / "notebooks" / "04_networks.py", root / "notebooks" / "06_more.py")
+    profile.write_text(PROFILE + "  06_more:\n")
+    assert publish.stale() == [f"06_more is not in it. {publish.REFRESH}"]
+    profile.write_text(PROFILE.replace("04_networks: {count: 5}", "06_more:"))
+    (root / "notebooks" / "04_networks.py").unlink()
+    assert len(publish.stale()) == 2
+
+
+def test_the_command_publishes_writes_the_readme_and_says_what_is_out_of_date(root, capsys):
+    assert publish.main(["mine"]) == 0 and publish.main(["--check"]) == 0
+    assert results_page.current() and "an eighth" in (root / "README.md").read_text()
+    edit(root, "# Some words.", "# Other words.")
+    readme = root / "README.md"
+    readme.write_text(readme.read_text().replace("an eighth", "a tenth"))
+    assert publish.main(["--check"]) == 1
+    assert {publish.WORDS, results_page.OUTDATED} <= {
+        part for line in capsys.readouterr().out.splitlines() for part in (line, line.split(": ")[-1])
+    }
+    assert publish.main(["--words"]) == 0 and results_page.main([]) == 0 and publish.main(["--check"]) == 0
+    assert publish.main(["absent"]) == 2 and "absent" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""The README's results: each number from a file, each line chosen by the rule, between two marks."""
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from cunet import results_page, scorecard
+from cunet.errors import InputError
+
+
+def card(**verdicts: str) -> pd.DataFrame:
+    """A scorecard with rows as C01="reproduced", or several as C01="reproduced, partly"; no others."""
+    found = scorecard.scorecard([])
+    rows = []
+    for row in found.to_dict("records"):
+        for i, verdict in enumerate(verdicts.get(row["id"], scorecard.UNMEASURED).split(", ")):
+            measured = {"measured": f"{row['id']} number {i}", "verdict": verdict, "notebook": "04_networks"}
+            rows.append(row | measured)
+    return pd.DataFrame(rows)
+
+
+R, P, N = scorecard.REPRODUCED, scorecard.PARTLY, scorecard.NOT_REPRODUCED
+
+
+def named(lines: list[str]) -> list[str]:
+    return [line.split("(")[1][:3] for line in lines]
+
+
+def test_two_right_one_in_part_two_wrong_and_those_of_the_abstract_first():
+    frame = card(C01=R, C04=R, C16=R, C22=R, C03=P, C05=P, C06=N, C07=N, C23=N)
+    lines = results_page.findings(frame)
+    assert named(lines) == ["C01", "C22", "C03", "C23", "C06"]
+    assert [line[4 : line.index("**", 4)] for line in lines] == [
+        "Right",
+        "Right",
+        "In part",
+        "Wrong",
+        "Wrong",
+    ]
+
+
+def test_places_that_a_kind_cannot_fill_go_to_others_and_what_was_not_tested_is_no_finding():
+    assert named(results_page.findings(card(C16=R, C06=N, C07=N, C09=N, C10=N, C11=N))) == [
+        "C16", "C06", "C07", "C09", "C10"
+    ]  # fmt: skip
+    assert named(results_page.findings(card(C03=R, C12=scorecard.NOT_TESTABLE))) == ["C03"]
+    assert results_page.findings(card(C03=scorecard.MEANINGLESS)) == []
+
+
+def test_a_line_tells_the_measurement_with_the_verdict_or_the_best_and_the_worst():
+    (line,) = results_page.findings(card(C05=f"{N}, {R}, {P}, {N}"))
+    assert (
+        "In part" in line
+        and "C05 number 1; C05 number 0." in line
+        and "[04](notebooks/04_networks.py)" in line
+    )
+    (line,) = results_page.findings(card(C05=f"{scorecard.NOT_TESTABLE}, {R}, {R}"))
+    assert "Measured: C05 number 1." in line
+
+
+def test_a_run_without_table_1_or_notebook_04_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match="tab01_synthesis.csv is no table 1.*notebook 07"):
+        results_page.table_1(tmp_path)
+    with pytest.raises(InputError, match="04_networks"):
+        results_page.table_5({})
+
+
+def test_table_1_names_stand_ins_and_has_a_dash_where_the_paper_has_no_number(tmp_path):
+    (tmp_path / "tables").mkdir()
+    columns = "dataset,model,fd,fd_low,fd_high,steps,seconds_per_sample,paper_fid,paper_steps,paper_seconds"
+    rows = ["mnist,unet,7.125,7,8,30,1.23456,3.61,30,3.56", "landscapes,cunet,9,8,10,5,0.5,,,"]
+    (tmp_path / "tables" / "tab01_synthesis.csv").write_text("\n".join([columns, *rows]))
+    lines = results_page.table_1(tmp_path).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert cells[0] == ["mnist", "U-Net", "7.12 [7.00, 8.00]", "30", "1.23", "3.61", "30", "3.56"]
+    assert "stand-in for LSUN Church" in cells[1][0] and cells[1][5:] == ["-", "-", "-"]
+
+
+@pytest.mark.parametrize("text", ["", results_page.BEGIN, f"{results_page.END}\n{results_page.BEGIN}"])
+def test_a_readme_without_its_marks_is_refused(text):
+    with pytest.raises(InputError, match="once each"):
+        results_page.replaced(text, "x")
+
+
+def test_what_is_around_the_marks_stays():
+    text = f"before\n{results_page.BEGIN}\nold\n{results_page.END}\nafter\n"
+    assert results_page.replaced(text, "new") == text.replace("old", "new")
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
