@@ -35,7 +35,7 @@ IMAGES = {  # of the data sets: training and test images, channels
 DRAWN = (drawn.COUNTS["train"], drawn.COUNTS["test"], 3)  # of the drawn ones
 VARIANTS = 4  # protocols of denoising that notebook 08 compares
 STOPS = 8  # moments of a walk at which it takes distances
-FLOW = 40  # evaluations along the probability flow of notebook 11, each two calls and their gradient
+FLOW = 70  # evaluations along the probability flow of notebook 11, each two calls and their gradient
 
 
 class Item(NamedTuple):
