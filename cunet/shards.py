@@ -7,7 +7,7 @@ begins: so which images a block holds depends neither on how many shards there a
 
 Of a block two files are kept in the run's folder `samples`: its features (float32, 1 kB an image), and the
 pixels of those of its images that are among the first `KEPT`. A set's Frechet statistics are the sum of its
-blocks' (torchmetrics merges them), so that the memory of the evaluation does not grow with the number of
+blocks' (torchmetrics adds them up), so that the memory of the evaluation does not grow with the number of
 samples; what wants every image's features, as the bootstrap does, holds 1 kB an image.
 """
 
@@ -106,10 +106,10 @@ def pixels(which: Samples, run_dir: Path) -> Tensor:
 
 
 def statistics(which: Samples, run_dir: Path) -> frechet.Statistics:
-    """Frechet statistics of a set that was made, merged block by block."""
+    """Frechet statistics of a set that was made, added up by torchmetrics block by block."""
     metric = frechet.FrechetAlexNet()
     for block in _blocks(which, run_dir, "features", which.count):
-        metric.update(frechet.FrechetAlexNet(block).statistics(), real=True)
+        metric.update(block, real=True)
     return metric.statistics()
 
 
