@@ -66,9 +66,9 @@ def table_1(run_dir: Path) -> str:
                 "FD-AlexNet [95 %]": f"{row.fd:.2f} [{row.fd_low:.2f}, {row.fd_high:.2f}]",
                 "steps": f"{row.steps:.0f}",
                 "s a sample": f"{row.seconds_per_sample:.3g}",
-                "paper: FID": _or_dash(row.paper_fid, ".2f"),
-                "steps ": _or_dash(row.paper_steps, ".0f"),
-                "s a sample ": _or_dash(row.paper_seconds, ".2f"),
+                "paper: FID": _printed(row.paper_fid, ".2f", row.dataset),
+                "paper: steps": _printed(row.paper_steps, ".0f"),
+                "paper: s a sample": _printed(row.paper_seconds, ".2f"),
             }
             for row in frame.itertuples()
         ]
@@ -83,8 +83,12 @@ def dataset_label(name: str) -> str:
     return f"{name} (drawn; stand-in for {stands_for})" if stands_for else name
 
 
-def _or_dash(value: float, how: str) -> str:
-    return "-" if pd.isna(value) else format(value, how)
+def _printed(value: float, how: str, dataset: str = "") -> str:
+    """A number of the paper; beside a stand-in's it says of which data it is."""
+    if pd.isna(value):
+        return "-"
+    original = datasets.STAND_INS.get(dataset)
+    return format(value, how) + (f" (of {original})" if original else "")
 
 
 def table_5(results: dict[str, dict]) -> str:

@@ -190,8 +190,8 @@ assert sp.simplify(left - A * F_x * (x_theta - 1)) == 0
 # $$r' = -\Bigl(\frac{\partial F}{\partial x}\Bigr)^{\!\top} r, \quad r(t_n) = \frac{\partial L}{\partial x_{t_n}}^{\!\top},
 #   \qquad \frac{dL}{d\theta} = \int_{t_0}^{t_n} r^\top F_\theta\, dt + r(t_0)^\top \frac{df}{d\theta}. \tag{14}$$
 #
-# Sympy does the bookkeeping at the two ends. This is $\lambda$ of section 1. So the proposition is right, and its content is that a first-order equation has
-# a first-order adjoint. Its errata: (13) lacks the two factors in red; (10) and (14) lack the condition at $t_n$
+# Sympy does the bookkeeping at the two ends. This is $\lambda$ of section 1. So the proposition is right, and its
+# content is that a first-order equation has a first-order adjoint. Its errata: (13) lacks the two factors in red; (10) and (14) lack the condition at $t_n$
 # and the formula for the gradient, without which they determine nothing; $r$ is never defined; and
 # $r^\top \partial F/\partial x$ is a row where $r'$ is a column.
 #
