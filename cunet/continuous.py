@@ -84,21 +84,23 @@ class ContinuousUNet(nn.Module):
 
     widths: channels of the position (the velocity has as many) at each resolution, from full to coarsest.
     channels: of the image. time_width: of the time embedding. hidden: inner width of the acceleration
-    network over that of the position. steps, solver, gradient: of every ODE block, see `cunet.ode.solve`.
+    network over that of the position. steps, solver, gradient: of the ODE blocks, see `cunet.ode.solve`; steps
+    is one number, or one a resolution like widths (the middle block is of the coarsest).
     attention: over all pixels at the coarsest side, after the last block down and the middle block.
     residual: the linear force inside f. zero_velocity: start from v = 0 instead of g(x).
     order: 2, or 1 for the ablation in which one network drives [x, v] as a first-order state.
 
-    Raises InputError for fewer than two widths, or an unknown solver or gradient.
+    Raises InputError for fewer than two widths, another number of steps than of widths, or an unknown solver or
+    gradient.
     """
 
     def __init__(
         self,
-        widths: Sequence[int] = (24, 48, 80, 160),
+        widths: Sequence[int] = (32, 48, 80, 160),
         channels: int = 3,
         time_width: int = 256,
         hidden: float = 1.0,
-        steps: int = 2,
+        steps: int | Sequence[int] = (1, 1, 2, 2),
         solver: str = "leapfrog",
         gradient: str = "direct",
         attention: bool = True,
@@ -109,25 +111,29 @@ class ContinuousUNet(nn.Module):
         super().__init__()
         if len(widths) < 2:
             raise InputError(f"widths={tuple(widths)!r}: a U-shape needs at least two resolutions.")
+        steps = (steps,) * len(widths) if isinstance(steps, int) else tuple(steps)
+        if len(steps) != len(widths):
+            raise InputError(f"steps={steps!r}: expected one number, or {len(widths)}, one for each of widths.")
         self.channels = channels
         self.downsample_factor = 2 ** (len(widths) - 1)
 
-        def block(width: int) -> ODEBlock:
+        def block(level: int) -> ODEBlock:
+            width = widths[level]
             force = Acceleration(width, round(hidden * width), time_width, residual, order)
-            return ODEBlock(force, steps, solver, gradient)
+            return ODEBlock(force, steps[level], solver, gradient)
 
         coarsest = widths[-1]
         self.time = TimeEmbedding(FREQUENCIES, time_width)
         self.position = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.velocity = None if zero_velocity else InitialVelocity(widths[0])
-        self.blocks_down = nn.ModuleList(block(w) for w in widths)
+        self.blocks_down = nn.ModuleList(block(level) for level in range(len(widths)))
         self.downs = nn.ModuleList(Down(a, b) for a, b in zip(widths, widths[1:], strict=False))
         self.attention_down = Attention(coarsest) if attention else nn.Identity()
-        self.middle = block(coarsest)
+        self.middle = block(-1)
         self.attention_middle = Attention(coarsest) if attention else nn.Identity()
         below = [*widths[1:], coarsest]
         self.joins = nn.ModuleList(Join(b, w) for b, w in reversed(list(zip(below, widths, strict=True))))
-        self.blocks_up = nn.ModuleList(block(w) for w in reversed(widths))
+        self.blocks_up = nn.ModuleList(block(level) for level in reversed(range(len(widths))))
         self.head = Head(widths[0], channels, time_width)
         self.to(memory_format=torch.channels_last)
 

@@ -1,7 +1,7 @@
 """Names to networks: every denoiser of the project, at three sizes.
 
     paper    64 x 64, the sizes of table 5
-    laptop   32 x 32, the same shapes at about a quarter of the width; two CPU cores train one in minutes
+    laptop   32 x 32, the same shapes at a quarter to a half of the width; two CPU cores train one in minutes
     smoke    16 x 16, as small as the shapes allow: it shows that everything runs, and nothing else
 
 Every network is called as `network(sample, timestep)` and returns a tensor like sample. A name may carry
@@ -29,10 +29,13 @@ _UNET = {
     "laptop": dict(dim=16, head_width=8),
     "smoke": dict(dim=8, head_width=4),
 }
+# Evaluations of f a block, from full resolution to coarsest. Where pixels are many, one evaluation of a wide f
+# learns more than two of a narrow one that cost the same; where they are few, a second one is nearly free.
+_STEPS = (1, 1, 2, 2)
 _CONTINUOUS = {
-    "paper": dict(widths=(24, 48, 80, 160), time_width=256),
-    "laptop": dict(widths=(8, 20, 40, 56), time_width=64),
-    "smoke": dict(widths=(4, 4, 8, 8), time_width=16),
+    "paper": dict(widths=(32, 48, 80, 160), steps=_STEPS, time_width=256),
+    "laptop": dict(widths=(16, 28, 40, 56), steps=_STEPS, time_width=64),
+    "smoke": dict(widths=(4, 4, 8, 8), steps=_STEPS, time_width=16),
 }
 _RELEASED = {"paper": dict(nf=16), "laptop": dict(nf=4), "smoke": dict(nf=2)}
 
@@ -42,7 +45,7 @@ _FAMILIES = {
     "cunet-noattn": (ContinuousUNet, _CONTINUOUS, dict(attention=False)),
     "cunet-nores": (ContinuousUNet, _CONTINUOUS, dict(residual=False)),
     "cunet-plain": (ContinuousUNet, _CONTINUOUS, dict(attention=False, residual=False)),
-    "cunet-firstorder": (ContinuousUNet, _CONTINUOUS, dict(order=1, solver="midpoint", steps=1)),
+    "cunet-firstorder": (ContinuousUNet, _CONTINUOUS, dict(order=1, solver="euler")),
     "cunet-zerovelocity": (ContinuousUNet, _CONTINUOUS, dict(zero_velocity=True)),
     "cunet-released": (ReleasedCUNet, _RELEASED, dict(attention=2)),
     "cunet-released-5attn": (ReleasedCUNet, _RELEASED, dict(attention=5)),
