@@ -542,10 +542,10 @@ for name, found in equations.items():
     frame = convergence.errors(found, solvers, steps=(1, 2, 4, 8, 16))
     shares.append(frame.assign(network=name))
 shares = pd.concat(shares)
-used = {
-    name: f"{found[0].solver}, {found[0].steps} step" + "s" * (found[0].steps > 1)
-    for name, found in equations.items()
-}
+used = {}
+for name, found in equations.items():
+    counts = sorted({e.steps for e in found})
+    used[name] = f"{found[0].solver}, {' or '.join(map(str, counts))} step" + "s" * (counts != [1])
 picture = ode_figures.block_convergence(
     shares[shares.evaluations <= 32], {name: f"{name} (trained with {text})" for name, text in used.items()}
 )
@@ -728,11 +728,9 @@ for c in (1.0, 4.0):
 # ## What the paper says, what we measured, why they differ
 
 # %%
-own = equations["cunet"][0]
-of_cunet = shares[shares.network == "cunet"]
-steps_off = of_cunet[(of_cunet.solver == own.solver) & (of_cunet.steps == own.steps)].share.quantile(
-    [0.25, 0.5, 0.75]
-)
+own = [(e.name, e.solver, e.steps) for e in equations["cunet"]]
+of_cunet = shares[shares.network == "cunet"].set_index(["block", "solver", "steps"], drop=False)
+steps_off = of_cunet.share[own].quantile([0.25, 0.5, 0.75])
 one_rk4 = of_cunet[(of_cunet.solver == "rk4") & (of_cunet.steps == 1)].share.median()
 whose = "untrained" if checkpoint == "untrained" else "MNIST"
 blocks = len({e.name for e in equations["cunet"]})

@@ -593,7 +593,8 @@ slopes
 
 # %%
 whole = costs[costs.subject == "whole network"].pivot(index="steps", columns="gradient")
-few = min(network_steps, key=lambda n: abs(n - single[0].steps))  # those of the training, or nearest
+trained = max(e.steps for e in convergence.equations(cunet, noisy, steps_of_noise, torch.float32))
+few = min(network_steps, key=lambda n: abs(n - trained))  # the most of any block in training, or nearest
 holds = whole.memory.adjoint[few] / whole.memory.direct[few]
 a_step, none = np.polyfit(whole.index, whole.memory.direct, 1)
 pays = max(1, int(np.ceil((whole.memory.adjoint[few] - none) / a_step)))
