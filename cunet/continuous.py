@@ -96,7 +96,7 @@ class ContinuousUNet(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = (32, 48, 80, 160),
+        widths: Sequence[int] = (24, 48, 80, 160),
         channels: int = 3,
         time_width: int = 256,
         hidden: float = 1.0,

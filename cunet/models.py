@@ -33,7 +33,7 @@ _UNET = {
 # learns more than two of a narrow one that cost the same; where they are few, a second one is nearly free.
 _STEPS = (1, 1, 2, 2)
 _CONTINUOUS = {
-    "paper": dict(widths=(32, 48, 80, 160), steps=_STEPS, time_width=256),
+    "paper": dict(widths=(24, 48, 80, 160), steps=_STEPS, time_width=256),
     "laptop": dict(widths=(16, 28, 40, 56), steps=_STEPS, time_width=64),
     "smoke": dict(widths=(4, 4, 8, 8), steps=_STEPS, time_width=16),
 }

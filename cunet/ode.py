@@ -118,8 +118,9 @@ def leapfrog(f: Acceleration, x: Tensor, v: Tensor, span, steps: int) -> tuple[T
     for n in range(steps):
         a = f(span[0] + (n + 0.5) * h, x, v_half)
         v = torch.add(v, a, alpha=h)
-        v_half = torch.add(v, a, alpha=h / 2)
-        x = torch.add(x, v, alpha=h if n + 1 < steps else h / 2)
+        last = n + 1 == steps
+        v_half = v if last else torch.add(v, a, alpha=h / 2)
+        x = torch.add(x, v, alpha=h / 2 if last else h)
     return x, v
 
 
