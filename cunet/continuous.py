@@ -84,14 +84,14 @@ class ContinuousUNet(nn.Module):
 
     widths: channels of the position (the velocity has as many) at each resolution, from full to coarsest.
     channels: of the image. time_width: of the time embedding. hidden: inner width of the acceleration
-    network over that of the position. steps, solver, gradient: of the ODE blocks, see `cunet.ode.solve`; steps
-    is one number, or one a resolution like widths (the middle block is of the coarsest).
+    network over that of the position. steps, solver, gradient: of the ODE blocks, see `cunet.ode.solve`;
+    steps is one number, or one a resolution like widths (the middle block is of the coarsest).
     attention: over all pixels at the coarsest side, after the last block down and the middle block.
     residual: the linear force inside f. zero_velocity: start from v = 0 instead of g(x).
     order: 2, or 1 for the ablation in which one network drives [x, v] as a first-order state.
 
-    Raises InputError for fewer than two widths, another number of steps than of widths, or an unknown solver or
-    gradient.
+    Raises InputError for fewer than two widths, another number of steps than of widths, or an unknown
+    solver or gradient.
     """
 
     def __init__(
@@ -113,7 +113,9 @@ class ContinuousUNet(nn.Module):
             raise InputError(f"widths={tuple(widths)!r}: a U-shape needs at least two resolutions.")
         steps = (steps,) * len(widths) if isinstance(steps, int) else tuple(steps)
         if len(steps) != len(widths):
-            raise InputError(f"steps={steps!r}: expected one number, or {len(widths)}, one for each of widths.")
+            raise InputError(
+                f"steps={steps!r}: expected one number, or {len(widths)}, one for each of widths."
+            )
         self.channels = channels
         self.downsample_factor = 2 ** (len(widths) - 1)
 

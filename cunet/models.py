@@ -29,8 +29,8 @@ _UNET = {
     "laptop": dict(dim=16, head_width=8),
     "smoke": dict(dim=8, head_width=4),
 }
-# Evaluations of f a block, from full resolution to coarsest. Where pixels are many, one evaluation of a wide f
-# learns more than two of a narrow one that cost the same; where they are few, a second one is nearly free.
+# Evaluations of f a block, from full resolution to coarsest. Where pixels are many, one evaluation of a wide
+# f learns more than two of a narrow one that cost the same; where they are few, a second one is nearly free.
 _STEPS = (1, 1, 2, 2)
 _CONTINUOUS = {
     "paper": dict(widths=(24, 48, 80, 160), steps=_STEPS, time_width=256),
