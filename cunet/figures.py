@@ -131,17 +131,28 @@ def image_grid(images: Tensor, columns: int = 8, title: str = "") -> Figure:
 
 
 def sample_sheets(sheets: Mapping[str, Tensor], columns: int = 8) -> Figure:
-    """Sheets of samples side by side, one a network (figure 3 of the paper). Label -> (N, C, H, W)."""
+    """Sheets of samples side by side, one a network. Label -> (N, C, H, W)."""
+    return sheet_rows({"": sheets}, columns)
+
+
+def sheet_rows(rows: Mapping[str, Mapping[str, Tensor]], columns: int = 8) -> Figure:
+    """Rows of sheets of samples, a row a data set, a sheet a network (figure 3 of the paper).
+
+    rows: the row's label -> the sheet's label -> (N, C, H, W), as many sheets in each row.
+    """
     with style():
-        rows = -(-max(len(s) for s in sheets.values()) // columns)
-        width = PAGE / max(2, len(sheets))
-        figure = Figure(figsize=(width * len(sheets), width * rows / columns + 0.3))
-        for axes, (title, images) in zip(
-            figure.subplots(1, len(sheets), squeeze=False)[0], sheets.items(), strict=True
-        ):
-            axes.imshow(_tiled(images, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_title(title)
+        wide = max(len(sheets) for sheets in rows.values())
+        down = [-(-max(len(s) for s in sheets.values()) // columns) for sheets in rows.values()]
+        width = PAGE / max(2, wide)
+        figure = Figure(figsize=(width * wide, sum(width * n / columns + 0.3 for n in down)))
+        grid = figure.subplots(len(rows), wide, squeeze=False, height_ratios=down)
+        for axes in grid.flat:
             axes.set_axis_off()
+        for line, (label, sheets) in zip(grid, rows.items(), strict=True):
+            for axes, (title, images) in zip(line, sheets.items(), strict=False):
+                axes.imshow(_tiled(images, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                axes.set_title(title)
+            line[0].text(-0.02, 0.5, label, rotation=90, ha="right", va="center", transform=line[0].transAxes)
     return figure
 
 
@@ -160,27 +171,40 @@ def _tiled(images: Tensor, columns: int, gap: int = 1) -> np.ndarray:
 
 
 def fd_against_steps(
-    frame: pd.DataFrame, floor: float | None = None, metric: str = "FD-AlexNet", x: str = "steps"
+    frame: pd.DataFrame,
+    floor: float | Mapping[str, float] | None = None,
+    metric: str = "FD-AlexNet",
+    x: str = "steps",
+    others: pd.DataFrame | None = None,
 ) -> Figure:
     """Distance against the number of sampling steps, a panel a sampler, a line a network, with bands.
 
-    frame: columns model, sampler, fd, fd_low, fd_high, and x. floor: the distance between training and test
-    images, drawn dashed. x: "steps", or "seconds" for the time a sample. A ring marks each network's lowest
-    distance.
+    frame: columns model, sampler, fd, fd_low, fd_high, and x; with `n`, images a set, which the titles then
+    say. floor: the distance between training and test images, drawn dashed; one for all samplers, or by
+    sampler. x: "steps", or "seconds" for the time a sample. others: further trainings of the networks, a
+    thin line for each value of its column `seed`. A ring marks each network's lowest distance.
     """
     samplers = list(dict.fromkeys(frame["sampler"]))
+    floors = floor if isinstance(floor, Mapping) else dict.fromkeys(samplers, floor)
     with style():
         figure = Figure(figsize=(PAGE if len(samplers) > 1 else 0.7 * PAGE, 3.0))
         panels = figure.subplots(1, len(samplers), sharey=True, squeeze=False)[0]
         for axes, sampler in zip(panels, samplers, strict=True):
-            for model, line in frame[frame["sampler"] == sampler].groupby("model", sort=False):
+            here = frame[frame["sampler"] == sampler]
+            for model, line in here.groupby("model", sort=False):
                 _distances(axes, model, line.sort_values(x), x)
-            if floor is not None:
-                axes.axhline(floor, color="0.4", ls="--", lw=0.9)
-                axes.annotate("train against test", (1, floor), (0, 3), xycoords=("axes fraction", "data"),
-                              textcoords="offset points", ha="right", fontsize=7, color="0.4")  # fmt: skip
+            more = others[others["sampler"] == sampler] if others is not None else here[:0].assign(seed=0)
+            for (model, _), line in more.sort_values(x).groupby(["model", "seed"], sort=False):
+                thin = dict(color=colour(model), lw=0.7, ms=3, alpha=0.8)
+                axes.plot(line[x], line.fd, marker=MARKERS.get(model, "o"), mfc="white", **thin)
+            if floors[sampler] is not None:
+                axes.axhline(floors[sampler], color="0.4", ls="--", lw=0.9)
+                axes.annotate("train against test", (1, floors[sampler]), (0, 3),
+                              xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
+                              fontsize=7, color="0.4")  # fmt: skip
             xlabel = {"steps": "sampling steps", "seconds": "seconds a sample"}[x]
-            axes.set(xscale="log", yscale="log", xlabel=xlabel, title=sampler)
+            title = f"{sampler}, {here['n'].max():,} images a set" if "n" in here else sampler
+            axes.set(xscale="log", yscale="log", xlabel=xlabel, title=title)
             if x == "steps":
                 steps = sorted(frame[x].unique())
                 axes.set_xticks(steps, [str(s) for s in steps])
@@ -189,7 +213,7 @@ def fd_against_steps(
                 readable(axes.xaxis)
         readable(panels[0].yaxis)
         panels[0].set_ylabel(f"{metric} (lower is better)")
-        panels[-1].legend(fontsize=7)
+        panels[-1].legend(*panels[0].get_legend_handles_labels(), fontsize=7)
     return figure
 
 
@@ -209,23 +233,26 @@ def readable(axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def loss_curves(cards: Mapping[str, Mapping]) -> Figure:
+def loss_curves(cards: Mapping[str, Mapping] | Sequence[tuple[str, Mapping]]) -> Figure:
     """Training (thin) and validation loss (thick) against images seen, and against wall time.
 
-    cards: model -> checkpoint card; its loss_curve and validation hold [images, loss] pairs; time is taken as
-    proportional to images.
+    cards: model -> checkpoint card, or pairs of the two where a network was trained several times; loss_curve
+    and validation hold [images, loss] pairs; time is taken as proportional to images.
     """
+    pairs, named = list(cards.items() if isinstance(cards, Mapping) else cards), set()
     with style():
         figure = Figure(figsize=(PAGE, 2.9))
         panels = figure.subplots(1, 2, sharey=True)
-        for model, card in cards.items():
+        for model, card in pairs:
+            text = None if model in named else label(model)
+            named.add(model)
             minutes_an_image = card["wall_time_s"] / 60 / max(card["images_seen"], 1)
             for axes, factor in zip(panels, (1e-3, minutes_an_image), strict=True):
                 for curve, wide in (("loss_curve", 0.7), ("validation", 2.0)):
                     points = np.array(card[curve], dtype=float).reshape(-1, 2)
                     axes.plot(
                         points[:, 0] * factor, points[:, 1], color=colour(model), lw=wide,
-                        alpha=0.5 if wide < 1 else 1, label=label(model) if wide > 1 else None,
+                        alpha=0.5 if wide < 1 else 1, label=text if wide > 1 else None,
                         marker=MARKERS.get(model, "o") if wide > 1 else None,
                     )  # fmt: skip
         panels[0].set(yscale="log", xlabel="thousands of images seen", ylabel="loss", title="at equal images")

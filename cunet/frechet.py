@@ -18,6 +18,7 @@ import io
 import pickle
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -198,6 +199,29 @@ def frechet_distance(real: ImageSet, generated: ImageSet) -> Frechet:
     elif isinstance(real, Tensor) and real.ndim == 2:
         dimension = real.shape[1]
     return FrechetAlexNet(real, dimension).update(generated, real=False).compute()
+
+
+def distance_to(real: Statistics) -> Callable[[Tensor], float]:
+    """FD-AlexNet to one real set, as a function of features (n, D), for a bootstrap over many resamples.
+
+    The trace of the root comes from the eigenvalues of a symmetric matrix, (C1^(1/2) C2 C1^(1/2))^(1/2), in
+    place of those of C1 C2, which takes a quarter of the time; values agree with `frechet_distance`.
+    """
+    mean = real.total / real.count
+    covariance = (real.outer - real.count * torch.outer(mean, mean)) / (real.count - 1)
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+    def distance(features: Tensor) -> float:
+        features = _as_features(features, len(mean)).double()
+        if len(features) < 2:
+            raise InputError("FD-AlexNet was asked for one generated image; a covariance needs two.")
+        other = torch.cov(features.T)
+        shared = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
+        gap = (mean - features.mean(0)).square().sum()
+        return float(gap + covariance.trace() + other.trace() - 2 * shared)
+
+    return distance
 
 
 def _as_features(images: Tensor | ImageDataset, dimension: int) -> Tensor:

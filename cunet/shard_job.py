@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cunet import chain, checkpoints, runs
+from cunet import chain, checkpoints, runs, synthesis
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.parameters import declaration
@@ -22,21 +22,10 @@ from cunet.shards import Samples, make
 
 
 def wanted(parameters: dict[str, Any], run_dir: Path) -> list[Samples]:
-    """The sets that notebook 07 measures with these parameters."""
-    given, folder = parameters, checkpoints.ASSETS
-    if given["checkpoints"] == "train":
-        folder = run_dir / "checkpoints"
-    paths = [
-        folder / f"{checkpoints.stem(dataset, model, given['size'], given['seeds'][0])}.safetensors"
-        for dataset in given["datasets"]
-        for model in given["models"]
-    ]
-    return [
-        Samples(path, sampler, steps, given["seed"], given["samples"])
-        for path in paths
-        for sampler in given["samplers"]
-        for steps in given["step_counts"]
-    ]
+    """The sets that notebook 07 makes with these parameters, but for those at each network's best steps."""
+    folder = run_dir / "checkpoints" if parameters["checkpoints"] == "train" else checkpoints.ASSETS
+    found, _ = synthesis.trainings(parameters, folder)
+    return [draw.samples for draw in synthesis.draws(parameters, found)]
 
 
 def run(run_dir: Path, shard: int, of: int, say: Callable[[str], object] = print) -> Path:

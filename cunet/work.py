@@ -21,6 +21,8 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cunet import checkpoints, drawn, models
@@ -94,20 +96,37 @@ def _sampling(of: dict[str, Any]) -> Work:
 
 
 def _synthesis(of: dict[str, Any]) -> Work:
-    """Notebook 07: every network's samples at every number of steps, their features, and their intervals."""
-    work, sets = Work(), len(of["samplers"]) * len(of["step_counts"])
-    calls = sum(SAMPLERS[name].calls(steps) for name in of["samplers"] for steps in of["step_counts"])
-    for dataset in of["datasets"]:
-        train, test, channels = images(dataset)
-        networks = [(model, of["size"], channels) for model in of["models"]]
-        extra = checkpoints.stem(dataset, "cunet", of["size"], of["seeds"][0], "walltime")
-        if of["checkpoints"] == "released" and (checkpoints.ASSETS / f"{extra}.safetensors").is_file():
-            networks.append(("cunet", of["size"], channels))
-        for network in networks:
-            work[Item("sample", network)] += of["samples"] * calls
-        work[Item("feature")] += len(networks) * sets * of["samples"] + min(of["reference_images"], train)
-        work[Item("feature")] += 2 * min(of["samples"], test)
-        work[Item("distance")] += len(networks) * sets * (of["resamples"] + 1) + 2
+    """Notebook 07: every training's sets of samples, their features, and their intervals.
+
+    At which number of steps a network is best, and so makes more images, is not known before: the middle one.
+    """
+    from cunet import synthesis
+
+    if of["checkpoints"] == "released":
+        found, _ = synthesis.trainings(of, checkpoints.ASSETS)
+    else:
+        asked = product(of["datasets"], of["models"], of["seeds"])
+        found = {
+            checkpoints.Trained(*which): Path(checkpoints.stem(*which[:2], of["size"])) for which in asked
+        }
+    work, draws, sizes = Work(), synthesis.draws(of, found), {}
+    for which in (which for which in found if synthesis.leads(which, of)):
+        lines = [
+            draw for draw in draws if draw.trained == which and draw.samples.sampler == of["samplers"][0]
+        ]
+        lines.sort(key=lambda draw: draw.samples.steps)
+        draws.append(synthesis.at_best(lines[0], lines[len(lines) // 2].samples.steps, of))
+    for one in {(draw.trained, draw.samples) for draw in draws}:
+        which, samples = one
+        calls = samples.count * SAMPLERS[samples.sampler].calls(samples.steps)
+        work[Item("sample", (which.model, of["size"], images(which.dataset)[2]))] += calls
+        work[Item("feature")] += samples.count
+        work[Item("distance")] += of["resamples"] + 1
+        sizes.setdefault(which.dataset, set()).add(samples.count)
+    for dataset, counts in sizes.items():
+        train, test, _ = images(dataset)
+        work[Item("feature")] += min(of["reference_images"], train) + test + sum(counts)
+        work[Item("distance")] += 2 * len(counts)
     return work
 
 

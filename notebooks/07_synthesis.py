@@ -25,7 +25,8 @@
 #
 # The distance here is **FD-AlexNet**, not FID: the same formula on the pooled features of an AlexNet whose weights
 # come with this repository. Its values must not be compared with the paper's FID; only their order can, and how far
-# they lie above the distance of real images.
+# they lie above the distance of real images. And two of the data sets are **stand-ins**, drawn faces for CelebA and
+# drawn scenery for LSUN Church: they have the place of the paper's photographs in table 1, and not their difficulty.
 
 # %% tags=["parameters"]
 run_dir = "papermill_runs/interactive"  # where figures, tables and results go
@@ -34,124 +35,126 @@ profile = "laptop"  # name of this set of numbers
 seed = 0  # of the sampling noise
 checkpoints = "released"  # released: the networks that ship; train: those of this run
 size = "laptop"  # of the networks
-datasets = ["mnist"]  # data sets, a column of table 1 each
+datasets = ["mnist", "avatars", "landscapes"]  # data sets, a column of table 1 each
 models = [
     "unet",
     "cunet",
 ]  # networks that saw the same images; the first is what the others are compared with
-seeds = [0]  # training seeds; the first is used here
-samples = 500  # images a network, sampler and number of steps
-samplers = ["ddim"]  # the authors sampled with DDIM
-step_counts = [5, 10, 20, 50, 100]  # sampling steps
+seeds = [0, 1, 2]  # training seeds; networks are judged by the first, the others give the spread
+samples = 150  # images a set, for the first data set
+step_counts = [2, 5, 10, 20, 50, 100]  # sampling steps, a set each
+best_samples = 150  # images at each network's best number of steps: the further ones are made there alone
+other_samples = 100  # images a set, for the other data sets
+other_step_counts = [5, 20, 50]  # sampling steps for them
+further_step_counts = [5, 20]  # sampling steps of trainings with other seeds, and of variants
+samplers = ["ddim", "ddpm"]  # the authors sampled with DDIM; the tables take the first
+sampler_samples = 100  # images a set, for the other samplers
+sampler_step_counts = [20]  # sampling steps for them; fewer than the diffusion has, so the chain is shortened
+draws = 3  # sets with noise of their own, at the first of further_step_counts
 reference_images = 10_000  # training images that all sets are compared with
 resamples = 60  # of the bootstrap behind each interval
 timing_rounds = 9  # rounds of the interleaved timing
+inception = ""  # path of the Inception weights, for FID beside FD-AlexNet; empty: without
 
 # %%
 # %matplotlib inline
-import numpy as np
 import pandas as pd
-import torch
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
-from cunet import cost, figures, frechet, metrics, paper, runs, sampling, scorecard, shards
+from cunet import cost, figures, frechet, metrics, runs, sampling, scorecard, shards, synthesis
 from cunet import datasets as data
+from cunet import synthesis_claims as judged
+from cunet import synthesis_tables as tables
 from cunet.diffusion import Diffusion
 
 run = runs.Run.open(globals())
+given = run.parameters
 folder = store.ASSETS if checkpoints == "released" else run.checkpoints
 
 # %% [markdown]
 # ## 1. The networks
 #
-# All saw the same number of training images, in the same order. Where it is there, one more cU-Net takes part:
-# `walltime` trained for as long as the U-Net did, and so, being cheaper, saw more images. (It ships for the digits;
-# `cunet train --set variant=walltime --set max_seconds=...` makes one.)
+# The two networks of a data set and training seed saw the same images in the same order. Where it is there, one more
+# cU-Net takes part: `walltime` trained for as long as the U-Net did, and so, being cheaper, saw more images. (`cunet
+# train --set variant=walltime --set max_seconds=...` makes one.) What is asked for and is not there is named here, and
+# everything below does without it.
 
 # %%
-wanted = [(d, m, "") for d in datasets for m in models] + [(d, "cunet", "walltime") for d in datasets]
-paths = {
-    (d, f"{m}-{variant}" if variant else m): folder
-    / f"{store.stem(d, m, size, seeds[0], variant)}.safetensors"
-    for d, m, variant in wanted
-}
-paths = {key: path for key, path in paths.items() if path.is_file() or not key[1].endswith("walltime")}
-loaded = {
-    (d, m): store.load(path, model=m.split("-walltime")[0], size=size) for (d, m), path in paths.items()
-}
-cards = pd.DataFrame(
-    [
-        {"dataset": d, "model": m, "parameters": cost.parameters(network).total}
-        | {key: card[key] for key in ("images_seen", "validation_loss")}
-        | {"training_minutes": card["wall_time_s"] / 60}
-        for (d, m), (network, card) in loaded.items()
-    ]
-)
-cards.round(4)
+paths, missing = synthesis.trainings(given, folder)
+loaded = {which: store.load(path, model=which.model, size=size) for which, path in paths.items()}
+sets_of = list(dict.fromkeys(which.dataset for which in paths))  # the data sets that take part
+leading = {(w.dataset, synthesis.name(w)): w for w in paths if synthesis.leads(w, given)}
+print("Not there, so not compared:", ", ".join(missing) or "nothing; all networks are there")
+for d in datasets:
+    if d not in sets_of:
+        print(f"{tables.shown(d)}: no network to compare with in {runs.shown(folder)}, so nothing below is about it")
+
+# %%
+cards = {(w.dataset, synthesis.name(w), w.seed): card for w, (_, card) in loaded.items()}
+about = [
+    {"dataset": w.dataset, "model": synthesis.name(w), "seed": w.seed}
+    | {"parameters": cost.parameters(network).total}
+    | {key: card[key] for key in ("images_seen", "validation_loss")}
+    | {"training_minutes": card["wall_time_s"] / 60}
+    for w, (network, card) in loaded.items()
+]
+pd.DataFrame(about).round(4)
 
 # %% [markdown]
 # ## 2. Which of them learns faster?
 #
 # The paper says that training converges faster, and shows no curve. Here are two: validation loss against the images
-# seen, and against the time that took. They need not agree, since an image costs the cU-Net less.
+# seen, and against the time that took. They need not agree, since an image costs the cU-Net less. Every training seed
+# is a line.
 
 # %%
-cards_of = {d: {m: card for (where, m), (_, card) in loaded.items() if where == d} for d in datasets}
-for d in datasets:
-    picture = figures.loss_curves(cards_of[d])
+for d in sets_of:
+    picture = figures.loss_curves([(m, card) for (where, m, _), card in cards.items() if where == d])
     run.save_figure(picture, f"ext_training_{d}", f"Loss against images seen and against training time, {d}")
     display(picture)
 
 
 # %% [markdown]
-# One number from each: what a network needs to come down to a loss that both reach, the higher of their two last
-# ones, read off between validations.
-
+# One number from each: what a network needs to come down to a loss that it and the U-Net of the same seed both reach,
+# the higher of their two last ones, read off between validations. Below one is faster.
 
 # %%
-def images_to(card, level):
-    """Images seen when the validation loss first is `level`, interpolated in the logarithm of the loss."""
-    seen, loss = np.array(card["validation"], dtype=float).reshape(-1, 2).T
-    lowest = np.minimum.accumulate(loss)  # a rising np.interp needs
-    return float(np.interp(-np.log(level), -np.log(lowest), seen))
-
-
-rows = []
-for d in datasets:
-    first_card = cards_of[d][models[0]]
-    for m, card in cards_of[d].items():
-        level = max(first_card["validation"][-1][1], card["validation"][-1][1])
-        share = images_to(card, level) / images_to(first_card, level)
-        minutes = share * first_card["images_per_second"] / card["images_per_second"]
-        rows.append(dict(dataset=d, model=m, to_loss=level, images=share, time=minutes))
-convergence = pd.DataFrame(rows).set_index(["dataset", "model"])
-convergence.round(3)
+converged = tables.convergence(cards, models[0])
+converged.round(3)
 
 # %% [markdown]
-# `images` and `time` are shares of what the U-Net needs for the same loss: below one is faster.
-#
 # ## 3. How small can the distance be?
 #
 # Two sets of real images are not at distance zero: they are finite, and the distance is biased upwards, the more so
-# the smaller the set. So the floor is measured: as many *test* images as there will be samples (or all there are),
-# against the same training images. The ceiling is noise.
+# the smaller the set. So the floor is measured: as many *test* images as there are samples, against the same training
+# images. The ceiling is noise.
 
 # %%
-reference, floor, ceiling = {}, {}, {}
-for d in datasets:
-    side = loaded[d, models[0]][0].image_size
-    train, test = data.load(d, "train", side), data.load(d, "test", side)
-    n = min(samples, len(test))
-    reference[d] = frechet.dataset_features(train, min(reference_images, len(train)))
-    floor[d] = float(frechet.frechet_distance(reference[d], frechet.features(test.batch(torch.arange(n)))))
-    noise = torch.randn(n, test.channels, side, side, generator=torch.Generator().manual_seed(seed)).clamp(
-        -1, 1
-    )
-    ceiling[d] = float(frechet.frechet_distance(reference[d], noise))
-    assert floor[d] < ceiling[d] / 10, "the distance must tell digits from noise"
-print(f"Up to {samples} images each. Floor (test images):", {d: round(x, 2) for d, x in floor.items()})
-print("Ceiling (noise):", {d: round(x, 1) for d, x in ceiling.items()})
+side = {d: loaded[leading[d, models[0]]][0].image_size for d in sets_of}
+yardsticks = {d: synthesis.Yardstick(d, side[d], reference_images, seed) for d in sets_of}
+planned = synthesis.draws(given, paths)
+counts = {d: sorted({one.samples.count for one in planned if one.trained.dataset == d} | {best_samples}) for d in sets_of}
+limits = pd.DataFrame(
+    [
+        {"dataset": d, "images": n, "floor": yardsticks[d].floor(n), "ceiling": yardsticks[d].ceiling(n)}
+        for d in sets_of
+        for n in counts[d]
+    ]
+)
+assert (limits.floor < limits.ceiling / 3).all(), "the distance must tell images from noise"
+limits.round(2)
+
+# %% [markdown]
+# **Whose images these are**, and how near the test images of the drawn sets come to their training images (root mean
+# square, grey levels of 0 to 255; measured for all of them when the set was drawn): the floor means something only if
+# the test images are no copies.
+
+# %%
+for d in sets_of:
+    display(Markdown(f"- **{tables.shown(d)}**: {yardsticks[d].train.credit}"))
+near = {tables.shown(d): yardsticks[d].near_duplicates for d in sets_of if yardsticks[d].near_duplicates}
+pd.DataFrame(near).T
 
 # %% [markdown]
 # ## 4. The distance against the number of sampling steps
@@ -164,68 +167,78 @@ print("Ceiling (noise):", {d: round(x, 1) for d, x in ceiling.items()})
 # unbiased in the number of samples. **Precision** is the share of samples that lie among the data, **recall** the
 # share of the data that lies among the samples: the first falls with bad samples, the second with missing ones.
 #
+# Sampling takes images x steps x the time of a call, so not every training makes as many sets as every other. DDPM in
+# all its steps would take ten times what everything else does; it is given fewer, on a shortened chain, and fewer
+# images. Distances are compared between sets of one size only, or above the floor of as many images.
+#
 # Samples are made in blocks that are kept in the run's folder, so that a stopped notebook goes on, and so that many
 # jobs can make them, each its share (`shards` in the profile): image number i is the same whoever makes it.
 
+# %%
+synthesis.calls(planned)
+
 
 # %%
-def distance(dataset, features):
-    """FD-AlexNet to the training images, with its bootstrap interval."""
-    known = frechet.FrechetAlexNet(reference[dataset]).statistics()
-    return metrics.bootstrap_interval(
-        features, lambda f: float(frechet.frechet_distance(known, f)), resamples, seed=seed, centred=True
-    )
+def made(draw):
+    """A row of the curve: a set of samples, made where it is not there yet, and measured."""
+    network, card = loaded[draw.trained]
+    shards.make(draw.samples, run.run_dir, network, Diffusion(**card["diffusion"]))
+    found = shards.features(draw.samples, run.run_dir)
+    return synthesis.row(draw) | yardsticks[draw.trained.dataset].measure(found, resamples)
 
 
-rows, sheets = [], {}
-for (d, m), (network, card) in loaded.items():
-    diffusion = Diffusion(**card["diffusion"])
-    for sampler in samplers:
-        for steps in step_counts:
-            which = shards.Samples(paths[d, m], sampler, steps, seed, samples)
-            shards.make(which, run.run_dir, network, diffusion)
-            features, like = shards.features(which, run.run_dir), reference[d][:samples]
-            fd = distance(d, features)
-            sheets[d, m, sampler, steps] = shards.pixels(which, run.run_dir)
-            found = dict(fd=fd.estimate, fd_low=fd.low, fd_high=fd.high)
-            found["kid"], _ = metrics.kid(reference[d], features, seed=seed)
-            found["precision"], found["recall"] = metrics.precision_recall(like, features)
-            rows.append(dict(dataset=d, model=m, sampler=sampler, steps=steps, **found))
+rows = []
+with sampling.progress_bar(sum(d.samples.count * d.samples.steps for d in planned), "samples", True) as bar:
+    for draw in planned:
+        rows.append(made(draw))
+        bar.update(draw.samples.count * draw.samples.steps)
 curve = pd.DataFrame(rows)
-caption = f"FD-AlexNet, KID, precision and recall of {samples} samples against sampling steps"
-run.save_table(curve, "ext_fd_against_steps", caption)
+run.save_table(curve, "ext_fd_against_steps", "FD-AlexNet, KID, precision and recall of every set of samples")
 curve.round(3)
 
 # %%
-for d in datasets:
-    picture = figures.fd_against_steps(curve[curve.dataset == d], floor[d])
-    run.save_figure(
-        picture, f"ext_fd_against_steps_{d}", f"FD-AlexNet against sampling steps, {d}; ring: lowest"
-    )
+main = tables.main_lines(curve, given)
+first_seed = curve[(curve.noise == seed) & (curve.seed == seeds[0])]
+for d in sets_of:
+    here = first_seed[first_seed.dataset == d]
+    floors = {s: yardsticks[d].floor(int(n)) for s, n in here.groupby("sampler", sort=False).n.max().items()}
+    others = main[(main.dataset == d) & (main.seed != seeds[0])]
+    picture = figures.fd_against_steps(here, floors, others=others)
+    caption = f"FD-AlexNet against sampling steps, {d}; ring: lowest; thin lines: other training seeds"
+    run.save_figure(picture, f"ext_fd_against_steps_{d}", caption)
     display(picture)
+
+# %% [markdown]
+# **How much is noise?** Left, other draws of the samples: does the bootstrap, which knows one draw only, say rightly how
+# far others lie apart? Right, other trainings at equal steps: this spread no number of samples takes away.
+
+# %%
+by_draws, by_seeds = tables.over_draws(curve, given), tables.over_seeds(curve, given)
+if len(by_draws):
+    caption = "FD-AlexNet over draws of the noise, and what the bootstrap expects"
+    run.save_table(by_draws, "ext_fd_over_draws", caption)
+    display(by_draws.round(3))
+if len(by_seeds):
+    run.save_table(by_seeds, "ext_fd_over_seeds", "FD-AlexNet over training seeds, at equal steps")
+    display(by_seeds.round(3))
+else:
+    print("There is one training seed of each network, so no spread over seeds.")
 
 # %% [markdown]
 # ## 5. The paper's rule, and one that noise does not decide
 #
 # The paper takes, for each network, the number of steps with the lowest distance. On a flat curve that number is an
-# accident. So we also give the smallest number of steps whose distance is within 5 % of the lowest.
-
+# accident. So we also give the smallest number of steps whose distance is within 5 % of the lowest. And the lowest of
+# several noisy numbers is too low: where `best_samples` is more than `samples`, further images are made at the best
+# steps, and table 1 has the distance of them all.
 
 # %%
-def best(lines):
-    """The row of the lowest distance, and the smallest number of steps within 5 % of it."""
-    lowest = lines.loc[lines.fd.idxmin()]
-    return lowest, int(lines.steps[lines.fd <= 1.05 * lowest.fd].min())
-
-
-main = curve[curve.sampler == samplers[0]]
-chosen = {key: best(lines) for key, lines in main.groupby(["dataset", "model"], sort=False)}
-pd.DataFrame(
-    [
-        dict(dataset=d, model=m, lowest=row.fd, at_steps=row.steps, within_5_percent_from=flat)
-        for (d, m), (row, flat) in chosen.items()
-    ]
-).round(2)
+judges = main[[(d, m) in leading and s == seeds[0] for d, m, s in zip(main.dataset, main.model, main.seed, strict=True)]]
+best = {key: tables.best(lines) for key, lines in judges.groupby(["dataset", "model"], sort=False)}
+by_training = {one.trained: one for one in reversed(planned)}  # the first set of each
+at_best = {key: synthesis.at_best(by_training[leading[key]], best[key].steps, given) for key in best}
+chosen = pd.DataFrame([made(one) for one in at_best.values()])
+pd.DataFrame([dict(dataset=d, model=m, **one._asdict()) for (d, m), one in best.items()]).round(2)
 
 # %% [markdown]
 # ## 6. Time
@@ -237,14 +250,12 @@ pd.DataFrame(
 # %%
 PROBE = 5  # steps of the run that is timed
 seconds, ratios = {}, {}
-for d in datasets:
-    runs_of = {
-        m: lambda n=network, c=card: sampling.sample(
-            n, 1, Diffusion(**c["diffusion"]), samplers[0], PROBE, seed
-        )
-        for (dataset, m), (network, card) in loaded.items()
-        if dataset == d
-    }
+for d in sets_of:
+    runs_of = {}
+    for m in [m for where, m in leading if where == d]:
+        network, card = loaded[leading[d, m]]
+        settings = (network, 1, Diffusion(**card["diffusion"]), samplers[0], PROBE, seed)
+        runs_of[m] = lambda settings=settings: sampling.sample(*settings)
     timed = cost.time_interleaved(runs_of, repeats=timing_rounds, seed=seed)
     seconds |= {(d, m): t / PROBE for m, t in timed.medians.items()}
     ratios |= {(d, m): (timed.ratios[m], *timed.spread[m]) for m in timed.ratios}
@@ -258,40 +269,47 @@ pd.DataFrame(
 # %% [markdown]
 # ## 7. Table 1
 #
-# Our columns first, the paper's beside them. *FD* is FD-AlexNet, *FID* the paper's; they are different measures.
+# In the paper's layout, its numbers above ours. *FD-AlexNet* and *FID* are different measures, and a stand-in is not the
+# paper's data set: in those columns the paper's numbers and ours answer the same question about different images.
 
 # %%
-printed = {(row.dataset, row.model): row for row in paper.TABLE_1}
-rows = []
-for (d, m), (row, _) in chosen.items():
-    theirs = printed.get((d, m))
-    own = dict(fd=row.fd, fd_low=row.fd_low, fd_high=row.fd_high, steps=row.steps)
-    own["seconds_per_sample"] = seconds[d, m] * row.steps
-    own |= {f"paper_{key}": getattr(theirs, key, None) for key in ("fid", "steps", "seconds")}
-    rows.append(dict(dataset=d, model=m, **own))
-table = pd.DataFrame(rows)
-run.save_table(
-    table, "tab01_synthesis", f"Table 1: FD-AlexNet of {samples} samples at each network's best steps"
-)
+table = tables.table_1(chosen, seconds)
+run.save_table(table, "tab01_synthesis", "Table 1: FD-AlexNet at each network's best steps, beside the paper's FID")
+printed = tables.as_printed(table)
+run.save_table(printed, "tab01_as_printed", "Table 1 in the paper's layout; stand-ins named")
+printed
+
+# %%
 table.round(3)
 
 # %%
-for d in datasets:
-    picture = figures.sample_sheets(
-        {
-            f"{figures.label(m)}, {row.steps} steps": data.from_uint8(
-                sheets[d, m, samplers[0], int(row.steps)][:32]
-            )
-            for (dataset, m), (row, _) in chosen.items()
-            if dataset == d
-        }
-    )
-    run.save_figure(picture, f"fig03_samples_{d}", f"The first 32 samples of each network at its best, {d}")
-    display(picture)
+sheets = {
+    tables.shown(d): {
+        f"{figures.label(m)}, {best[d, m].steps} steps": data.from_uint8(shards.pixels(at_best[d, m].samples, run.run_dir)[:32])
+        for m in models
+        if (d, m) in best
+    }
+    for d in sets_of
+}
+picture = figures.sheet_rows(sheets)
+run.save_figure(picture, "fig03_samples", "Figure 3: the first 32 samples of each network at its best steps")
+picture
 
 # %% [markdown]
-# Nothing here is selected: these are the first samples, from the same noise in each sheet.
+# Nothing here is selected: these are the first samples, from the same noise in each sheet of a row.
 #
+# **FID.** With Inception's weights the same samples have an FID, too, over those whose pixels are kept:
+
+# %%
+fids = {
+    f"{d}, {m}": frechet.fid(
+        yardsticks[d].train, data.from_uint8(shards.pixels(one.samples, run.run_dir)), inception
+    )
+    for (d, m), one in at_best.items()
+}
+pd.DataFrame({key: dict(fid=f.value, images=f.n_generated, note=f.note) for key, f in fids.items()}).T
+
+# %% [markdown]
 # ## 8. Are they copies?
 #
 # A network that had learned the training images by heart would score best of all. So every sample is held beside
@@ -299,13 +317,10 @@ for d in datasets:
 
 # %%
 rows = []
-for d in datasets:
-    side = loaded[d, models[0]][0].image_size
-    train, test = data.load(d, "train", side), data.load(d, "test", side)
-    sets = {"test images": test.images[: min(samples, shards.KEPT)]}
-    sets |= {
-        m: sheets[d, m, samplers[0], int(row.steps)] for (where, m), (row, _) in chosen.items() if where == d
-    }
+for d in sets_of:
+    train, test = yardsticks[d].train, yardsticks[d].test
+    sets = {m: shards.pixels(one.samples, run.run_dir) for (where, m), one in at_best.items() if where == d}
+    sets = {"test images": test.images[: max(map(len, sets.values()))], **sets}
     near = {name: metrics.nearest(images, train.images) for name, images in sets.items()}
     usual = near["test images"][0]
     for name, (gap, _) in near.items():
@@ -333,99 +348,44 @@ neighbours.round(3)
 # comparison: what does each give in the time that the U-Net takes?
 
 # %%
-first = models[0]
-wide = main.pivot_table(index=["dataset", "steps"], columns="model", values="fd", sort=False)
-excess = wide.sub(wide.index.get_level_values("dataset").map(floor), axis=0)  # above real images
-equal_steps = excess.div(excess[first], axis=0)
-equal_steps.round(3)
+names = [m for m in dict.fromkeys(curve.model) if m != models[0]]
+equal_steps = pd.concat([tables.against_first(curve, m, given).assign(model=m) for m in names])
+run.save_table(equal_steps, "ext_equal_steps", "Each network beside the U-Net at equal steps, above the floor")
+equal_steps.pivot_table("share", ["dataset", "model", "seed"], "steps", sort=False).round(3)
 
 # %%
-rows = []
-for d in datasets:
-    for steps in step_counts:
-        budget = seconds[d, first] * steps
-        fits = {m: [s for s in step_counts if seconds[d, m] * s <= budget * 1.001] for m in wide.columns}
-        rows.append(
-            {"dataset": d, "seconds": budget}
-            | {f"{m}: FD": main[(main.dataset == d) & (main.model == m) & (main.steps <= max(s))].fd.min()
-               for m, s in fits.items() if s}
-        )  # fmt: skip
-equal_time = pd.DataFrame(rows)
+equal_time = tables.equal_time(judges, seconds, given)
 equal_time.round(3)
 
 # %%
-timed_curve = main.assign(seconds=[seconds[r.dataset, r.model] * r.steps for r in main.itertuples()])
-for d in datasets:
-    picture = figures.fd_against_steps(timed_curve[timed_curve.dataset == d], floor[d], x="seconds")
+timed_curve = judges.assign(seconds=[seconds[r.dataset, r.model] * r.steps for r in judges.itertuples()])
+for d in sets_of:
+    here = timed_curve[timed_curve.dataset == d]
+    picture = figures.fd_against_steps(here, yardsticks[d].floor(int(here.n.max())), x="seconds")
     run.save_figure(picture, f"ext_fd_against_time_{d}", f"FD-AlexNet against the time a sample takes, {d}")
     display(picture)
 
 # %% [markdown]
 # The first table takes from each distance what as many real images have (the floor, which is no network's fault), and
-# divides by the U-Net's at the same number of steps. The second gives, for the time that the U-Net takes for each
-# number of steps, the lowest distance that each network reaches within it.
+# divides by the U-Net's at the same number of steps and with the same training seed. The second gives, for the time
+# that the U-Net takes for each number of steps, the lowest distance that each network reaches within it.
 #
 # ## 10. What the scorecard gets
 
 # %%
-claims, timed_claims = [], []
-why = {
-    "C05": "table 1 multiplies what a step costs by how many steps each network takes at its best",
-    "C06": "another distance, smaller networks, shorter training; the paper's own network was not told the step",
-    "C07": "where the curve is flat, its lowest point is an accident of the samples; hence the second rule",
-    "C08": "the paper reports no distance at equal steps",
-    "C23": "the paper shows no curve; the learning rate falls to zero at the end of each training",
-}
-for d, name in (key for key in loaded if key[1] != first):
-    u, c = chosen[d, first][0], chosen[d, name][0]
-    where = dict(n=samples, dataset=d, size=size, spread="95 % bootstrap over samples, one training seed")
-    whose = figures.label(name)
-    both = (
-        f"{whose}: {c.fd:.2f} [{c.fd_low:.2f}, {c.fd_high:.2f}] against"
-        f" {u.fd:.2f} [{u.fd_low:.2f}, {u.fd_high:.2f}]"
-    )
-    overlap = bool(c.fd_low <= u.fd_high and u.fd_low <= c.fd_high)
-    excesses = {"cunet": float(c.fd - floor[d]), "unet": float(u.fd - floor[d])}
-    above = excesses["cunet"] / excesses["unet"]
-    text = f"FD-AlexNet {both}; above the floor of {floor[d]:.2f}, {above:.2f} of the U-Net's"
-    claims.append(dict(id="C06", measured=text, value=excesses | {"overlap": overlap}, **where))
-    flat = {m: chosen[d, m][1] for m in (first, name)}
-    steps = dict(cunet=int(c.steps), unet=int(u.steps), cunet_flat=flat[name], unet_flat=flat[first])
-    text = "{cunet} steps against {unet} for the lowest, {cunet_flat} against {unet_flat} to come within 5 %"
-    claims.append(dict(id="C07", measured=f"{whose}: {text.format(**steps)}", value=steps, **where))
-    at_equal = equal_steps.loc[d, name]
-    share = float((excess.loc[d, name] <= 1.1 * excess.loc[d, first]).mean())
-    text = (
-        f"{whose}: {at_equal.min():.2f} to {at_equal.max():.2f} of the U-Net's distance above the floor over"
-        f" {list(at_equal.index)} steps"
-    )
-    claims.append(dict(id="C08", measured=text, value=dict(share=share), **where))
-    sooner = convergence.loc[(d, name)]
-    text = f"{whose} needs {sooner.images:.2f} of the U-Net's images and {sooner.time:.2f} of its time to a loss of"
-    found = dict(images=float(sooner.images), time=float(sooner.time))
-    learning = dict(where, n=1, spread="one training each")
-    timed_claims.append(dict(id="C23", measured=f"{text} {sooner.to_loss:.4f}", value=found, **learning))
-    where |= dict(n=timing_rounds, spread="95 % bootstrap over rounds")
-    ratio, low, high = ratios[d, name]
-    at_best = c.steps / u.steps  # each network at its best number of steps, as in table 1
-    for factor, what in ((1.0, "a step"), (at_best, "a sample at its best steps")):
-        text = f"{whose}: {what} takes {factor * ratio:.2f} [{factor * low:.2f}, {factor * high:.2f}] of the U-Net's time"
-        saved = dict(saved=1 - factor * ratio, low=1 - factor * high)
-        timed_claims.append(dict(id="C05", measured=text, value=saved, **where))
-for claim in (*claims, *timed_claims):
-    claim["why"] = why[claim["id"]]
-
-# %%
+claims, timed_claims = judged.claims(given, curve, chosen, best, ratios, converged)
 result = run.save_result(
     values={
-        "floor": floor,
+        "missing": missing,
+        "limits": limits.to_dict("records"),
+        "near_duplicates": {d: yardsticks[d].near_duplicates for d in sets_of},
         "neighbours": neighbours.to_dict("records"),
-        "ceiling": ceiling,
         "curve": curve.to_dict("records"),
-        "best": [
-            dict(dataset=d, model=m, fd=r.fd, steps=r.steps, flat=f) for (d, m), (r, f) in chosen.items()
-        ],
-        "fid": frechet.fid(torch.empty(0), torch.empty(0)).note,
+        "over_draws": by_draws.reset_index().to_dict("records"),
+        "over_seeds": by_seeds.reset_index().to_dict("records"),
+        "best": [dict(dataset=d, model=m, **one._asdict()) for (d, m), one in best.items()],
+        "chosen": chosen.to_dict("records"),
+        "fid": {key: dict(fid=f.value, images=f.n_generated, note=f.note) for key, f in fids.items()},
     },
     claims=claims,
     timings={
@@ -440,5 +400,9 @@ result = run.save_result(
 # ## What the paper says, what we measured, why they differ
 
 # %%
-display(Markdown(f"*Setting:* {size} size, {', '.join(datasets)}, {samples} samples, one training seed."))
+values = result["values"]
+found = ", ".join(f"{tables.shown(d)}" for d in sets_of)
+most = max(row["n"] for row in values["chosen"])
+lacking = f" Without {', '.join(values['missing'])}, which are not there." if values["missing"] else ""
+display(Markdown(f"*Setting:* {size} size, {found}, up to {most} samples a set.{lacking}"))
 display(Markdown(scorecard.conclusion(result)))

@@ -36,13 +36,14 @@ def test_a_training_is_counted_with_its_validations_and_its_samples():
 
 def test_synthesis_is_counted_over_networks_samplers_and_steps():
     of = given("07_synthesis", size="smoke", checkpoints="train", samples=100, samplers=["ddim", "heun"])
-    found = work.count(
-        "07_synthesis", of | {"step_counts": [10, 20], "resamples": 3, "reference_images": 500}
-    )
-    calls = 10 + 20 + 19 + 39  # Heun asks twice a step, but for the last
-    assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == 100 * calls
-    assert found[Item("feature")] == 2 * 4 * 100 + 500 + 2 * 100
-    assert found[Item("distance")] == 2 * 4 * (3 + 1) + 2
+    of |= dict(datasets=["mnist"], seeds=[0, 1], step_counts=[10, 20, 40], best_samples=150, draws=2)
+    of |= dict(further_step_counts=[20], sampler_step_counts=[10, 20], sampler_samples=50)
+    found = work.count("07_synthesis", of | {"resamples": 3, "reference_images": 500})
+    leading = 100 * (10 + 20 + 40) + 50 * (19 + 39) + 100 * 20  # Heun asks twice a step, but for the last
+    further, best = 100 * 20, 150 * 20
+    assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == leading + further + best
+    assert found[Item("feature")] == 2 * (5 * 100 + 2 * 50 + 150) + 500 + 10_000 + (100 + 50 + 150)
+    assert found[Item("distance")] == 2 * 8 * (3 + 1) + 2 * 3
 
 
 def test_denoising_is_counted_by_levels_over_strides():

@@ -22,7 +22,16 @@ TRAIN, TEST = 40, 24
 TINY = {  # over the smoke profile's lines, which stand for the paper's counts
     "05_training": dict(images=4, batch_size=4, accumulate=2, validate_every=4, samples=2, sampling_steps=2),
     "06_sampling": dict(error_images=2, steps=2, few_steps=[2], shown=2),
-    "07_synthesis": dict(samples=12, step_counts=[1, 2], reference_images=TRAIN, resamples=3),
+    "07_synthesis": dict(
+        samples=12,
+        step_counts=[1, 2],
+        best_samples=12,
+        other_samples=12,
+        other_step_counts=[1, 2],
+        further_step_counts=[1, 2],
+        reference_images=TRAIN,
+        resamples=3,
+    ),  # fmt: skip
     "08_denoising": dict(images=2, tradeoff_images=4, reference_images=TRAIN, stride_images=1, mean_images=2),
     "09_denoisers": dict(images=2, training_images=[8, 8], batch_size=4),
     "10_ablations": dict(samples=4, disturbed_samples=4, reference_images=TRAIN),

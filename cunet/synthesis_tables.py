@@ -1,0 +1,160 @@
+"""The tables of notebook 07: who is ahead at its best steps, at equal steps, in equal time, in training.
+
+A *curve* is a frame with a row a set of samples and the columns of `cunet.synthesis.row` and
+`Yardstick.measure`. "The first" is the network that the others are compared with, the U-Net. Distances of two
+networks are compared for one data set, sampler, number of steps and images, and training seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from . import figures, paper
+from .datasets import STAND_INS
+
+PAPERS = {"avatars": "celeba", "landscapes": "lsun_church"}  # the data set whose place a stand-in takes
+NAMES = {"mnist": "MNIST", "celeba": "CelebA", "lsun_church": "LSUN Church"}
+FLAT = 1.05  # within 5 % of the lowest distance
+
+
+def shown(dataset: str) -> str:
+    """A data set as pages name it, a stand-in as one."""
+    return (
+        f"{dataset} (stand-in for {STAND_INS[dataset]})"
+        if dataset in STAND_INS
+        else NAMES.get(dataset, dataset)
+    )
+
+
+class Best(NamedTuple):
+    """The paper's rule, and one that noise on a flat curve does not decide: the number of steps with the
+    lowest distance, and the smallest number of steps with a distance within 5 % of it."""
+
+    steps: int
+    flat: int
+    fd: float
+
+
+def best(lines: pd.DataFrame) -> Best:
+    """Of one network's rows of a curve."""
+    lowest = lines.loc[lines.fd.idxmin()]
+    return Best(int(lowest.steps), int(lines.steps[lines.fd <= FLAT * lowest.fd].min()), float(lowest.fd))
+
+
+def main_lines(curve: pd.DataFrame, given: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of a curve with the first sampler and the first noise."""
+    return curve[(curve.sampler == given["samplers"][0]) & (curve.noise == given["seed"])]
+
+
+def table_1(chosen: pd.DataFrame, seconds: Mapping[tuple[str, str], float]) -> pd.DataFrame:
+    """Table 1: ours and, beside it, the paper's row of the same place.
+
+    chosen: rows of a curve, one a data set and network. seconds: of a step, by data set and network.
+    `paper_dataset` says what the paper's three numbers are of: where it is not `dataset`, ours is a stand-in,
+    and the two are not to be compared.
+    """
+    printed = {(row.dataset, row.model): row for row in paper.TABLE_1}
+    rows = []
+    for line in chosen.itertuples():
+        place = PAPERS.get(line.dataset, line.dataset)
+        theirs = printed.get((place, line.model))
+        ours = {key: getattr(line, key) for key in ("dataset", "model", "fd", "fd_low", "fd_high", "steps")}
+        ours["seconds_per_sample"] = seconds[line.dataset, line.model] * line.steps
+        ours |= {f"paper_{key}": getattr(theirs, key, None) for key in ("fid", "steps", "seconds")}
+        ours["paper_dataset"] = place if theirs else None
+        rows.append(ours | {key: getattr(line, key) for key in ("n", "above", "kid", "precision", "recall")})
+    return pd.DataFrame(rows)
+
+
+def as_printed(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 in the paper's layout: a row a network, the paper's and ours, three columns a data set."""
+    cells = []
+    for line in table.itertuples():
+        place, label = PAPERS.get(line.dataset, line.dataset), figures.label(line.model)
+        where = NAMES.get(place, place) + (f" / {shown(line.dataset)}" if place != line.dataset else "")
+        theirs = [line.paper_fid, line.paper_steps, line.paper_seconds]
+        ours = [f"{line.fd:.2f}", f"{line.steps:.0f}", f"{line.seconds_per_sample:.3g}"]
+        rows = {f"{label}, paper: FID": [f"{x:g}" if pd.notna(x) else "-" for x in theirs]}
+        rows[f"{label}, here: FD-AlexNet"] = ours
+        for row, three in rows.items():
+            cells += [
+                (row, f"{where}: {h}", c) for h, c in zip(("distance", "steps", "s"), three, strict=True)
+            ]
+    frame = pd.DataFrame(cells, columns=["network", "column", "cell"])
+    wide = frame.pivot(index="network", columns="column", values="cell").fillna("-")
+    return wide.loc[list(dict.fromkeys(frame.network)), list(dict.fromkeys(frame.column))]
+
+
+def against_first(curve: pd.DataFrame, model: str, given: Mapping[str, Any]) -> pd.DataFrame:
+    """A network beside the first at equal steps: a row a data set, training seed and number of steps.
+
+    Columns `fd`, `above` (the floor), and the first's `fd_first`, `above_first`; `share`, above over
+    above_first: below one is better. A variant's seed is that of the first it is held against.
+    """
+    lines, keys = main_lines(curve, given), ["dataset", "seed", "steps", "n"]
+    values = ["fd", "fd_low", "fd_high", "above"]
+    first = lines[lines.model == given["models"][0]][[*keys, *values]]
+    pairs = lines[lines.model == model][[*keys, *values]].merge(first, on=keys, suffixes=("", "_first"))
+    return pairs.assign(share=pairs.above / pairs.above_first)
+
+
+def equal_time(
+    curve: pd.DataFrame, seconds: Mapping[tuple[str, str], float], given: Mapping[str, Any]
+) -> pd.DataFrame:
+    """For the time that the first takes for each number of steps, each network's lowest distance in it."""
+    lines = main_lines(curve, given)
+    lines = lines[lines.seed == given["seeds"][0]]
+    lines = lines.assign(seconds=[seconds[r.dataset, r.model] * r.steps for r in lines.itertuples()])
+    rows = []
+    for dataset, part in lines.groupby("dataset", sort=False):
+        for line in part[part.model == given["models"][0]].itertuples():
+            within = part[part.seconds <= line.seconds * 1.001].groupby("model", sort=False).fd.min()
+            rows.append({"dataset": dataset, "steps": line.steps, "seconds": line.seconds, **within})
+    return pd.DataFrame(rows)
+
+
+def over_draws(curve: pd.DataFrame, given: Mapping[str, Any]) -> pd.DataFrame:
+    """What another draw of the noise changes: the distance's standard deviation over draws, and beside it
+    what a bootstrap estimates it to be from one draw."""
+    lines = curve[(curve.sampler == given["samplers"][0]) & (curve.seed == given["seeds"][0])]
+    groups = lines.groupby(["dataset", "model", "steps"], sort=False)
+    frame = groups.agg(draws=("fd", "size"), mean=("fd", "mean"), deviation=("fd", "std"))
+    frame["bootstrap"] = groups.apply(lambda g: (g.fd_high - g.fd_low).mean() / 3.92, include_groups=False)
+    return frame[frame.draws > 1]
+
+
+def over_seeds(curve: pd.DataFrame, given: Mapping[str, Any]) -> pd.DataFrame:
+    """The distance of several trainings at equal steps: mean, standard deviation and number of seeds."""
+    lines = main_lines(curve, given)
+    frame = lines.groupby(["dataset", "model", "steps"], sort=False).fd.agg(["mean", "std", "size"])
+    return frame[frame["size"] > 1].rename(columns={"std": "deviation", "size": "seeds"})
+
+
+def images_to(card: Mapping[str, Any], level: float) -> float:
+    """Images seen when the validation loss first is `level`, interpolated in the logarithm of the loss."""
+    seen, loss = np.array(card["validation"], dtype=float).reshape(-1, 2).T
+    lowest = np.minimum.accumulate(loss)  # a rising np.interp needs
+    return float(np.interp(-np.log(level), -np.log(lowest), seen))
+
+
+def convergence(cards: Mapping[tuple[str, str, int], Mapping], first: str) -> pd.DataFrame:
+    """What a network needs to come down to a loss that it and the first both reach: the higher of their two
+    last ones.
+
+    cards: of checkpoints, by data set, network and training seed; those without the first beside them are
+    left out. `images` and `time` are shares of what the first needs.
+    """
+    rows = []
+    for (dataset, model, seed), card in cards.items():
+        other = cards.get((dataset, first, seed))
+        if other is None:
+            continue
+        level = max(other["validation"][-1][1], card["validation"][-1][1])
+        images = images_to(card, level) / images_to(other, level)
+        time = images * other["images_per_second"] / card["images_per_second"]
+        rows.append(dict(dataset=dataset, model=model, seed=seed, to_loss=level, images=images, time=time))
+    return pd.DataFrame(rows)

@@ -1,0 +1,264 @@
+"""Notebook 07's experiment: what is compared, what is sampled, what is measured, and who is ahead."""
+
+import itertools
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from cunet import checkpoints, frechet, paper, scorecard, synthesis
+from cunet import synthesis_claims as judged
+from cunet import synthesis_tables as tables
+from cunet.checkpoints import Trained
+from cunet.errors import InputError
+
+GIVEN = dict(
+    size="laptop", datasets=["mnist", "avatars"], models=["unet", "cunet"], seeds=[0, 1], seed=5,
+    samples=300, step_counts=[2, 5, 20], best_samples=500, other_samples=100, other_step_counts=[5, 50],
+    further_step_counts=[5, 20], samplers=["ddim", "ddpm"], sampler_samples=50, sampler_step_counts=[10],
+    draws=3, timing_rounds=4,
+)  # fmt: skip
+
+
+def folder(path: Path, *stems: str) -> Path:
+    for stem in stems:
+        (path / f"{stem}-laptop-s0.safetensors").touch()
+    return path
+
+
+def made(found, **changed) -> list[tuple]:
+    sets = synthesis.draws(GIVEN | changed, found)
+    return [(synthesis.name(d.trained), d.trained.seed, *list(vars(d.samples).values())[1:]) for d in sets]
+
+
+def test_what_is_there_takes_part_and_what_is_not_is_named(tmp_path):
+    folder(tmp_path, "mnist-unet", "mnist-cunet", "avatars-cunet", "mnist-other")
+    (tmp_path / "mnist-cunet-laptop-s1.safetensors").touch()
+    (tmp_path / "mnist-cunet-laptop-s0-walltime.safetensors").touch()
+    found, missing = synthesis.trainings(GIVEN, tmp_path)
+    assert list(found) == [
+        *(Trained("mnist", "unet"), Trained("mnist", "cunet"), Trained("mnist", "cunet", 1)),
+        Trained("mnist", "cunet", 0, "walltime"),
+    ]
+    assert "mnist-unet-laptop-s1" in missing and "avatars-unet-laptop-s0" in missing
+    assert "avatars-cunet-laptop-s0" in missing, "there, but with nothing to be compared with"
+    assert not {path.stem for path in found.values()} & set(missing)
+
+
+def test_a_folder_without_the_network_to_compare_with_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no mnist-unet-laptop-s0 and no avatars-unet-laptop-s0"):
+        synthesis.trainings(GIVEN, folder(tmp_path, "mnist-cunet"))
+
+
+def test_the_leading_trainings_make_every_set_and_the_others_some():
+    found = {Trained("mnist", "unet"): Path("u"), Trained("mnist", "cunet", 1): Path("c")}
+    found[Trained("mnist", "cunet", 0, "walltime")] = Path("w")
+    assert made(found) == [
+        *[("unet", 0, "ddim", steps, 5, 300) for steps in (2, 5, 20)],
+        ("unet", 0, "ddpm", 10, 5, 50),
+        *[("unet", 0, "ddim", 5, noise, 300) for noise in (6, 7)],
+        *[("cunet", 1, "ddim", steps, 5, 300) for steps in (5, 20)],
+        *[("cunet-walltime", 0, "ddim", steps, 5, 300) for steps in (5, 20)],
+    ]
+
+
+def test_other_data_sets_have_their_own_numbers_and_no_set_is_made_twice():
+    found = {Trained("mnist", "unet"): Path("u"), Trained("avatars", "unet"): Path("a")}
+    avatars = [one for one in synthesis.draws(GIVEN, found) if one.trained.dataset == "avatars"]
+    main = [(one.samples.steps, one.samples.count) for one in avatars if one.samples.sampler == "ddim"]
+    assert main[:2] == [(5, 100), (50, 100)]
+    for further in ([5, 20], [20], [50]):  # steps that a data set does not have are no reason to stop
+        sets = synthesis.draws(GIVEN | dict(further_step_counts=further), found)
+        assert len({one.samples for one in sets}) == len(sets)
+    table = synthesis.calls(synthesis.draws(GIVEN | dict(draws=1), found))
+    assert table.loc[("mnist", "unet"), "ddim"] == 300 * 27 and table.loc[("avatars", "unet"), "ddpm"] == 500
+
+
+def test_more_images_are_made_at_the_best_steps_and_never_fewer():
+    one = synthesis.draws(GIVEN, {Trained("mnist", "unet"): Path("u")})[0]
+    more = synthesis.at_best(one, 20, GIVEN)
+    assert (more.samples.steps, more.samples.count, more.samples.seed) == (20, 500, 5)
+    assert synthesis.at_best(one, 20, GIVEN | dict(best_samples=1)).samples.count == 300
+
+
+def test_the_fast_distance_is_the_distance():
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(400, 256, generator=generator)
+    to_real = frechet.distance_to(frechet.FrechetAlexNet(real).statistics())
+    for count in (2, 60, 500):  # with a singular covariance, too
+        other = torch.randn(count, 256, generator=generator) * 1.3 + 0.2
+        wanted = float(frechet.frechet_distance(real, other))
+        assert to_real(other) == pytest.approx(wanted, rel=1e-5)
+    for bad in (real[:1], real[:, :3], real * torch.nan):
+        with pytest.raises(InputError):
+            to_real(bad)
+
+
+def test_a_yardstick_tells_digits_from_noise_and_measures_test_images_at_the_floor(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path))
+    monkeypatch.setattr("cunet.datasets._mnist", _few(monkeypatch))
+    stick = synthesis.Yardstick("mnist", 16, limit=300)
+    assert stick.floor(200) < stick.ceiling(200) / 3 and stick.near_duplicates is None
+    found = stick.measure(frechet.features(stick.test.batch(range(200))), resamples=5)
+    assert found["above"] == pytest.approx(0, abs=1e-4) and found["fd_low"] < found["fd"] < found["fd_high"]
+    assert found["precision"] > 0.8 and found["recall"] > 0.8 and abs(found["kid"]) < 0.01
+
+
+def _few(monkeypatch):
+    """MNIST's loader, cut to 400 images: features of 60,000 take a minute."""
+    from cunet import datasets
+
+    whole = datasets._mnist
+
+    def few(split, side):
+        loaded = whole(split, side)
+        return datasets.ImageDataset("mnist", split, loaded.images[:400], loaded.labels[:400])
+
+    return few
+
+
+# --------------------------------------------------------- tables
+
+
+def curve(above: dict[tuple, float], floor: float = 2.0, **columns) -> pd.DataFrame:
+    """A curve from (model, training seed, steps) -> distance above the floor."""
+    rows = [
+        dict(dataset="mnist", model=m, seed=s, sampler="ddim", steps=n, noise=5, n=300, fd=floor + a, above=a)
+        for (m, s, n), a in above.items()
+    ]
+    frame = pd.DataFrame(rows).assign(kid=0.0, precision=1.0, recall=1.0, **columns)
+    return frame.assign(fd_low=frame.fd - 0.1, fd_high=frame.fd + 0.1)
+
+
+TWO = curve(
+    {
+        **{("unet", 0, n): a for n, a in ((2, 9.0), (5, 4.0), (20, 1.0))},
+        **{("cunet", 0, n): a for n, a in ((2, 3.0), (5, 1.0), (20, 1.02))},
+        **{("unet", 1, n): a for n, a in ((5, 5.0), (20, 2.0))},
+        **{("cunet", 1, n): a for n, a in ((5, 1.5), (20, 3.0))},
+    }
+)
+
+
+def test_the_papers_rule_takes_the_lowest_and_the_second_one_the_first_that_is_as_good():
+    lines = curve({("unet", 0, n): a for n, a in ((2, 9.0), (5, 1.1), (20, 1.0), (50, 1.3))})
+    assert tables.best(lines) == (20, 5, 3.0)
+    assert tables.best(lines[lines.steps > 5]).flat == 20
+
+
+def test_networks_are_compared_at_equal_steps_seeds_and_sizes_only():
+    other = TWO[TWO.model == "cunet"].assign(n=50, sampler="ddpm")
+    pairs = tables.against_first(pd.concat([TWO, other, TWO.assign(noise=6)]), "cunet", GIVEN)
+    found = {(row.seed, row.steps): row.share for row in pairs.itertuples()}
+    assert found == pytest.approx({(0, 2): 1 / 3, (0, 5): 0.25, (0, 20): 1.02, (1, 5): 0.3, (1, 20): 1.5})
+
+
+def test_equal_time_gives_the_lowest_distance_that_fits():
+    seconds = {("mnist", "unet"): 1.0, ("mnist", "cunet"): 0.5}
+    frame = tables.equal_time(TWO, seconds, GIVEN)
+    assert frame.steps.tolist() == [2, 5, 20] and frame.seconds.tolist() == [2, 5, 20]
+    assert frame.cunet.tolist() == [3 + 2, 1 + 2, 1 + 2] and frame.unet.tolist() == [11, 6, 3]
+
+
+def test_spreads_over_draws_and_over_seeds_are_those_of_the_right_rows():
+    again = pd.concat([TWO, TWO[(TWO.steps == 5) & (TWO.seed == 0)].assign(noise=6, fd=7.0)])
+    draws = tables.over_draws(again, GIVEN)
+    assert draws.index.tolist() == [("mnist", "unet", 5), ("mnist", "cunet", 5)]
+    assert draws.loc[("mnist", "cunet", 5), "deviation"] == pytest.approx(pd.Series([3.0, 7.0]).std())
+    assert draws.bootstrap.tolist() == pytest.approx([0.2 / 3.92] * 2)
+    seeds = tables.over_seeds(again, GIVEN)
+    assert seeds.loc[("mnist", "unet", 20)].tolist() == pytest.approx([3.5, pd.Series([3.0, 4.0]).std(), 2])
+
+
+def test_table_1_has_the_papers_row_beside_ours_and_a_stand_in_is_named_as_one():
+    chosen = pd.concat([TWO.iloc[[2, 4]], TWO.iloc[[2, 4]].assign(dataset="avatars")])
+    seconds = dict.fromkeys(itertools.product(("mnist", "avatars"), ("unet", "cunet")), 0.5)
+    table = tables.table_1(chosen, seconds)
+    wanted = "dataset model fd fd_low fd_high steps seconds_per_sample paper_fid paper_steps paper_seconds"
+    assert list(table.columns[:10]) == wanted.split()
+    printed = {(row.dataset, row.model): row.fid for row in paper.TABLE_1}
+    assert table.paper_fid.tolist() == [printed[d, m] for d in ("mnist", "celeba") for m in ("unet", "cunet")]
+    assert table.paper_dataset.tolist() == ["mnist", "mnist", "celeba", "celeba"]
+    assert table.seconds_per_sample.tolist() == [10.0, 2.5, 10.0, 2.5]
+    shown = tables.as_printed(table)
+    assert shown.shape == (4, 6) and "CelebA / avatars (stand-in for CelebA): distance" in shown.columns
+    assert shown.loc["U-Net, here: FD-AlexNet", "MNIST: steps"] == "20"
+    assert shown.loc["U-Net, paper: FID", "MNIST: distance"] == f"{printed['mnist', 'unet']:g}"
+
+
+def card(*losses: float, rate: float = 100.0) -> dict:
+    return dict(validation=[[100 * (i + 1), x] for i, x in enumerate(losses)], images_per_second=rate)
+
+
+def test_convergence_is_read_off_at_a_loss_that_both_reach_and_pairs_training_seeds():
+    cards = {("mnist", "unet", s): card(0.8, 0.4, 0.2) for s in (0, 1)}
+    cards["mnist", "cunet", 0] = card(0.4, 0.2, 0.1, rate=200.0)
+    cards["mnist", "cunet", 2] = card(0.1)
+    frame = tables.convergence(cards, "unet").set_index(["model", "seed"])
+    assert frame.loc[("cunet", 0), "images"] == pytest.approx(2 / 3)
+    assert frame.loc[("cunet", 0), "to_loss"] == 0.2
+    assert frame.loc[("cunet", 0), "time"] == pytest.approx(1 / 3)
+    assert ("cunet", 2) not in frame.index and frame.loc[("unet", 1), "images"] == 1
+
+
+# --------------------------------------------------------- claims
+
+
+def claims(frame=TWO, ratio=(0.5, 0.4, 0.6)):
+    judges = frame[frame.seed == 0]
+    best = {key: tables.best(lines) for key, lines in judges.groupby(["dataset", "model"], sort=False)}
+    chosen = judges[[best[r.dataset, r.model].steps == r.steps for r in judges.itertuples()]]
+    cards = {("mnist", m, s): card(0.4, 0.2) for m in ("unet", "cunet") for s in (0, 1)}
+    converged = tables.convergence(cards, "unet")
+    ratios = {("mnist", "unet"): (1, 1, 1), ("mnist", "cunet"): ratio}
+    return judged.claims(GIVEN, frame, chosen, best, ratios, converged)
+
+
+def test_every_row_is_judged_by_its_rule_and_says_its_setting_and_why():
+    made, timed = claims()
+    assert {row["id"] for row in (*made, *timed)} == {"C05", "C06", "C07", "C08", "C23"}
+    for row in (*made, *timed):
+        assert scorecard.verdict(row["id"], row["value"]) in scorecard.VERDICTS
+        assert row["dataset"] == "MNIST" and row["size"] == "laptop" and row["spread"] and row["why"]
+        assert row["n"] > 0
+
+
+def test_the_leading_training_and_the_seeds_have_rows_of_their_own():
+    made, timed = claims()
+    leading, seeds = ([row for row in made if ("seeds" in row["spread"]) is many] for many in (False, True))
+    values = {row["id"]: row["value"] for row in leading}
+    assert values["C06"] == dict(cunet=1.0, unet=1.0, overlap=True)
+    assert values["C07"] == dict(cunet=5, unet=20, cunet_flat=5, unet_flat=20)
+    assert values["C08"] == dict(share=1.0)
+    values = {row["id"]: row["value"] for row in seeds}
+    assert values["C06"] == dict(cunet=1.25, unet=1.5, overlap=True)  # 1.0 and 1.5 against 1.0 and 2.0
+    assert values["C08"] == dict(share=0.75) and "C07" not in values, "two numbers of steps are no curve"
+    faster = [row["value"] for row in timed if row["id"] == "C05"]
+    assert faster == [dict(saved=0.5, low=0.4), pytest.approx(dict(saved=0.875, low=0.85))]
+
+
+def test_a_training_that_is_worse_is_not_called_a_match():
+    frame = TWO.assign(above=TWO.above.where(TWO.model == "unet", TWO.above * 9))
+    frame = frame.assign(fd=2 + frame.above, fd_low=1.9 + frame.above, fd_high=2.1 + frame.above)
+    made, _ = claims(frame, ratio=(1.2, 1.1, 1.3))
+    verdicts = {
+        row["id"]: scorecard.verdict(row["id"], row["value"]) for row in made if "seeds" not in row["spread"]
+    }
+    assert verdicts["C06"] == verdicts["C08"] == scorecard.NOT_REPRODUCED
+    _, timed = claims(frame, ratio=(1.2, 1.1, 1.3))
+    assert scorecard.verdict("C05", timed[-2]["value"]) == scorecard.NOT_REPRODUCED
+
+
+def test_a_stand_in_is_called_one_in_every_row():
+    made, timed = claims(TWO.assign(dataset="avatars"))
+    assert made and all("stand-in for CelebA" in row["dataset"] for row in made)
+    assert all("stand-in" in row["why"] for row in made)
+
+
+def test_checkpoints_that_are_there_are_told_from_those_that_are_not(tmp_path):
+    folder(tmp_path, "mnist-unet", "avatars-cunet")
+    found, missing = checkpoints.there(tmp_path, "laptop", ["mnist", "avatars"], ["unet", "cunet"], [0])
+    assert found[Trained("avatars", "cunet")] == tmp_path / "avatars-cunet-laptop-s0.safetensors"
+    assert list(found) == [Trained("mnist", "unet"), Trained("avatars", "cunet")]
+    assert missing == ["mnist-cunet-laptop-s0", "avatars-unet-laptop-s0"]
