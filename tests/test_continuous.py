@@ -78,6 +78,22 @@ def test_size_paper_stays_within_its_budget():
     assert all(block.acceleration.conv1.in_channels % 16 == 0 for block in cunet.blocks_down)  # x and v
 
 
+def test_steps_are_one_number_or_one_a_resolution():
+    """Down, middle (of the coarsest resolution) and up; what they add up to is what a call makes."""
+
+    def steps(**changes):
+        network = models.build("cunet", "smoke", 1, **changes)
+        network(torch.zeros(1, 1, 16, 16), 5)
+        blocks = [*network.blocks_down, network.middle, *network.blocks_up]
+        assert network.evaluations == sum(block.steps for block in blocks)
+        return [block.steps for block in blocks]
+
+    assert steps(steps=3) == [3] * 9
+    assert steps(steps=(4, 3, 2, 1)) == [4, 3, 2, 1, 1, 1, 2, 3, 4]
+    with pytest.raises(InputError, match="4, one for each of widths"):
+        steps(steps=(1, 2))
+
+
 def test_each_ablation_lacks_what_its_name_says():
     def parts(name):
         names = [n for n, _ in models.build(name, "smoke", 1).named_modules()]

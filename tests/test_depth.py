@@ -44,7 +44,7 @@ def test_depth_multiplies_the_steps_that_each_block_has_and_rounds_up():
 
 
 def test_training_calls_draw_their_depth_by_the_seed_and_eval_calls_do_not():
-    network = RandomDepth(widths=(4, 4), channels=1, time_width=16, depths=(1, 3))
+    network = RandomDepth(widths=(4, 4), channels=1, time_width=16, steps=2, depths=(1, 3))
     (block, *_) = [module for module in network.modules() if isinstance(module, ODEBlock)]
     own, taken = block.steps, []
     block.register_forward_pre_hook(lambda module, _: taken.append(module.steps))
