@@ -30,6 +30,8 @@ Model = Annotated[str, typer.Option(help="Network: unet, cunet, cunet-released, 
 Size = Annotated[str, typer.Option(help="paper (64 pixels), laptop (32) or smoke (16).")]
 Dataset = Annotated[str, typer.Option(help="Dataset: mnist, ... (cunet.datasets.DATASETS).")]
 Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
+Profile = Annotated[str, typer.Option(help="smoke, laptop, reference, paper, or a .yaml file.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value, over the profile's.")]
 
 
 def example(*lines: str) -> str:
@@ -46,16 +48,12 @@ def example(*lines: str) -> str:
     )
 )
 def reproduce(
-    profile: Annotated[
-        str, typer.Option(help="smoke, laptop, reference, paper, or a .yaml file.")
-    ] = "laptop",
+    profile: Profile = "laptop",
     run: Annotated[
         str | None, typer.Option(help="Name of the run's folder; by default the profile's.")
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Notebooks at once; by default the profile's.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, over the profile's.")
-    ] = None,
+    settings: Settings = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     on: Annotated[
         str | None, typer.Option(help="slurm, or another folder of papermill_runs/executors.")
@@ -83,12 +81,8 @@ def reproduce(
     )
 )
 def estimate(
-    profile: Annotated[
-        str, typer.Option(help="smoke, laptop, reference, paper, or a .yaml file.")
-    ] = "laptop",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, over the profile's.")
-    ] = None,
+    profile: Profile = "laptop",
+    settings: Settings = None,
     jobs: Annotated[int | None, typer.Option(help="Jobs at once; by default the profile's.")] = None,
     gpus: Annotated[
         int | None, typer.Option(help="GPUs of a machine; by default 1 for networks of size paper, else 0.")

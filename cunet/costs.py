@@ -129,7 +129,10 @@ def measure(names: tuple[str, ...] = ("unet", "cunet"), sizes: tuple[str, ...] =
     import torch
     import torch.nn.functional as F
 
-    from cunet import frechet, metrics, models
+    from cunet import cost, frechet, metrics, models
+
+    def seconds(task: Callable[[], object]) -> float:
+        return cost.fastest(task, 3, time.process_time)
 
     torch.set_num_threads(1)
     networks: dict[str, dict[str, dict[str, float]]] = {}
@@ -147,8 +150,8 @@ def measure(names: tuple[str, ...] = ("unet", "cunet"), sizes: tuple[str, ...] =
                 F.mse_loss(network(x, 500), x).backward()
 
             networks.setdefault(name, {})[size] = {
-                "train": _seconds(step) / BATCH,
-                "call": _seconds(call) / BATCH,
+                "train": seconds(step) / BATCH,
+                "call": seconds(call) / BATCH,
                 "macs": work.macs((name, size, 1)),
             }
     a, b = (torch.rand(32, 1, 32, 32) * 2 - 1 for _ in range(2))
@@ -156,9 +159,9 @@ def measure(names: tuple[str, ...] = ("unet", "cunet"), sizes: tuple[str, ...] =
     some = torch.randn(300, 256)
     scores = (metrics.ssim, metrics.psnr, metrics.lpips)
     other = {
-        "feature": _seconds(lambda: frechet.features(a)) / len(a),
-        "score": _seconds(lambda: [score(a, b) for score in scores]) / len(a),
-        "distance": _seconds(lambda: frechet.frechet_distance(known, some)),
+        "feature": seconds(lambda: frechet.features(a)) / len(a),
+        "score": seconds(lambda: [score(a, b) for score in scores]) / len(a),
+        "distance": seconds(lambda: frechet.frechet_distance(known, some)),
     }
     return networks, other
 
@@ -197,17 +200,6 @@ def gpu_rate() -> dict[str, Any]:
         seconds.append(time.perf_counter() - start)
     rate = 3 * work.macs(("unet", "paper", 3)) * BATCH / min(seconds)
     return {"macs_a_second": rate, "known_from": f"measured on {torch.cuda.get_device_name()}"}
-
-
-def _seconds(task: Callable[[], object], rounds: int = 3) -> float:
-    """The processor's seconds of a task: the least of some rounds, after one that does not count."""
-    task()
-    found = []
-    for _ in range(rounds):
-        start = time.process_time()
-        task()
-        found.append(time.process_time() - start)
-    return min(found)
 
 
 def start() -> dict[str, float]:

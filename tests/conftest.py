@@ -140,6 +140,24 @@ class Faults:
         self.counts[1] += 1
 
 
+def celeba_lists(base: Path, names: list[str], split: list[int]) -> None:
+    """CelebA's own lists: of each photograph its part of the data set (0, 1, 2) and what it shows."""
+    count = len(names)
+    lists = {
+        "list_eval_partition.txt": [f"{name} {part}" for name, part in zip(names, split, strict=True)],
+        "identity_CelebA.txt": [f"{name} 7" for name in names],
+        "list_attr_celeba.txt": [str(count), "Bald Smiling", *(f"{name} -1  1" for name in names)],
+        "list_bbox_celeba.txt": [
+            str(count),
+            "image_id x_1 y_1 width height",
+            *(f"{n} 1 2 3 4" for n in names),
+        ],
+        "list_landmarks_align_celeba.txt": [str(count), "lefteye_x lefteye_y", *(f"{n} 1 2" for n in names)],
+    }
+    for file, lines in lists.items():
+        (base / file).write_text("\n".join(lines) + "\n")
+
+
 @pytest.fixture
 def faults(record_property):
     counted = Faults()

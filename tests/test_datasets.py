@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from conftest import celeba_lists
 from PIL import Image
 
 from cunet import assets, datasets, drawn, photos
@@ -233,19 +234,7 @@ def write_celeba(root, count=6):
     for index, name in enumerate(names):
         photograph(base / "img_align_celeba" / name, seed=index % 3)
     split = [0, 0, 0, 1, 2, 2]
-    lists = {
-        "list_eval_partition.txt": [f"{name} {part}" for name, part in zip(names, split, strict=True)],
-        "identity_CelebA.txt": [f"{name} 7" for name in names],
-        "list_attr_celeba.txt": [str(count), "Bald Smiling", *(f"{name} -1  1" for name in names)],
-        "list_bbox_celeba.txt": [
-            str(count),
-            "image_id x_1 y_1 width height",
-            *(f"{n} 1 2 3 4" for n in names),
-        ],
-        "list_landmarks_align_celeba.txt": [str(count), "lefteye_x lefteye_y", *(f"{n} 1 2" for n in names)],
-    }
-    for file, lines in lists.items():
-        (base / file).write_text("\n".join(lines) + "\n")
+    celeba_lists(base, names, split)
 
 
 def test_celeba_is_read_in_its_own_layout_and_centre_cropped(tmp_path, monkeypatch):

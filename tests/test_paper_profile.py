@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, call
+from conftest import ROOT, call, celeba_lists
 from PIL import Image
 
 from cunet import chain, profiles, reproduce, runs
@@ -85,19 +85,7 @@ def write_celeba(root: Path) -> None:
     for number, name in enumerate(names):
         photograph(base / "img_align_celeba" / name, number, (178, 218))
     split = [0] * TRAIN + [1] + [2] * TEST
-    lists = {
-        "list_eval_partition.txt": [f"{name} {part}" for name, part in zip(names, split, strict=True)],
-        "identity_CelebA.txt": [f"{name} 7" for name in names],
-        "list_attr_celeba.txt": [str(count), "Bald Smiling", *(f"{name} -1  1" for name in names)],
-        "list_bbox_celeba.txt": [
-            str(count),
-            "image_id x_1 y_1 width height",
-            *(f"{n} 1 2 3 4" for n in names),
-        ],
-        "list_landmarks_align_celeba.txt": [str(count), "lefteye_x lefteye_y", *(f"{n} 1 2" for n in names)],
-    }
-    for file, lines in lists.items():
-        (base / file).write_text("\n".join(lines) + "\n")
+    celeba_lists(base, names, split)
 
 
 def write_lsun(root: Path) -> None:
