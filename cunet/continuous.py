@@ -152,7 +152,8 @@ class ContinuousUNet(nn.Module):
 
         Raises InputError if they do not fit.
         """
-        embedding = self.time(check(sample, timestep, self.channels, self.downsample_factor))
+        factor, weight = self.downsample_factor, self.position.weight
+        embedding = self.time(check(sample, timestep, self.channels, factor, weight))
         x = self.position(sample).contiguous(memory_format=torch.channels_last)
         v = torch.zeros_like(x) if self.velocity is None else self.velocity(x)
         skips = []

@@ -199,7 +199,8 @@ class UNet(nn.Module):
 
         Raises InputError if they do not fit.
         """
-        embedding = self.time(check(sample, timestep, self.channels, self.downsample_factor))
+        factor, weight = self.downsample_factor, self.first.weight
+        embedding = self.time(check(sample, timestep, self.channels, factor, weight))
         x = first = self.first(sample)
         skips = []
         for level in self.downs:

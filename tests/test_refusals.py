@@ -42,14 +42,23 @@ def test_networks_refuse_what_is_no_batch_of_images(name, images, message):
         models.build(name, "smoke", channels=1)(images, 5)
 
 
-def test_images_of_another_dtype_than_the_weights_are_refused_and_autocast_converts_them():
-    network, images = models.build("cunet-released", "smoke", channels=1), torch.zeros(1, 1, 16, 16)
-    with pytest.raises(InputError, match=r"torch.float64 and the network's weights torch.float32: convert"):
-        network(images.double(), 5)
+@pytest.mark.parametrize("name", ["unet", "cunet", "cunet-released"])
+def test_images_of_another_dtype_than_the_weights_are_refused_and_autocast_converts_them(name):
+    network, images = models.build(name, "smoke", channels=1), torch.zeros(1, 1, 16, 16)
+    for other in (torch.float64, torch.float16):
+        with pytest.raises(InputError, match=rf"{other} and the network's weights torch.float32: convert"):
+            network(images.to(other), 5)
     with torch.no_grad():
         assert network.double()(images.double(), 5).dtype == torch.float64
         with torch.autocast("cpu", torch.bfloat16):
             assert network.float()(images.bfloat16(), 5).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["unet", "cunet", "cunet-released"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bool])
+def test_timesteps_that_are_no_integers_are_refused(name, dtype):
+    with pytest.raises(InputError, match=rf"dtype {dtype}: diffusion steps are integers"):
+        models.build(name, "smoke", channels=1)(torch.zeros(2, 1, 16, 16), torch.ones(2, dtype=dtype))
 
 
 @pytest.mark.parametrize(
