@@ -132,7 +132,7 @@ def time_interleaved(
     """Time functions against each other: in each round every one runs once, in an order drawn anew.
 
     functions: the first is what the ratios refer to. repeats: rounds measured, 2 or more. warmup: rounds
-    thrown away before. seed: of the orders.
+    thrown away before. seed: of the orders. Where there is a GPU, a run ends when its work is done.
 
     Raises InputError without functions or with fewer than two rounds.
     """
@@ -146,11 +146,19 @@ def time_interleaved(
     for turn in range(warmup + repeats):
         shuffle(order)
         for name in order:
+            _wait()
             start = time.perf_counter()
             functions[name]()
+            _wait()
             if turn >= warmup:
                 samples[name].append(time.perf_counter() - start)
     return compare(samples)
+
+
+def _wait() -> None:
+    """Until the GPU has done what was asked of it: its calls return before they are done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def compare(samples: Mapping[str, Sequence[float]]) -> Timings:

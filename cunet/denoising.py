@@ -168,6 +168,8 @@ class _Walk:
             levels, previous = self.plan.active(t), self.plan.previous(t)
             began = perf_counter()
             new, x0 = self._step(torch.cat([x[level] for level in levels]), levels, t, previous)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             self.seconds += perf_counter() - began
             new, x0 = new.split(len(clean)), x0.split(len(clean))
             x |= dict(zip(levels, new, strict=True))

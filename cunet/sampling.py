@@ -256,6 +256,29 @@ def device_of(model: Callable) -> torch.device:
     return next((p.device for p in parameters), torch.device("cpu"))
 
 
+def best_device() -> torch.device:
+    """The first GPU, or the CPU where there is none: where a notebook computes with its networks."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """How a result names a device: "cpu", or the GPU's product name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+@contextmanager
+def placed(device: torch.device | str, *networks: nn.Module) -> Iterator[None]:
+    """`with placed("cpu", network):` has networks on a device for the block, and then where they were."""
+    before = [device_of(network) for network in networks]
+    try:
+        for network in networks:
+            network.to(device)
+        yield
+    finally:
+        for network, place in zip(networks, before, strict=True):
+            network.to(place)
+
+
 def whole_numbers(**named: tuple) -> None:
     """Raise InputError unless every name=(value, least) is a whole number from `least` up to 2^63 - 1."""
     for name, (value, least) in named.items():

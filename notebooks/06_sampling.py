@@ -58,11 +58,14 @@ run = runs.Run.open(globals())
 folder = store.ASSETS if checkpoints == "released" else run.checkpoints
 paths = {m: folder / f"{store.stem(datasets[0], m, size, seeds[0])}.safetensors" for m in models}
 networks = {m: store.load(path, model=m, size=size) for m, path in paths.items()}
+device = sampling.best_device()  # the first GPU, where there is one
+for trained, _ in networks.values():
+    trained.to(device)
 network, card = networks[models[-1]]
 diffusion = Diffusion(**card["diffusion"])
 test = data.load(datasets[0], "test", network.image_size)
 generator = torch.Generator().manual_seed(seed)
-print(f"{models[-1]}, trained with {diffusion}")
+print(f"{models[-1]}, trained with {diffusion}; computed on {sampling.device_name(device)}")
 
 # %% [markdown]
 # ## 1. Forward: figure 4
@@ -180,7 +183,8 @@ assert difference < 1e-5
 def ancestral(weight_as_printed):
     """Samples by equation 2 on a shortened chain, with either weight of the noise."""
     stairs = [*trailing_timesteps(d, steps), -1]
-    draw = sampling.NoiseStreams(seed, range(shown), (network.channels, test.image_size, test.image_size))
+    shape = (network.channels, test.image_size, test.image_size)
+    draw = sampling.NoiseStreams(seed, range(shown), shape, device)
     x = draw()
     for now, then in zip(stairs, stairs[1:], strict=False):
         x0 = sampling.predict(network, d, x, now)
@@ -224,7 +228,8 @@ assert torch.allclose(d.to_epsilon(answer, x, k), noise.double(), atol=1e-9)
 # knows early, and spends the rest of the way on the details.
 
 # %%
-start = sampling.NoiseStreams(seed, [0, 1], (network.channels, test.image_size, test.image_size))()
+shape = (network.channels, test.image_size, test.image_size)
+start = sampling.NoiseStreams(seed, [0, 1], shape, device)()
 walk = list(sampling.walk(network, start, d, trailing_timesteps(d, steps), "ddim"))
 chosen = [walk[i] for i in sorted({round(i * (len(walk) - 1) / 9) for i in range(10)})]
 rows = []
@@ -269,7 +274,7 @@ def errors(network, diffusion):
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(true))
         x = diffusion.add_noise(images, noise, true)
         with torch.no_grad():
-            answers = {told: network(x, told) for told in told_steps}
+            answers = {told: network(x.to(device), told).cpu() for told in told_steps}
         table[true] = {
             told: min(float((diffusion.to_x0(a, x, k) - images).square().mean()) for k in (true, told))
             for told, a in answers.items()
@@ -373,6 +378,7 @@ values = {
     "difference_from_diffusers": difference,
     "told": {m: table.to_dict("index") for m, table in relative.items()},
     "noising_decibels": dict(zip(map(str, noising_steps), decibels, strict=True)),
+    "device": sampling.device_name(device),
 }
 result = run.save_result(values, claims, inputs=paths.values())
 # %% [markdown]

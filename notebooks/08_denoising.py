@@ -70,7 +70,7 @@ from cunet.denoisers import noisy_images
 from cunet.denoising import denoise, level_for, noise_std
 from cunet.diffusion import Diffusion
 from cunet.posterior import estimate, perception, posterior
-from cunet.sampling import predict
+from cunet.sampling import best_device, device_name, placed, predict
 from cunet.trajectories import VARIANTS
 
 run = runs.Run.open(globals())
@@ -79,12 +79,14 @@ pair = [models[0], models[-1]]
 names = dict(zip(pair, map(figures.label, pair), strict=True))
 paths, missing = store.complete(folder, size, datasets, pair, seeds[0])
 datasets = list(dict.fromkeys(d for d, _ in paths))
-networks, diffusions = {}, {}
+networks, diffusions, device = {}, {}, best_device()  # the first GPU, where there is one
 for key, path in paths.items():
-    networks[key], card = store.load(path, model=key[1], size=size)
+    network, card = store.load(path, model=key[1], size=size)
+    networks[key] = network.to(device)
     diffusions[key] = Diffusion(**card["diffusion"])
 tests = {d: data.load(d, "test", networks[d, pair[0]].image_size) for d in datasets}
 print("Missing, and so left out:", ", ".join(missing) or "nothing")
+print("The networks compute on", device_name(device))
 
 # %% [markdown]
 # ## 1. The protocol
@@ -131,17 +133,18 @@ for (d, m), network in networks.items():
     )  # fmt: skip
 
 # %% [markdown]
-# **What a call costs.** As in the paper, on the CPU, one image at a time: calls of both networks are timed in turn,
-# with the step's own arithmetic.
+# **What a call costs.** As in the paper, on the CPU (whatever the runs above computed on), one image at a time: calls of
+# both networks are timed in turn, with the step's own arithmetic.
 
 # %%
 seconds, calls = {}, {}
 for d in datasets:
     one = {m: tests[d].batch(range(1)) for m in pair}
-    timed = cost.time_interleaved(
-        {m: lambda d=d, m=m, x=x: denoise(networks[d, m], x, diffusions[d, m], [1], metrics=["psnr"])
-         for m, x in one.items()}, timing_rounds, seed=seed,
-    )  # fmt: skip
+    with placed("cpu", *(networks[d, m] for m in pair)):
+        timed = cost.time_interleaved(
+            {m: lambda d=d, m=m, x=x: denoise(networks[d, m], x, diffusions[d, m], [1], metrics=["psnr"])
+             for m, x in one.items()}, timing_rounds, seed=seed,
+        )  # fmt: skip
     seconds[d] = timed.medians
     calls[d] = (timed.ratios[pair[1]], *timed.spread[pair[1]])
     print(f"{d}: {names[pair[1]]} takes {calls[d][0]:.2f} [{calls[d][1]:.2f}, {calls[d][2]:.2f}] of the time")
@@ -418,7 +421,7 @@ for d in datasets:
         with torch.no_grad():
             for m in pair:
                 x_t = noisy * diffusion.alphas_cumprod[level - 1].sqrt().float()
-                guess = predict(networks[d, m].eval(), diffusion, x_t, level - 1)
+                guess = predict(networks[d, m].eval(), diffusion, x_t.to(device), level - 1).cpu()
                 row[m] = float((guess - truth).square().mean().sqrt()) / least
         rows.append(row)
 away = pd.DataFrame(rows)
@@ -437,7 +440,8 @@ with torch.no_grad():
         clean, diffusion = tests[d].batch(range(tradeoff_images)), diffusions[d, m]
         for level in levels:
             e = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
-            guess = predict(network.eval(), diffusion, diffusion.add_noise(clean, e, level - 1), level - 1)
+            x_t = diffusion.add_noise(clean, e, level - 1).to(device)
+            guess = predict(network.eval(), diffusion, x_t, level - 1).cpu()
             share = (clean.square().mean() - guess.square().mean()) / (clean - guess).square().mean()
             lacking[d, level, m] = float(share)
 fingerprint = pd.Series(lacking).unstack(sort=False).rename_axis(["dataset", "noise steps"])
@@ -563,6 +567,7 @@ result = run.save_result(
         "toy": {"distortion": budgets, "perception": best_possible, "violation": violation},
         "from the mean": away.to_dict("records"),
         "missing": missing,
+        "device": device_name(device),
         "missing variance": {"/".join(map(str, key)): share for key, share in lacking.items()},
         "tradeoff": points.to_dict("records"),
         "originals": floor,

@@ -64,6 +64,7 @@ from cunet import datasets as data
 from cunet.denoising import denoise, noise_std
 from cunet.errors import InputError
 from cunet.runs import Run
+from cunet.sampling import best_device, device_name, placed
 
 run = Run.open(globals())
 folder = store.ASSETS if checkpoints == "released" else run.checkpoints
@@ -71,9 +72,13 @@ pair = [models[0], models[-1]]
 paths, missing = store.complete(folder, size, datasets, pair, seeds[0])
 datasets = list(dict.fromkeys(d for d, _ in paths))
 diffusing = {key: denoisers.from_checkpoint(path, steps=1, method=key[1]) for key, path in paths.items()}
+device = best_device()  # the first GPU, where there is one
+for denoiser in diffusing.values():
+    denoiser.network.to(device)
 diffusions = {d: diffusing[d, pair[0]].diffusion for d in datasets}
 tests = {d: data.load(d, "test", diffusing[d, pair[0]].side) for d in datasets}
 print("Missing, and so left out:", ", ".join(missing) or "nothing")
+print("The networks compute on", device_name(device))
 
 # %% [markdown]
 # ## 1. From a diffusion step to a noise level
@@ -135,6 +140,7 @@ for d in datasets:
             missing.append(path.stem)
             continue
         networks[d, m, level] = denoisers.from_checkpoint(path, method=m)
+        networks[d, m, level].network.to(device)
         cards[d, m, level] = networks[d, m, level].card
         paths[d, m, level] = path
 if not told and not networks:
@@ -296,9 +302,10 @@ times = []
 for d in datasets:
     one, std = shots[d][levels[-1]]["noisy"][:1], noise_std(diffusions[d], levels[-1])
     timed = rivals(d, levels[-1]) | {m: diffusing[d, m] for m in pair}
-    measured = cost.time_interleaved(
-        {m: partial(denoiser, one, std) for m, denoiser in timed.items()}, timing_rounds, 1, seed
-    )
+    with placed("cpu", *(x.network for x in timed.values() if hasattr(x, "network"))):
+        measured = cost.time_interleaved(
+            {m: partial(denoiser, one, std) for m, denoiser in timed.items()}, timing_rounds, 1, seed
+        )
     for m, denoiser in timed.items():
         network = getattr(denoiser, "network", None)
         row = {"dataset": d, "method": denoiser_tables.label(m)}
@@ -343,6 +350,7 @@ result = run.save_result(
         "levels": abroad.to_dict("records"),
         "scaling": scaling.reset_index().to_dict("records"),
         "missing": missing,
+        "device": device_name(device),
     },
     claims=claims,
     timings={"seconds an image": times.reset_index().to_dict("records")},

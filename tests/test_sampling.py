@@ -7,7 +7,16 @@ from torch import nn
 
 from cunet.diffusion import PREDICTION_TYPES, SCHEDULES, Diffusion
 from cunet.errors import InputError
-from cunet.sampling import SAMPLERS, SPACINGS, NoiseStreams, ancestral_step, posterior_std, sample, walk
+from cunet.sampling import (
+    SAMPLERS,
+    SPACINGS,
+    NoiseStreams,
+    ancestral_step,
+    placed,
+    posterior_std,
+    sample,
+    walk,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers
 
@@ -368,3 +377,15 @@ def test_an_answer_that_is_not_finite_is_refused_at_the_call_that_gave_it(wrong)
     with pytest.raises(InputError, match="not finite"):
         sample(network, 4, Diffusion(), steps=5, batch_size=2, shape=(1, 2, 2))
     assert len(calls) == 2
+
+
+def test_networks_are_moved_for_a_block_and_back_even_after_an_error():
+    class Moved(nn.Linear):
+        def to(self, device):
+            places.append(str(device))
+
+    places, pair = [], [Moved(1, 1), Moved(1, 1)]
+    with pytest.raises(KeyError), placed("cuda", *pair):
+        assert places == ["cuda", "cuda"]
+        raise KeyError
+    assert places[2:] == ["cpu", "cpu"]
