@@ -46,11 +46,16 @@ def released(dataset: str, model: str, size: str, seed: int = 0, variant: str = 
     Raises:
         InputError: no such checkpoint was released; the text lists those that were.
     """
-    path = ASSETS / f"{stem(dataset, model, size, seed, variant)}.safetensors"
+    return _shipped(stem(dataset, model, size, seed, variant))
+
+
+def _shipped(name: str) -> Path:
+    """The path of the released checkpoint whose `stem` is `name`."""
+    path = ASSETS / f"{name}.safetensors"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in ASSETS.glob("*.safetensors"))) or "none"
         raise InputError(
-            f"There is no released checkpoint {path.stem!r}. Released are: {known}. Choose one of these, or "
+            f"There is no released checkpoint {name!r}. Released are: {known}. Choose one of these, or "
             "train the network with `cunet train` and give the path of the result."
         )
     return path
@@ -184,6 +189,23 @@ def load(
         network = build(card["model"], size=card["size"], channels=card["channels"])
     fill(network, tensors, path)
     return network.eval(), card
+
+
+def start(network: nn.Module, name: str) -> None:
+    """Give an untrained network the weights of a released checkpoint; what it has beyond keeps its own.
+
+    Args:
+        network: like the checkpoint's, or with classes where that has none.
+        name: what `stem` says of the checkpoint, such as `mnist-cunet-laptop-s0`.
+
+    Raises:
+        InputError: no such checkpoint was released, or it is of another network.
+    """
+    path = _shipped(name)
+    tensors, card = storage.read(path)
+    _refuse_foreign(path, card)
+    added = {key: value for key, value in network.state_dict().items() if key.startswith("labels.")}
+    fill(network, {**added, **tensors}, path)
 
 
 def verify(path: str | Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .blocks import Acceleration, Attention, InitialVelocity, ODEBlock, TimeEmbedding
 from .errors import InputError
-from .inputs import check
+from .inputs import ClassEmbedding, check
 
 FREQUENCIES = 64  # sinusoids of the diffusion step
 
@@ -89,6 +89,7 @@ class ContinuousUNet(nn.Module):
     attention: over all pixels at the coarsest side, after the last block down and the middle block.
     residual: the linear force inside f. zero_velocity: start from v = 0 instead of g(x).
     order: 2, or 1 for the ablation in which one network drives [x, v] as a first-order state.
+    classes: how many classes of images it is told of (see `cunet.guidance`); 0: none, as in the paper.
 
     Raises InputError for fewer than two widths, another number of steps than of widths, or an unknown
     solver or gradient.
@@ -107,6 +108,7 @@ class ContinuousUNet(nn.Module):
         residual: bool = True,
         zero_velocity: bool = False,
         order: int = 2,
+        classes: int = 0,
     ):
         super().__init__()
         if len(widths) < 2:
@@ -126,6 +128,8 @@ class ContinuousUNet(nn.Module):
 
         coarsest = widths[-1]
         self.time = TimeEmbedding(FREQUENCIES, time_width)
+        self.classes = classes
+        self.labels = ClassEmbedding(classes, time_width) if classes else None
         self.position = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.velocity = None if zero_velocity else InitialVelocity(widths[0])
         self.blocks_down = nn.ModuleList(block(level) for level in range(len(widths)))
@@ -144,16 +148,21 @@ class ContinuousUNet(nn.Module):
         """Evaluations of f that the last call made, over all blocks."""
         return sum(module.evaluations for module in self.modules() if isinstance(module, ODEBlock))
 
-    def forward(self, sample: Tensor, timestep: int | Tensor, *ignored) -> Tensor:
+    def forward(
+        self, sample: Tensor, timestep: int | Tensor, class_labels: Tensor | None = None, *ignored
+    ) -> Tensor:
         """Noisy images and their diffusion step -> the prediction (noise, image or v, as trained).
 
         sample: float32, (B, channels, H, W), sides divisible by `downsample_factor` (8). timestep: 0 ... 999,
-        one number or integers (B,). Further arguments are ignored. Returns a tensor like sample.
+        one number or integers (B,). class_labels: integers (B,), None for no class; only a network with
+        classes looks at them. Further arguments are ignored. Returns a tensor like sample.
 
         Raises InputError if they do not fit.
         """
         factor, weight = self.downsample_factor, self.position.weight
         embedding = self.time(check(sample, timestep, self.channels, factor, weight))
+        if self.labels is not None:
+            embedding = self.labels(embedding, class_labels)
         x = self.position(sample).contiguous(memory_format=torch.channels_last)
         v = torch.zeros_like(x) if self.velocity is None else self.velocity(x)
         skips = []

@@ -164,13 +164,17 @@ class Diffusion:
         abar = self.alphas_cumprod[t.to(self.alphas_cumprod.device)]
         return (abar / (1 - abar)).to(t.device)
 
-    def loss(self, model: Callable, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def loss(
+        self, model: Callable, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
         """Mean squared error of model(x_t, t) against `target` for each image (Ho et al., equation 14).
 
-        x0, noise: (B, C, H, W); t: (B,) int64. Returns (B,) float32 (float64 for float64 images), the average
-        over channels and pixels; equal weight for every t. `model` may compute in half precision.
+        x0, noise: (B, C, H, W); t: (B,) int64; labels: (B,) int64, handed to the model if there are any.
+        Returns (B,) float32 (float64 for float64 images), the average over channels and pixels; equal weight
+        for every t. `model` may compute in half precision.
         """
-        out = model(self.add_noise(x0, noise, t), t)
+        x_t = self.add_noise(x0, noise, t)
+        out = model(x_t, t) if labels is None else model(x_t, t, labels)
         target = self.target(x0, noise, t)
         wide = torch.promote_types(target.dtype, torch.float32)
         return (out.to(wide) - target.to(wide)).square().flatten(1).mean(1)

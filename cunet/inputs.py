@@ -1,9 +1,9 @@
-"""What every network here checks of its two inputs: the image and the diffusion step."""
+"""What every network does with its inputs: image, diffusion step and, if it has classes, the class."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import InputError
 
@@ -60,3 +60,39 @@ def check(
             f"diffusion has {TIMESTEPS} steps, counted from 0."
         )
     return t.expand(sample.shape[0])
+
+
+class ClassEmbedding(nn.Module):
+    """A vector a class, and one for "no class", added to the embedding of the diffusion step.
+
+    classes: how many; labels are 0 ... classes - 1, and the label `classes` stands for none. Starts at zero:
+    a network to which it is added gives the answers that it gave before.
+    """
+
+    def __init__(self, classes: int, width: int):
+        super().__init__()
+        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+            raise InputError(f"classes={classes!r}: expected how many classes there are, 1 or more.")
+        self.classes = classes
+        self.table = nn.Embedding(classes + 1, width)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, embedding: Tensor, labels: Tensor | None) -> Tensor:
+        """embedding (B, width) of the step; labels (B,) integers, None: no class. Returns like embedding.
+
+        Raises InputError for labels of another shape or kind, or out of range.
+        """
+        if labels is None:
+            return embedding + self.table.weight[self.classes]
+        if labels.shape != embedding.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise InputError(
+                f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype} for "
+                f"{embedding.shape[0]} images: give each image one integer."
+            )
+        if not torch.compiler.is_compiling() and len(labels):
+            if not 0 <= int(labels.min()) <= int(labels.max()) <= self.classes:
+                raise InputError(
+                    f"The labels reach from {int(labels.min())} to {int(labels.max())}, but this network "
+                    f"knows 0 ... {self.classes - 1}, and {self.classes} for no class."
+                )
+        return embedding + self.table(labels)

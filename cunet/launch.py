@@ -25,7 +25,7 @@ def compiled_or_eager(model: nn.Module, batch: tuple[Tensor, ...]) -> nn.Module:
     try:
         compiled = torch.compile(model)
         trained = [p for p in model.parameters() if p.requires_grad]
-        torch.autograd.grad(compiled(batch[0], batch[1]).sum(), trained, allow_unused=True)
+        torch.autograd.grad(compiled(batch[0], batch[1], *batch[3:]).sum(), trained, allow_unused=True)
         return compiled
     except (
         Exception

@@ -56,6 +56,12 @@ class TrainConfig(BaseModel):
         "v_prediction", description="what the network predicts: epsilon, sample, v_prediction (default)"
     )
     flip: bool = Field(False, description="mirror images left-right with probability 1/2; default no")
+    start: str = Field(
+        "", description="name of a released checkpoint to start from; default (empty): random weights"
+    )
+    label_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of labels hidden from a network with classes; default 0.1"
+    )
     validate_every: int = Field(
         20_000, ge=0, description="images between validations, 0: at the end only; default 20000"
     )

@@ -20,7 +20,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ from cunet.launch import Fabric, Signals, compiled_or_eager, start_fabric
 from cunet.provenance import training_code
 from cunet.recipe import BatchOrder, TrainConfig, configure, generator, stream
 from cunet.validation import validation_losses, validation_summary
+
+if TYPE_CHECKING:
+    from cunet.datasets import ImageDataset
 
 __all__ = ["TrainConfig", "TrainingDiverged", "TrainingInterrupted", "configure", "main", "train"]
 
@@ -133,6 +136,10 @@ class Training:
         self.order = BatchOrder(len(self.data), config.batch_size, config.seed)
         torch.manual_seed(config.seed)
         network = models.build(config.model, size=config.size, channels=self.data.channels)
+        self.classes = getattr(network, "classes", 0)
+        _check_labels(self.data, self.classes)
+        if config.start:
+            checkpoints.start(network, config.start)
         layout = torch.channels_last if config.channels_last else torch.preserve_format
         self.network = network.to(fabric.device, memory_format=layout).train()
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -174,7 +181,8 @@ class Training:
         return min(1.0, self.images_seen / self.config.images)
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Images, diffusion steps and noise of a step, for all devices together, on the CPU."""
+        """Images, diffusion steps, noise and, for a network with classes, labels of a step, for all devices
+        together, on the CPU."""
         if self.ahead[0] == step:
             return self.ahead[1]
         draw = generator(self.config.seed, "step", step)
@@ -184,16 +192,19 @@ class Training:
         if self.config.flip:
             mirrored = torch.rand(len(images), generator=draw) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        return images, t, noise
+        if not self.classes:
+            return images, t, noise
+        hidden = torch.rand(len(images), generator=draw) < self.config.label_dropout
+        return images, t, noise, self.data.labels[self.order(step)].masked_fill(hidden, self.classes)
 
     def share(self, batch: tuple[Tensor, ...], part: int) -> tuple[Tensor, ...]:
         """What this device computes of a batch in its `part`-th accumulation."""
         size = self.config.batch_size // (self.fabric.world_size * self.config.accumulate)
         start = (self.fabric.global_rank * self.config.accumulate + part) * size
-        images, t, noise = (x[start : start + size].to(self.fabric.device) for x in batch)
+        images, t, noise, *labels = (x[start : start + size].to(self.fabric.device) for x in batch)
         if self.config.channels_last:
             images, noise = (x.contiguous(memory_format=torch.channels_last) for x in (images, noise))
-        return images, t, noise
+        return images, t, noise, *labels
 
     def train_step(self) -> float:
         """One optimiser step; returns the mean loss over the whole batch."""
@@ -365,6 +376,23 @@ class Training:
             "images_per_second": self.images_seen / self.elapsed,
             "devices": self.fabric.world_size,
         }
+
+
+def _check_labels(data: "ImageDataset", classes: int) -> None:
+    """Refuse to tell a network of classes that the data set does not have."""
+    if not classes:
+        return
+    labels = data.labels
+    if labels is None or labels.ndim != 1:
+        raise InputError(
+            f"The data set {data.name} has no class for each image, so a network with classes={classes} "
+            "cannot be trained on it. Take mnist or avatars, or a network without classes."
+        )
+    if int(labels.max()) >= classes:
+        raise InputError(
+            f"The data set {data.name} has {int(labels.max()) + 1} classes, and the network {classes}: give "
+            f"the network classes={int(labels.max()) + 1}."
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
-from .inputs import check
+from .inputs import ClassEmbedding, check
 
 HEADS, HEAD_WIDTH = 4, 32  # of every attention in the paper's network
 GROUPS = 8  # of every group norm
@@ -140,6 +140,7 @@ class UNet(nn.Module):
     dim: width at full resolution, a multiple of 8. dim_mults: width of each level as a multiple of dim; full
     attention at the last. channels: of the image, in and out. head_width: of each of the four attention
     heads; 32 in the paper's network, which is half of dim, and half of dim keeps its shape at other widths.
+    classes: how many classes of images it is told of (see `cunet.guidance`); 0: none, as in the paper.
 
     May stand as the model of `denoising_diffusion_pytorch.GaussianDiffusion` (1.8.8).
     Raises InputError for a width that group norm cannot divide.
@@ -155,6 +156,7 @@ class UNet(nn.Module):
         dim_mults: Sequence[int] = (1, 2, 4, 8),
         channels: int = 3,
         head_width: int = HEAD_WIDTH,
+        classes: int = 0,
     ):
         super().__init__()
         if dim < GROUPS or dim % GROUPS:
@@ -169,6 +171,8 @@ class UNet(nn.Module):
         self.time = nn.Sequential(
             Sinusoids(dim), nn.Linear(dim, time_width), nn.GELU(), nn.Linear(time_width, time_width)
         )
+        self.classes = classes
+        self.labels = ClassEmbedding(classes, time_width) if classes else None
 
         def attention(i: int, width: int) -> nn.Module:
             return (Attention if i == last else LinearAttention)(width, head_width)
@@ -191,16 +195,21 @@ class UNet(nn.Module):
         self.last_block = ResidualBlock(2 * dim, dim, time_width)
         self.last = nn.Conv2d(dim, channels, 1)
 
-    def forward(self, sample: Tensor, timestep: int | Tensor, *ignored) -> Tensor:
+    def forward(
+        self, sample: Tensor, timestep: int | Tensor, class_labels: Tensor | None = None, *ignored
+    ) -> Tensor:
         """Noisy images and their diffusion step -> the prediction (noise, image or v, as trained).
 
         sample: float32, (B, channels, H, W), sides divisible by `downsample_factor` (8). timestep: 0 ... 999,
-        one number or integers (B,). Further arguments are ignored. Returns a tensor like sample.
+        one number or integers (B,). class_labels: integers (B,), None for no class; only a network with
+        classes looks at them. Further arguments are ignored. Returns a tensor like sample.
 
         Raises InputError if they do not fit.
         """
         factor, weight = self.downsample_factor, self.first.weight
         embedding = self.time(check(sample, timestep, self.channels, factor, weight))
+        if self.labels is not None:
+            embedding = self.labels(embedding, class_labels)
         x = first = self.first(sample)
         skips = []
         for level in self.downs:

@@ -34,7 +34,7 @@ def validation_losses(
     every network, seed and moment, so that values can be compared.
 
     Args:
-        model: a network in evaluation mode.
+        model: a network in evaluation mode; one with classes is told them.
         dataset: a `cunet.datasets.ImageDataset`, usually of the split `test`.
         diffusion: a `cunet.diffusion.Diffusion` with T diffusion steps.
         rank, world: this process computes every `world`-th batch, and leaves 0 for the others.
@@ -55,9 +55,10 @@ def validation_losses(
         index = torch.arange(start, min(start + VALIDATION_BATCH, n))
         images = dataset.batch(index)
         noise = torch.randn(images.shape, generator=generator(0, "validation", number))
-        losses[index] = (
-            diffusion.loss(model, *(x.to(device) for x in (images, t[index], noise))).double().cpu()
-        )
+        given = [images, t[index], noise]
+        if getattr(model, "classes", 0):
+            given.append(dataset.labels[index])
+        losses[index] = diffusion.loss(model, *(x.to(device) for x in given)).double().cpu()
     return torch.stack([losses, t.double()], dim=1)
 
 

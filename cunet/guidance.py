@@ -1,0 +1,116 @@
+"""Images of a class, by classifier-free guidance (Ho and Salimans 2022).
+
+A network that knows classes is one network for both questions: what is in this picture, given that it is of
+class c, and given nothing. In training a share of the labels is replaced by "no class". In sampling the two
+answers are taken apart,
+
+    answer = u + s (c - u),        u: without the class, c: with it, s: the guidance scale.
+
+s = 0 ignores the class, s = 1 samples the learned p(x | c), and s > 1 goes further in the direction that the
+class points to: truer to the class, less varied. (Ho and Salimans' w, their equation 6, is s - 1.) Given x_t,
+noise, clean image and v are linear in each other with weights that add up, so any of them may be guided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import sampling
+from .errors import InputError
+
+
+class Guided(nn.Module):
+    """A network with classes, as a network without: the guided answer for fixed labels.
+
+    network: one of `cunet.models.build` with classes. labels: (B,) integers, the class of each image of the
+    batches that it will be given. scale: s, any finite number; at 0 and 1 one call of the network is enough,
+    else both questions are put in one call of 2 B images.
+
+    Raises InputError for a network that knows no classes, or a scale that is not finite.
+    """
+
+    def __init__(self, network: nn.Module, labels: Tensor | Sequence[int], scale: float):
+        super().__init__()
+        if not getattr(network, "classes", 0):
+            raise InputError(
+                f"The network {getattr(network, 'name', type(network).__name__)!r} knows no classes: train "
+                "one that does, such as --model cunet@classes=10."
+            )
+        if not abs(scale) < float("inf"):
+            raise InputError(f"scale={scale!r}: expected a number; 0 ignores the class, 1 is unguided.")
+        self.network, self.scale = network, float(scale)
+        self.channels, self.image_size = network.channels, network.image_size
+        self.register_buffer("labels", torch.as_tensor(labels), persistent=False)
+
+    def forward(self, sample: Tensor, timestep: int | Tensor, *ignored) -> Tensor:
+        """sample (B, C, H, W), one a label; timestep as the network takes it. Returns like sample."""
+        labels = self.labels.to(sample.device)
+        if len(labels) != len(sample):
+            raise InputError(f"{len(sample)} images for {len(labels)} labels: give as many.")
+        if self.scale in (0.0, 1.0):
+            return self.network(sample, timestep, labels if self.scale else None)
+        none = torch.full_like(labels, self.network.classes)
+        t = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        both = self.network(torch.cat((sample, sample)), torch.cat((t, t)), torch.cat((labels, none)))
+        with_class, without = both.chunk(2)
+        return torch.lerp(without, with_class, self.scale)
+
+
+@torch.no_grad()
+def sample(
+    network: nn.Module, labels: Tensor, scale: float, diffusion, batch_size: int = 64, **settings
+) -> Tensor:
+    """An image a label, from pure noise.
+
+    labels: (N,) integers, the class of each image. scale: see `Guided`. batch_size, settings: see
+    `cunet.sampling.sample`; image i starts from the same noise whatever labels and scale are.
+
+    Returns (N, C, H, W) float32 on the CPU, in [-1, 1]. Raises InputError as `Guided` and that function do.
+    """
+    first = settings.pop("first", 0)
+    parts = [
+        sampling.sample(
+            Guided(network, part, scale), len(part), diffusion, batch_size=batch_size,
+            first=first + begin * batch_size, **settings,
+        )
+        for begin, part in enumerate(torch.as_tensor(labels).split(batch_size))
+    ]  # fmt: skip
+    if not parts or not len(labels):
+        raise InputError("There are no labels: give the class of each image that is wanted.")
+    return torch.cat(parts)
+
+
+class LinearProbe:
+    """A linear classifier on fixed features: which class is a picture of?
+
+    Ridge regression of one-hot labels on standardised features, in closed form; the class with the largest
+    value wins. With features that were learned elsewhere (`cunet.alexnet`), it judges pictures independently
+    of the networks that made them.
+
+    features: (N, D) float. labels: (N,) integers, 0 ... classes - 1. penalty: added to the mean square of
+    each standardised feature.
+
+    Raises InputError for fewer than two classes.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, penalty: float = 1e-3):
+        classes = int(labels.max()) + 1 if len(labels) else 0
+        if classes < 2 or len(features) != len(labels):
+            raise InputError(
+                f"{len(features)} features with {len(labels)} labels of {classes} classes: a classifier "
+                "needs as many of one as of the other, and two classes."
+            )
+        x = features.double()
+        self.mean, self.std = x.mean(0), x.std(0).clamp(min=1e-6)
+        x = (x - self.mean) / self.std
+        wanted = torch.nn.functional.one_hot(labels, classes).double()
+        self.bias = wanted.mean(0)
+        gram = x.T @ x / len(x) + penalty * torch.eye(x.shape[1], dtype=torch.float64)
+        self.weight = torch.linalg.solve(gram, x.T @ (wanted - self.bias) / len(x))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(N, D) -> the class of each, (N,) int64."""
+        return (((features.double() - self.mean) / self.std) @ self.weight + self.bias).argmax(1)

@@ -1,0 +1,151 @@
+"""Classes and guidance: what a network is told, how two answers become one, what judges the pictures."""
+
+import pytest
+import torch
+
+from cunet import checkpoints, datasets, guidance, models, training
+from cunet.diffusion import Diffusion
+from cunet.errors import InputError
+from cunet.recipe import configure
+from cunet.sampling import sample
+
+FAMILIES = ("unet", "cunet")
+
+
+def network(family: str, seed: int = 0):
+    """With classes, and with embeddings that differ, as after a training."""
+    torch.manual_seed(seed)
+    built = models.build(f"{family}@classes=3", size="smoke", channels=1).eval()
+    torch.nn.init.normal_(built.labels.table.weight)
+    return built
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_untrained_embedding_leaves_the_answers_as_they_were(family):
+    plain = models.build(family, size="smoke", channels=1).eval()
+    told = models.build(f"{family}@classes=3", size="smoke", channels=1).eval()
+    told.load_state_dict(plain.state_dict(), strict=False)
+    x = torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(told(x, 7, torch.tensor([0, 2])), plain(x, 7))
+        assert torch.equal(told(x, 7), plain(x, 7))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_class_reaches_the_answer_and_no_label_is_the_last_one(family):
+    net, x = network(family), torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        first, second = (net(x, 7, torch.full((2,), label)) for label in (0, 1))
+        assert not torch.allclose(first, second)
+        assert torch.equal(net(x, 7), net(x, 7, torch.full((2,), 3)))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_guided_is_the_formula_of_the_two_answers(scale):
+    net, x, labels = network("cunet"), torch.randn(3, 1, 16, 16), torch.tensor([0, 1, 2])
+    with torch.no_grad():
+        with_class, without = net(x, 7, labels), net(x, 7)
+        wanted = without + scale * (with_class - without)
+        assert torch.allclose(guidance.Guided(net, labels, scale)(x, 7), wanted, atol=1e-5)
+
+
+def test_guiding_v_is_guiding_the_noise():
+    diffusion, t = Diffusion(prediction_type="v_prediction"), 400
+    x, u, c = torch.randn(3, 2, 1, 4, 4, dtype=torch.float64)
+    of_noise = torch.lerp(diffusion.to_epsilon(u, x, t), diffusion.to_epsilon(c, x, t), 2.5)
+    assert torch.allclose(diffusion.to_epsilon(torch.lerp(u, c, 2.5), x, t), of_noise)
+
+
+def test_an_image_depends_on_its_noise_label_and_scale_alone():
+    net, diffusion, labels = network("cunet"), Diffusion(), torch.tensor([0, 1, 2, 0, 1])
+    settings = dict(steps=2, seed=4, sampler="ddim")
+    whole = guidance.sample(net, labels, 2.0, diffusion, batch_size=5, **settings)
+    parts = guidance.sample(net, labels, 2.0, diffusion, batch_size=2, **settings)
+    assert whole.shape == (5, 1, 16, 16) and torch.allclose(whole, parts, atol=1e-4)
+    plain = sample(net, 5, diffusion, batch_size=5, **settings)
+    assert torch.equal(guidance.sample(net, labels, 0.0, diffusion, batch_size=5, **settings), plain)
+    assert not torch.allclose(whole, plain, atol=1e-2)
+
+
+def test_the_probe_tells_digits_apart_and_knows_nothing_of_shuffled_labels():
+    data = datasets.load("mnist", "train", image_size=16)
+    pixels = data.batch(slice(0, 3000)).flatten(1)
+    other = data.batch(slice(3000, 4000)).flatten(1)
+    right = guidance.LinearProbe(pixels, data.labels[:3000])(other) == data.labels[3000:4000]
+    shuffled = data.labels[:3000][torch.randperm(3000, generator=torch.Generator().manual_seed(0))]
+    guessed = guidance.LinearProbe(pixels, shuffled)(other) == data.labels[3000:4000]
+    assert right.float().mean() > 0.75 and guessed.float().mean() < 0.2
+
+
+def recipe(**changes):
+    values = dict(
+        model="cunet@classes=10", size="smoke", images=192, batch_size=32, warmup=0, validate_every=0
+    )
+    return configure({**values, **changes})
+
+
+def test_a_training_tells_the_network_its_classes(tmp_path):
+    path = training.train(recipe(), tmp_path, progress=False)
+    net, card = checkpoints.load(path)
+    weight = net.labels.table.weight
+    assert card["model"] == "cunet@classes=10" and net.classes == 10
+    assert weight.abs().sum(1).min() > 0, "every class and the missing one were seen"
+
+
+def test_a_share_of_the_labels_is_hidden_and_the_images_are_those_of_a_training_without(tmp_path):
+    def prepared(**changes):
+        config, stop = recipe(batch_size=512, images=512, **changes), training.Signals()
+        return training.Training(config, tmp_path / "x.safetensors", training.start_fabric(config), stop)
+
+    told, plain = prepared(label_dropout=0.25), prepared(model="cunet")
+    images, t, noise, labels = told.batch(3)
+    for one, other in zip((images, t, noise), plain.batch(3), strict=True):
+        assert torch.equal(one, other)
+    hidden = labels == 10
+    assert 0.15 < hidden.float().mean() < 0.35
+    assert torch.equal(labels[~hidden], told.data.labels[told.order(3)][~hidden])
+
+
+def test_a_training_starts_from_released_weights(tmp_path, monkeypatch):
+    first = training.train(recipe(model="cunet"), tmp_path, progress=False)
+    monkeypatch.setattr(checkpoints, "ASSETS", tmp_path)
+    told = models.build("cunet@classes=10", size="smoke", channels=1)
+    checkpoints.start(told, first.stem)
+    plain, x = checkpoints.load(first)[0], torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(told.eval()(x, 7, torch.tensor([3, 4])), plain(x, 7))
+    with pytest.raises(InputError, match="not those of the network"):
+        checkpoints.start(models.build("unet", size="smoke", channels=1), first.stem)
+    with pytest.raises(InputError, match="no released checkpoint 'nothing'"):
+        checkpoints.start(told, "nothing")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: models.build("cunet@classes=-1", size="smoke"),
+        lambda: network("cunet")(torch.zeros(2, 1, 16, 16), 7, torch.tensor([0, 4])),
+        lambda: network("unet")(torch.zeros(2, 1, 16, 16), 7, torch.tensor([0, -1])),
+        lambda: network("unet")(torch.zeros(2, 1, 16, 16), 7, torch.tensor([0])),
+        lambda: network("cunet")(torch.zeros(2, 1, 16, 16), 7, torch.tensor([0.0, 1.0])),
+        lambda: guidance.Guided(models.build("cunet", size="smoke"), [0], 1.0),
+        lambda: guidance.Guided(network("cunet"), [0], float("nan")),
+        lambda: guidance.Guided(network("cunet"), [0], 2.0)(torch.zeros(2, 1, 16, 16), 7),
+        lambda: guidance.sample(network("cunet"), torch.tensor([]).long(), 2.0, Diffusion()),
+        lambda: guidance.LinearProbe(torch.zeros(3, 2), torch.zeros(3).long()),
+    ],
+)
+def test_what_cannot_be_is_refused(wrong):
+    with pytest.raises(InputError):
+        wrong()
+
+
+@pytest.mark.parametrize(("dataset", "classes"), [("landscapes", 3), ("mnist", 4)])
+def test_classes_that_the_data_do_not_have_are_refused(dataset, classes, tmp_path, monkeypatch):
+    digits = datasets.load("mnist", "test", image_size=16)
+    images = datasets.ImageDataset(
+        dataset, "test", digits.images, digits.labels if dataset == "mnist" else None
+    )
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: images)
+    with pytest.raises(InputError, match="class"):
+        training.train(recipe(dataset=dataset, model=f"cunet@classes={classes}"), tmp_path, progress=False)
