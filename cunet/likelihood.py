@@ -40,7 +40,7 @@ from . import sampling
 from .datasets import from_uint8
 from .diffusion import Diffusion, one_of
 from .errors import InputError
-from .recipe import generator
+from .recipe import stream
 from .sde import TRACES, GaussianMixture, standard_normal_log_prob, velocity_and_divergence
 
 WIDTH = 1 / 127.5  # of a grey level, for images in [-1, 1]
@@ -90,12 +90,14 @@ def log_likelihood(
     trace: str = "hutchinson",
     tolerance: float = 1e-3,
     seed: int = 0,
+    first: int = 0,
 ) -> LogLikelihood:
     """log p_0(x), the density of x at the first noise level (see the module's head).
 
     network: network(x, t), any prediction type. x: (B, C, H, W) float, at noise level t = 0. trace: "exact",
     by as many backward passes as there are pixels, or "hutchinson". tolerance: of dopri5, relative and
-    absolute. seed: of the random signs; those of image i depend on (seed, i) alone.
+    absolute. seed: of the random signs; those of image i depend on (seed, i) alone. first: number of the first
+    image, so that a set can be measured in parts. The network is where x is.
 
     Raises InputError for an unknown trace, a tolerance that is not above 0, an answer that is not finite.
     """
@@ -103,7 +105,7 @@ def log_likelihood(
     if not tolerance > 0:
         raise InputError(f"tolerance={tolerance!r}: dopri5 needs a number above 0, as 1e-3.")
     field, calls = flow(network, diffusion), [0]
-    noise = sampling.NoiseStreams(seed, range(len(x)), x.shape[1:], x.device)
+    noise = sampling.NoiseStreams(seed, range(first, first + len(x)), x.shape[1:], x.device)
     signs = noise().sign().to(x.dtype) if trace == "hutchinson" else None
 
     def slopes(phi: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -116,8 +118,8 @@ def log_likelihood(
             )
         return velocity, divergence
 
-    ends = torch.acos(diffusion.alphas_cumprod[[0, -1]].sqrt()).to(x.dtype)
-    start = (x.detach(), torch.zeros(len(x), dtype=x.dtype))
+    ends = torch.acos(diffusion.alphas_cumprod[[0, -1]].sqrt()).to(x.device, x.dtype)
+    start = (x.detach(), torch.zeros(len(x), dtype=x.dtype, device=x.device))
     with sampling.evaluating(network):
         end, gained = odeint(slopes, start, ends, method="dopri5", rtol=tolerance, atol=tolerance)
     nats = standard_normal_log_prob(end[-1].double()) + gained[-1].double()
@@ -135,8 +137,9 @@ def bits_per_dimension(
 ) -> Bits:
     """Bits per dimension of digital images: -log2 P(k) / D, from above.
 
-    images: uint8 (N, C, H, W). dequantisation: of DEQUANTISATIONS. The others as `log_likelihood`; the
-    evaluations are the mean over batches.
+    images: uint8 (N, C, H, W), taken to where the network is. dequantisation: of DEQUANTISATIONS; its noise,
+    like the signs, depends on (seed, image) alone, whatever the batches are. The others as `log_likelihood`;
+    the evaluations are the mean over batches, the bits are on the CPU.
 
     Raises InputError for another dtype or an unknown name.
     """
@@ -145,23 +148,27 @@ def bits_per_dimension(
         raise InputError(
             f"Images of {images.dtype} {tuple(images.shape)} are no levels: give uint8 (N, C, H, W)."
         )
-    found, evaluations = [], []
-    for number, levels in enumerate(images.split(batch_size)):
-        draw = generator(seed, "dequantisation", number)
-        x, correction = _dequantised(from_uint8(levels), diffusion, dequantisation, draw)
-        nats, calls = log_likelihood(network, diffusion, x, "hutchinson", tolerance, seed + number)
-        found.append(-(nats + correction) / (math.log(2) * levels[0].numel()))
+    found, evaluations, device = [], [], sampling.device_of(network)
+    for first in range(0, len(images), batch_size):
+        levels = images[first : first + batch_size].to(device)
+        numbers = range(first, first + len(levels))
+        draw = sampling.NoiseStreams(stream(seed, "dequantisation"), numbers, levels.shape[1:], device)
+        x, correction = _dequantised(from_uint8(levels), diffusion, dequantisation, draw())
+        nats, calls = log_likelihood(network, diffusion, x, "hutchinson", tolerance, seed, first)
+        found.append(-(nats + correction).cpu() / (math.log(2) * levels[0].numel()))
         evaluations.append(calls)
     return Bits(torch.cat(found), round(sum(evaluations) / len(evaluations)))
 
 
-def _dequantised(k: Tensor, diffusion: Diffusion, how: str, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Points for levels k, (B, C, H, W) in [-1, 1], and what to add to their log density, (B,) in nats."""
-    pixels = k[0].numel()
+def _dequantised(k: Tensor, diffusion: Diffusion, how: str, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Points for levels k, (B, C, H, W) in [-1, 1], and what to add to their log density, (B,) in nats.
+
+    noise: standard normal, like k; its distribution function makes it uniform.
+    """
     if how == "uniform":
-        x = k + WIDTH * (torch.rand(k.shape, generator=draw) - 0.5)
-        return x, torch.full((len(k),), pixels * math.log(WIDTH), dtype=torch.float64)
-    x = diffusion.add_noise(k, torch.randn(k.shape, generator=draw), 0)
+        x = k + WIDTH * (torch.special.ndtr(noise) - 0.5)
+        return x, x.new_full((len(k),), k[0].numel() * math.log(WIDTH), dtype=torch.float64)
+    x = diffusion.add_noise(k, noise, 0)
     return x, -_log_evidence(x.double(), diffusion)
 
 

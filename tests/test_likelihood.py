@@ -90,6 +90,46 @@ def test_a_network_of_images_gets_bits_and_keeps_its_mode():
     assert torch.equal(found.bits, again.bits)
 
 
+def test_no_two_images_or_seeds_share_their_noise_and_batches_change_nothing(monkeypatch):
+    """Signs and dequantisation are those of (seed, image): else errors would not average out over images."""
+    measure, signs, points = likelihood.velocity_and_divergence, {}, {}
+    images = torch.full((6, 1, 1, 32), 9, dtype=torch.uint8)
+    data = GaussianMixture(torch.ones(1), torch.zeros(1, 32), 0.1 * torch.eye(32)[None])
+    network = likelihood.exact_network(data, Diffusion())
+
+    def noted(field, x, e):
+        made.setdefault(id(e), (e, x))
+        return measure(field, x, e)
+
+    monkeypatch.setattr(likelihood, "velocity_and_divergence", noted)
+    for seed, size in ((0, 2), (0, 6), (1, 2)):
+        made = {}
+        found = likelihood.bits_per_dimension(network, Diffusion(), images, "uniform", 1e-2, seed, size)
+        assert len(found.bits) == 6
+        signs[seed, size], points[seed, size] = (torch.cat(part) for part in zip(*made.values(), strict=True))
+    for of in (signs, points):
+        assert torch.equal(of[0, 2], of[0, 6]), "the same whatever the batches"
+        both = torch.cat([of[0, 2], of[1, 2]]).flatten(1)
+        assert len(both.unique(dim=0)) == 12, "no image has the noise of another image or seed"
+
+
+def test_nothing_is_made_on_another_device_than_the_images(monkeypatch):
+    """Whatever is made without a device lands on one without numbers here, and meets the images in vain."""
+    network, diffusion = lambda x, t: x / 10, Diffusion()
+    as_timestep = diffusion.as_timestep  # keeps its steps on the CPU, as it says
+
+    def on_cpu(t):
+        with torch.device("cpu"):
+            return as_timestep(t)
+
+    monkeypatch.setattr(diffusion, "as_timestep", on_cpu)
+    images = torch.arange(4, dtype=torch.uint8).view(2, 1, 1, 2)
+    for how in likelihood.DEQUANTISATIONS:
+        with torch.device("meta"):
+            found = likelihood.bits_per_dimension(network, diffusion, images, how, 1e-2)
+        assert found.bits.device.type == "cpu" and found.bits.isfinite().all()
+
+
 def test_nonsense_is_refused():
     images, network = torch.zeros(1, 1, 16, 16), lambda x, t: x
     with pytest.raises(InputError, match="uint8"):
