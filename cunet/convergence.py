@@ -1,9 +1,9 @@
 """How converged are the ODE blocks of a network?
 
-A network is trained with few steps of one solver: two of leapfrog, or one of rk4. Whether its blocks then
-solve their equation, or are just the map that those steps happen to be, is a question one can measure: take a
-block's equation and its starting state as they occur inside the network, and solve again with other solvers
-and more steps. The error is given as a share of the distance travelled,
+A network is trained with few steps of a solver a block: one or two of leapfrog as described, one of rk4 as
+released. Whether its blocks then solve their equation, or are just the map that those steps happen to be, is
+a question one can measure: take a block's equation and its starting state as they occur inside the network,
+and solve again with other solvers and more steps. The error is given as a share of the distance travelled,
 
     share = |z - z*| / |z* - z(0)|,    z the state at s = 1,    z* the same, converged,
 

@@ -77,22 +77,22 @@ def crossing(s, first, second, velocity, target: str = "x \u21a6 \u2212x") -> Fi
     s: (N,); first, second, velocity: (N, P), a column a trajectory.
     """
     with style():
-        figure = Figure(figsize=(PAGE, 2.7))
-        axes = figure.subplots(1, 3, width_ratios=(1, 1, 1))
-        shades = _shades(first.shape[1])
-        for path, colour in zip(range(first.shape[1]), shades, strict=True):
+        figure = Figure(figsize=(PAGE, 2.9))
+        axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
+        for path, colour in enumerate(_shades(first.shape[1])):
             for panel, x in ((axes[0], first), (axes[1], second)):
-                panel.plot(s, x[:, path], color=colour, lw=1.2)
-                panel.plot(s[0], x[0, path], "o", color=colour, ms=3.5)
-                panel.plot(s[-1], -x[0, path], "_", color=colour, ms=9, mew=1.8, clip_on=False)
-            axes[2].plot(second[:, path], velocity[:, path], color=colour, lw=1.2)
-            axes[2].plot(second[0, path], velocity[0, path], "o", color=colour, ms=3.5)
-        axes[0].set(title="first order: no crossing", xlabel="s", ylabel="x")
-        axes[1].set(title="second order: positions cross", xlabel="s")
-        axes[2].set(title="phase space: apart at each s", xlabel="x", ylabel="v = dx/ds")
+                panel.plot(s, x[:, path], color=colour, lw=1.4)
+                panel.plot(s[0], x[0, path], "o", color=colour, ms=4)
+                panel.plot(s[-1], -x[0, path], "_", color=colour, ms=11, mew=2.2, clip_on=False)
+            axes[2].plot(second[:, path], velocity[:, path], color=colour, lw=1.4)
+            axes[2].plot(second[0, path], velocity[0, path], "o", color=colour, ms=4)
+            axes[2].plot(second[-1, path], velocity[-1, path], "_", color=colour, ms=9, mew=2.2)
+        axes[0].set(title="first order", xlabel="s", ylabel="x")
+        axes[1].set(title="second order", xlabel="s")
+        axes[2].set(title="second order, phase space", xlabel="x", ylabel="v = dx/ds")
         for panel in axes[:2]:
-            panel.set(ylim=(-1.25, 1.25), xticks=(0, 0.5, 1))
-        axes[0].text(1.0, 1.13, f"wanted: {target} (bars)", ha="right", fontsize=7, color="0.35")
+            panel.set(ylim=(-1.25, 1.25), xlim=(-0.05, 1.08), xticks=(0, 0.5, 1))
+        figure.supxlabel(f"dots: start; bars: where {target} would end (right: where it ended)", fontsize=7)
     return figure
 
 

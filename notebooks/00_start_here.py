@@ -78,8 +78,8 @@ picture
 #
 # $$ \frac{dx}{ds} = f(x, s). \tag{1} $$
 #
-# A solver evaluates the *same* $f$ several times where a deep network would have several layers: depth without
-# parameters. The paper goes one order further. Its blocks obey
+# A solver may evaluate the *same* $f$ several times where a deep network would have several layers: depth without
+# parameters (how often each network does, notebook 04 counts). The paper goes one order further. Its blocks obey
 #
 # $$ x'' = f(x, x', t, s), \qquad x(0) = x_0, \qquad x'(0) = g(x_0), \tag{4} $$
 #
