@@ -34,6 +34,7 @@ COLOURS = {
     "cunet-released-plain": "#8A8A8A",
     "cunet-firstorder": "#7A5195",
     "cunet-zerovelocity": "#B8860B",
+    "cunet-randomdepth": "#117733",
 }
 NAMES = {
     "unet": "U-Net",
@@ -45,8 +46,9 @@ NAMES = {
     "cunet-plain": "cU-Net, neither of the two",
     "cunet-firstorder": "cU-Net, first order",
     "cunet-zerovelocity": "cU-Net, initial velocity 0",
+    "cunet-randomdepth": "cU-Net, random depth",
 }
-MARKERS = {"unet": "o", "cunet": "s", "cunet-walltime": "D", "cunet-released": "^"}
+MARKERS = {"unet": "o", "cunet": "s", "cunet-walltime": "D", "cunet-released": "^", "cunet-randomdepth": "v"}
 OTHERS = ("#000000", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#D55E00")
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: seaborn asks for Arial where there is one
