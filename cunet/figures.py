@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from torch import Tensor, nn
 
 from . import diagram
@@ -41,6 +41,10 @@ NAMES = {
     "cunet": "cU-Net as described",
     "cunet-walltime": "cU-Net, the U-Net's training time",
     "cunet-released": "cU-Net as released",
+    "cunet-released-5attn": "released, five attentions",
+    "cunet-released-noattn": "released, no attention",
+    "cunet-released-nores": "released, no residuals",
+    "cunet-released-plain": "released, neither of the two",
     "cunet-noattn": "cU-Net, no attention",
     "cunet-nores": "cU-Net, no residuals",
     "cunet-plain": "cU-Net, neither of the two",
@@ -179,53 +183,62 @@ def fd_against_steps(
     x: str = "steps",
     others: pd.DataFrame | None = None,
 ) -> Figure:
-    """Distance against the number of sampling steps, a panel a sampler, a line a network, with bands.
+    """Distance against the number of sampling steps, a panel a sampler, a line a network, with intervals.
 
     frame: columns model, sampler, fd, fd_low, fd_high, and x; with `n`, images a set, which the titles then
     say. floor: the distance between training and test images, drawn dashed; one for all samplers, or by
     sampler. x: "steps", or "seconds" for the time a sample. others: further trainings of the networks, a
-    thin line for each value of its column `seed`. A ring marks each network's lowest distance.
+    thin line for each value of its column `seed`. A ring marks each network's lowest distance. Networks stand
+    a little apart, so that their intervals can be told apart.
     """
     samplers = list(dict.fromkeys(frame["sampler"]))
+    models = list(dict.fromkeys(frame["model"]))
     floors = floor if isinstance(floor, Mapping) else dict.fromkeys(samplers, floor)
+    apart = {m: 1.05 ** (i - (len(models) - 1) / 2) if x == "steps" else 1.0 for i, m in enumerate(models)}
     with style():
-        figure = Figure(figsize=(PAGE if len(samplers) > 1 else 0.7 * PAGE, 3.0))
-        panels = figure.subplots(1, len(samplers), sharey=True, squeeze=False)[0]
+        figure = Figure(figsize=(PAGE if len(samplers) > 1 else 0.7 * PAGE, 3.3))
+        wide = [max(1.6, frame[frame["sampler"] == sampler][x].nunique()) for sampler in samplers]
+        panels = figure.subplots(1, len(samplers), sharey=True, squeeze=False, width_ratios=wide)[0]
         for axes, sampler in zip(panels, samplers, strict=True):
             here = frame[frame["sampler"] == sampler]
             for model, line in here.groupby("model", sort=False):
-                _distances(axes, model, line.sort_values(x), x)
+                _distances(axes, model, line.sort_values(x), x, apart[model])
             more = others[others["sampler"] == sampler] if others is not None else here[:0].assign(seed=0)
             for (model, _), line in more.sort_values(x).groupby(["model", "seed"], sort=False):
                 thin = dict(color=colour(model), lw=0.7, ms=3, alpha=0.8)
                 axes.plot(line[x], line.fd, marker=MARKERS.get(model, "o"), mfc="white", **thin)
             if floors[sampler] is not None:
-                axes.axhline(floors[sampler], color="0.4", ls="--", lw=0.9)
-                axes.annotate("train against test", (1, floors[sampler]), (0, 3),
-                              xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
-                              fontsize=7, color="0.4")  # fmt: skip
+                axes.axhline(floors[sampler], color="0.4", ls="--", lw=0.9, label="as many test images")
             xlabel = {"steps": "sampling steps", "seconds": "seconds a sample"}[x]
-            title = f"{sampler}, {here['n'].max():,} images a set" if "n" in here else sampler
+            title = f"{sampler}\n{here['n'].max():,} images a set" if "n" in here else sampler
             axes.set(xscale="log", yscale="log", xlabel=xlabel, title=title)
             if x == "steps":
-                steps = sorted(frame[x].unique())
+                steps = sorted(here[x].unique())
+                axes.set_xlim(steps[0] / 1.3, steps[-1] * 1.3)
                 axes.set_xticks(steps, [str(s) for s in steps])
                 axes.minorticks_off()
             else:
                 readable(axes.xaxis)
         readable(panels[0].yaxis)
         panels[0].set_ylabel(f"{metric} (lower is better)")
-        panels[-1].legend(*panels[0].get_legend_handles_labels(), fontsize=7)
+        _legend_below(figure, panels[0])
     return figure
 
 
-def _distances(axes, model: str, line: pd.DataFrame, x: str) -> None:
-    """One network's distances with their band, and a ring around the lowest."""
-    hue = colour(model)
-    axes.plot(line[x], line.fd, color=hue, marker=MARKERS.get(model, "o"), label=label(model))
-    axes.fill_between(line[x], line.fd_low, line.fd_high, color=hue, alpha=0.18, lw=0)
-    best = line.loc[line.fd.idxmin()]
-    axes.plot(best[x], best.fd, "o", ms=10, mfc="none", mec=hue)
+def _legend_below(figure: Figure, axes) -> None:
+    """One legend for all panels, below them, where it hides nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=7)
+
+
+def _distances(axes, model: str, line: pd.DataFrame, x: str, apart: float) -> None:
+    """One network's distances with their intervals, and a ring around the lowest."""
+    hue, at = colour(model), line[x] * (apart if apart != 1.0 else 1)
+    axes.plot(at, line.fd, color=hue, marker=MARKERS.get(model, "o"), label=label(model))
+    reach = [(line.fd - line.fd_low).clip(lower=0), (line.fd_high - line.fd).clip(lower=0)]
+    axes.errorbar(at, line.fd, reach, fmt="none", ecolor=hue, elinewidth=1.0, capsize=2.5)
+    best = line.fd.idxmin()
+    axes.plot(at[best], line.fd[best], "o", ms=10, mfc="none", mec=hue)
 
 
 def readable(axis) -> None:
@@ -235,33 +248,45 @@ def readable(axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def loss_curves(cards: Mapping[str, Mapping] | Sequence[tuple[str, Mapping]]) -> Figure:
+def loss_curves(cards: Mapping[str, Mapping] | Sequence[tuple[str, Mapping]], zoom: bool = False) -> Figure:
     """Training (thin) and validation loss (thick) against images seen, and against wall time.
 
     cards: model -> checkpoint card, or pairs of the two where a network was trained several times; loss_curve
-    and validation hold [images, loss] pairs; time is taken as proportional to images.
+    and validation hold [images, loss] pairs; time is taken as proportional to images. zoom: the validation
+    losses fill the panels, and the steep start of the training losses is cut off.
     """
     pairs, named = list(cards.items() if isinstance(cards, Mapping) else cards), set()
     with style():
-        figure = Figure(figsize=(PAGE, 2.9))
+        figure = Figure(figsize=(PAGE, 3.1))
         panels = figure.subplots(1, 2, sharey=True)
         for model, card in pairs:
-            text = None if model in named else label(model)
+            text = None if model in named else f"{label(model)}, validation"
             named.add(model)
             minutes_an_image = card["wall_time_s"] / 60 / max(card["images_seen"], 1)
             for axes, factor in zip(panels, (1e-3, minutes_an_image), strict=True):
-                for curve, wide in (("loss_curve", 0.7), ("validation", 2.0)):
-                    points = np.array(card[curve], dtype=float).reshape(-1, 2)
-                    axes.plot(
-                        points[:, 0] * factor, points[:, 1], color=colour(model), lw=wide,
-                        alpha=0.5 if wide < 1 else 1, label=text if wide > 1 else None,
-                        marker=MARKERS.get(model, "o") if wide > 1 else None,
-                    )  # fmt: skip
+                _losses(axes, model, card, factor, text)
         panels[0].set(yscale="log", xlabel="thousands of images seen", ylabel="loss", title="at equal images")
         readable(panels[0].yaxis)
+        checked = [loss for _, card in pairs for _, loss in card["validation"]]
+        if zoom and checked:
+            low, high = min(checked), max(checked)
+            margin = (high / low) ** 0.08
+            panels[0].set_ylim(low / margin, high * margin)
+            panels[0].yaxis.set_major_locator(MaxNLocator(6))
+            panels[0].yaxis.set_minor_locator(NullLocator())
         panels[1].set(xlabel="minutes of training", title="at equal time")
-        panels[1].legend(title="validation (training: thin)", fontsize=7, title_fontsize=7)
+        panels[1].plot([], [], color="0.5", lw=0.7, label="training")
+        _legend_below(figure, panels[1])
     return figure
+
+
+def _losses(axes, model: str, card: Mapping, factor: float, text: str | None) -> None:
+    """One training's two curves; open marks for all but the first network, so that none hides another."""
+    mark = dict(marker=MARKERS.get(model, "o"), mfc=colour(model) if model == "unet" else "white", ms=4.5)
+    for curve, looks in (("loss_curve", dict(lw=0.7, alpha=0.4)), ("validation", dict(lw=1.5, **mark))):
+        points = np.array(card[curve], dtype=float).reshape(-1, 2)
+        name = text if curve == "validation" else None
+        axes.plot(points[:, 0] * factor, points[:, 1], color=colour(model), label=name, **looks)
 
 
 def curves(
@@ -319,32 +344,41 @@ def orders(
 # ------------------------------------------------------------------------------------------- beside the paper
 
 
-def bars_beside_paper(frame: pd.DataFrame, panels: Sequence[tuple[str, str | None, str]]) -> Figure:
+def bars_beside_paper(
+    frame: pd.DataFrame,
+    panels: Sequence[tuple[str, str | None, str]],
+    claimed: Mapping[str, tuple[float, str]] | None = None,
+) -> Figure:
     """Horizontal bars of what we measured, a black diamond for what the paper prints (figure 6, table 5).
 
-    frame: a row a network, with columns model (colour) and label. panels: (column of ours, column of the
-    paper's or None, axis label); a missing number leaves its mark out.
+    frame: a row a network, with columns model (colour) and label; its first row is what the others are
+    compared with, as the percents beside the bars say. panels: (column of ours, column of the paper's or
+    None, axis label); a missing number leaves its mark out. claimed: for a column of ours, a share of the
+    first row that the paper claims, drawn as a line, and its name.
     """
     with style():
-        figure = Figure(figsize=(PAGE, 0.34 * len(frame) + 0.9))
+        figure = Figure(figsize=(PAGE, 0.36 * len(frame) + 1.1))
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         rows = np.arange(len(frame))
         for axes, (ours, theirs, title) in zip(grid, panels, strict=True):
             values = frame[ours].astype(float)
             axes.barh(rows, values, color=[colour(m) for m in frame["model"]], height=0.62)
             printed = frame[theirs].astype(float) if theirs else pd.Series(np.nan, index=frame.index)
-            axes.plot(printed, rows, "D", color="black", ms=5, label="printed", ls="")
+            axes.plot(printed, rows, "D", color="black", mec="white", ms=5, label="printed", ls="")
             reach = np.fmax(values, printed.fillna(0))
             for y, (value, x) in enumerate(zip(values, reach, strict=True)):
+                share = f" ({value / values.iloc[0]:.0%})" if y and values.iloc[0] else ""
                 axes.annotate(
-                    f"{value:.3g}", (x, y), (6, 0), textcoords="offset points", va="center", fontsize=7
+                    f"{value:.3g}{share}", (x, y), (6, 0), textcoords="offset points", va="center", fontsize=7
                 )
-            axes.set(xlabel=title, xlim=(0, 1.2 * reach.max()))
+            axes.set(xlabel=title, xlim=(0, (1.12 + 0.13 * len(panels)) * reach.max()))
             axes.grid(axis="y", visible=False)
-            if theirs and printed.notna().any():
-                axes.legend(fontsize=7, loc="lower right")
-        grid[0].set_yticks(rows, frame["label"])
+            if claimed and ours in claimed:
+                share, name = claimed[ours]
+                axes.axvline(share * values.iloc[0], color="0.3", ls="--", lw=0.9, label=name)
+        grid[0].set_yticks(rows, [text.replace(" (", "\n(") for text in frame["label"]])
         grid[0].invert_yaxis()
+        _legend_below(figure, grid[0])
     return figure
 
 

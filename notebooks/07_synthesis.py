@@ -75,10 +75,10 @@ folder = store.ASSETS if checkpoints == "released" else run.checkpoints
 # %% [markdown]
 # ## 1. The networks
 #
-# The two networks of a data set and training seed saw the same images in the same order. Where it is there, one more
-# cU-Net takes part: `walltime` trained for as long as the U-Net did, and so, being cheaper, saw more images. (`cunet
-# train --set variant=walltime --set max_seconds=...` makes one.) What is asked for and is not there is named here, and
-# everything below does without it.
+# The two networks of a data set and training seed saw the same images in the same order. A third takes part where
+# somebody has trained it: the variant `walltime` of the cU-Net, which had the U-Net's training time in place of its
+# number of images (`cunet train --set variant=walltime --set max_seconds=...`). What was asked for and is not there is
+# named below, and everything does without it; the table has what there is.
 
 # %%
 paths, missing = synthesis.trainings(given, folder)
@@ -105,13 +105,14 @@ pd.DataFrame(about).round(4)
 # ## 2. Which of them learns faster?
 #
 # The paper says that training converges faster, and shows no curve. Here are two: validation loss against the images
-# seen, and against the time that took. They need not agree, since an image costs the cU-Net less. Every training seed
-# is a line.
+# seen, and against the time that took. They need not agree, since an image does not cost every network the same. Every
+# training seed is a line; the steep start, which tells nothing of the end, is cut off.
 
 # %%
 for d in sets_of:
-    picture = figures.loss_curves([(m, card) for (where, m, _), card in cards.items() if where == d])
-    run.save_figure(picture, f"ext_training_{d}", f"Loss against images seen and against training time, {d}")
+    picture = figures.loss_curves([(m, card) for (where, m, _), card in cards.items() if where == d], zoom=True)
+    caption = f"Validation loss against images seen and against training time, {d}: which line is lower, and where?"
+    run.save_figure(picture, f"ext_training_{d}", caption)
     display(picture)
 
 
@@ -168,8 +169,9 @@ pd.DataFrame(near).T
 # share of the data that lies among the samples: the first falls with bad samples, the second with missing ones.
 #
 # Sampling takes images x steps x the time of a call, so not every training makes as many sets as every other. DDPM in
-# all its steps would take ten times what everything else does; it is given fewer, on a shortened chain, and fewer
-# images. Distances are compared between sets of one size only, or above the floor of as many images.
+# all its steps would take far longer than everything else together (below: calls by sampler); it is given fewer steps,
+# on a shortened chain, and fewer images. Distances are compared between sets of one size only, or above the floor of as
+# many images.
 #
 # Samples are made in blocks that are kept in the run's folder, so that a stopped notebook goes on, and so that many
 # jobs can make them, each its share (`shards` in the profile): image number i is the same whoever makes it.
@@ -204,7 +206,10 @@ for d in sets_of:
     floors = {s: yardsticks[d].floor(int(n)) for s, n in here.groupby("sampler", sort=False).n.max().items()}
     others = main[(main.dataset == d) & (main.seed != seeds[0])]
     picture = figures.fd_against_steps(here, floors, others=others)
-    caption = f"FD-AlexNet against sampling steps, {d}; ring: lowest; thin lines: other training seeds"
+    caption = (
+        f"FD-AlexNet against sampling steps, {d}: where do the 95 % intervals part? Ring: lowest; dashed: as many test "
+        "images; thin lines, if any: other training seeds"
+    )
     run.save_figure(picture, f"ext_fd_against_steps_{d}", caption)
     display(picture)
 
