@@ -173,10 +173,13 @@ display(Markdown("\n".join(lines) if len(measured) else none))
 # | symbol | what | in the code |
 # |---|---|---|
 # | $t$ | diffusion step, 0 (clean) to $T-1$ (noise); in 03, where steps are infinitely many, a time from 0 to 1 | `t`, `timestep` |
-# | $s$ | time inside an ODE block, 0 to 1; the paper's $\tilde t$ | `s` |
+# | $s$ | time inside an ODE block, 0 to 1; the paper's $\tilde t$; in 03, which has no block, the score | `s` |
 # | $h$ | step of a solver, in units of $s$ (01, 02) or of the time $t$ (03) | `1 / steps` |
 # | $x_0$, $x_t$ | clean image, and image at step $t$, in [-1, 1]; inside a block $x$ is the position | `x0`, `x` |
 # | $\epsilon$ | the noise in $x_t$, from $\mathcal N(0, I)$ | `noise`, `epsilon` |
+# | $L$ | noise level: how many steps of noise an image has, so that $t = L - 1$ (08, 09) | `level` |
+# | $\sigma_L$ | standard deviation of the noise at level $L$, once the image is back at full contrast: $x_t/\sqrt{\bar\alpha_t} = x_0 + \sigma_L\,\epsilon$, which is also called $y$ | `noise_std` |
+# | $\sigma_t$ | standard deviation of the fresh noise in one step back (03, 06) | `posterior_std` |
 # | $\beta_t$, $\alpha_t = 1 - \beta_t$ | variance that one step adds, share of the signal's that it keeps | `betas`, `alphas` |
 # | $\bar\alpha_t$ | product of the $\alpha$'s up to $t$ | `alphas_cumprod` |
 # | $\epsilon_\theta$, $\tilde U$ | the network, $\theta$ its parameters | `network(sample, timestep)` |
@@ -202,11 +205,16 @@ display(Markdown("\n".join(lines) if len(measured) else none))
 # | stand-in | a data set of drawn pictures in place of one that cannot ship; never compared with the paper as if it were it |
 #
 # ## What the paper says, what we measured, why they differ
+#
+# All claims and reasons are in notebook 12 and at the ends of the notebooks; this is what they come to.
 
 # %%
 counts = scorecard.counts(card)
 result = run.save_result(
-    {"map": answers}, timings={"counts": counts.to_dict()}
+    {"map": answers}, timings={"counts": counts.to_dict(), "verdicts": overall.to_dict()}
 )  # some verdicts are about times
-tally = ", ".join(f"{n} {verdict}" for verdict, n in result["timings"]["counts"].items() if n)
-display(Markdown(f"Of {len(paper.CLAIMS)} claims: {tally}. The reasons stand at the end of each notebook."))
+lines = ["| verdict | claims | which |", "|---|---|---|"]
+for verdict, n in result["timings"]["counts"].items():
+    which = [claim for claim, found in result["timings"]["verdicts"].items() if found == verdict]
+    lines += [f"| {verdict} | {n} | {', '.join(which)} |"] if n else []
+display(Markdown("\n".join(lines)))

@@ -80,22 +80,37 @@ claimed = card[card.verdict != scorecard.BEYOND]
 assert set(claimed["id"]) == set(paper.CLAIMS) == set(overall.index)
 assert claimed.verdict.isin([*scorecard.VERDICTS, scorecard.UNMEASURED, scorecard.MEANINGLESS]).all()
 assert tally.sum() == len(paper.CLAIMS)
+reasons = {}
+for one in found.values():
+    for row in (*one["claims"], *one["timings"].get("claims", ())):
+        if row["id"] in overall.index and row.get("why"):
+            reasons.setdefault(row["id"], []).append(row["why"])
 result = run.save_result(
     values={"results": sorted(found)},
-    timings={"verdicts": overall.to_dict(), "counts": tally.to_dict()},  # some verdicts are about times
+    timings={  # some verdicts are about times
+        "verdicts": overall.to_dict(),
+        "counts": tally.to_dict(),
+        "reasons": {claim: list(dict.fromkeys(texts)) for claim, texts in sorted(reasons.items())},
+    },
     inputs=[run.run_dir / "results" / f"{name}.json" for name in found],
 )
 
 # %% [markdown]
 # ## What the paper says, what we measured, why they differ
 #
-# The reasons stand at the end of each notebook; here is what it comes to.
+# What the paper says and what was measured stand side by side on the card. Here are the claims by verdict and, for
+# those that do not simply hold, the reasons that the notebooks give.
 
 # %%
 groups = {}
 for claim, verdict in result["timings"]["verdicts"].items():
-    groups.setdefault(verdict, []).append(f"{claim} ({paper.CLAIMS[claim].text})")
-lines = [f"- **{verdict}** ({len(claims)}): {'; '.join(claims)}." for verdict, claims in groups.items()]
+    groups.setdefault(verdict, []).append(claim)
+lines = []
 if profile == "smoke":
-    lines.insert(0, "*This is a smoke run: it shows that everything runs, and its numbers mean nothing.*\n")
+    lines.append("*This is a smoke run: it shows that everything runs, and its numbers mean nothing.*\n")
+for verdict, claims in groups.items():
+    lines.append(f"\n**{verdict[0].upper()}{verdict[1:]}** ({len(claims)})\n")
+    for claim in claims:
+        why = [] if verdict == scorecard.REPRODUCED else result["timings"]["reasons"].get(claim, [])
+        lines.append(f"- **{claim}** {paper.CLAIMS[claim].text}" + (f": {'; '.join(why)}" if why else "") + ".")
 display(Markdown("\n".join(lines)))
