@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .denoising_tables import band
@@ -18,6 +20,7 @@ from .figures import MARKERS, OTHERS, PAGE, colour, label, readable, style, to_d
 from .trajectories import METRICS, Denoised, Trajectory
 
 RIVALS = {"bm3d": ("#000000", "D"), "autoencoder": ("#CC79A7", "v"), "dncnn": ("#009E73", "^")}
+WALKS = {"clean": "clean: no fresh noise", "ancestral-clean": "ancestral-clean: fresh noise"}
 UNITS = {"ssim": "SSIM (higher is better)", "lpips": "LPIPS (lower is better)", "psnr": "PSNR, dB"}
 
 
@@ -67,42 +70,69 @@ def along_the_steps(original: Tensor, rows: Sequence[Strip], metric: str) -> Fig
 
 
 def against_steps(runs: Mapping[str, Denoised], variant: str, metric: str, image: int | None = 0) -> Figure:
-    """Figures 10 and 11: a score against the noise steps removed, a panel a noise level.
+    """Figures 10 and 11: a score against the noise steps removed, a column a noise level.
 
-    Thick: the mean over images, with its 95 % interval; thin: one image, as in the paper (none if None).
-    Vertical lines: where the mean curve peaks.
+    Above, thick: the mean over images, with a mark where it is best; thin: one image, as in the paper (none
+    if None). LPIPS, of which the best values are small, is on a logarithm. Below, for two networks: the
+    second's score minus the first's, image by image, mean and 95 % interval; where the band leaves 0, they
+    differ.
     """
     levels = sorted(level for v, level in next(iter(runs.values())).trajectories if v == variant)
     columns = min(4, len(levels))
     lines = -(-len(levels) // columns)
     with style():
-        figure = Figure(figsize=(PAGE, 1.75 * lines + 0.45))
-        grid = figure.subplots(lines, columns, squeeze=False)
-        for axes in grid.flat[len(levels) :]:
+        figure = Figure(figsize=(PAGE, 2.75 * lines + 0.5))
+        grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=(1.7, 1) * lines)
+        for axes in grid.flat:
             axes.set_axis_off()
-        for axes, level in zip(grid.flat, levels, strict=False):
+        for i, level in enumerate(levels):
+            line, column = divmod(i, columns)
+            top, below = grid[2 * line : 2 * line + 2, column]
+            for axes in (top, below):
+                axes.set_axis_on()
             for model, run in runs.items():
-                _against_steps(axes, model, run[variant, level], metric, image)
-            axes.set_title(f"{level} steps of noise")
-        for row in grid:
-            row[0].set_ylabel(metric.upper())
+                _against_steps(top, model, run[variant, level], metric, image)
+            top.set_title(f"{level} steps of noise")
+            if metric == "lpips":
+                top.set_yscale("log")
+                readable(top.yaxis)
+            top.set_xticklabels([])
+            _paired(below, [run[variant, level] for run in runs.values()], metric, list(runs)[-1])
+            below.sharex(top)
+        for i, axes in enumerate(grid[:, 0]):
+            axes.set_ylabel("difference" if i % 2 else metric.upper())
         figure.supxlabel("noise steps removed", fontsize=8.5)
-        handles, names = grid.flat[0].get_legend_handles_labels()
+        first = grid.flat[0]
+        if image is not None:
+            first.plot([], [], color="0.4", lw=0.7, ls="-.", label="one image")
+        first.plot([], [], "o", color="0.4", mfc="none", label="best of the mean")
+        handles, names = first.get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=7)
     return figure
 
 
 def _against_steps(axes, model: str, trajectory: Trajectory, metric: str, image: int | None) -> None:
     steps, mean, hue = trajectory.steps, trajectory.mean(metric), colour(model)
-    low, high = band(trajectory.scores[metric])
-    axes.fill_between(steps, low, high, color=hue, alpha=0.18, lw=0)
-    axes.plot(steps, mean, color=hue, lw=1.6, label=label(model))
+    axes.plot(steps, mean, color=hue, lw=1.6, label=f"{label(model)}, mean")
     if image is not None:
         one = trajectory.scores[metric][image]
-        axes.plot(steps, one, color=hue, lw=0.7, ls="-.", alpha=0.8, label=f"{label(model)}, one image")
+        axes.plot(steps, one, color=hue, lw=0.7, ls="-.", alpha=0.8)
     peak = mean.argmax() if METRICS[metric] is max else mean.argmin()
-    axes.axvline(steps[peak], color=hue, lw=0.9, ls="--")
-    axes.plot(steps[peak], mean[peak], MARKERS.get(model, "o"), color=hue, ms=4)
+    large = dict(ms=8, mfc="none", mew=1.3) if model == "unet" else dict(ms=4.5)
+    axes.plot(steps[peak], mean[peak], MARKERS.get(model, "o"), color=hue, ls="", **large)
+
+
+def _paired(axes, pair: Sequence[Trajectory], metric: str, model: str) -> None:
+    """The second trajectory's score minus the first's, image by image: its mean with a 95 % interval."""
+    if len(pair) != 2:
+        axes.set_axis_off()
+        return
+    first, second = (trajectory.scores[metric].double() for trajectory in pair)
+    low, high = band(second - first)
+    axes.fill_between(pair[0].steps, low, high, color=colour(model), alpha=0.3, lw=0)
+    axes.plot(pair[0].steps, (second - first).mean(0), color=colour(model), lw=1.2)
+    axes.axhline(0, color="0.3", lw=0.8)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
 
 
 def differences(frames: Mapping[str, pd.DataFrame], ylabel: str = "second minus first") -> Figure:
@@ -165,15 +195,17 @@ def plane(frame: pd.DataFrame, names: Mapping[str, str]) -> Figure:
 
 
 def tradeoff(frame: pd.DataFrame, floor: float, xlabel: str = "distortion: mean squared error") -> Figure:
-    """Perception against distortion: a line a network and walk, from its first prediction (ring) on.
+    """Perception against distortion: a panel a walk, a line a network, from its first prediction (ring) to
+    its last (star).
 
-    frame: columns model, variant, step, distortion, perception, in the order of the steps. floor: the
-    perception number of the originals themselves, drawn dashed.
+    frame: columns model, variant, step, distortion, perception, in the order of the steps; with
+    perception_low and perception_high, intervals. floor: the perception number of the originals themselves,
+    drawn dashed.
     """
     walks = list(dict.fromkeys(frame.variant))
     with style():
-        figure = Figure(figsize=(PAGE, 3.0))
-        panels = figure.subplots(1, len(walks), sharey=True, squeeze=False)[0]
+        figure = Figure(figsize=(PAGE, 3.3))
+        panels = figure.subplots(1, len(walks), sharex=True, sharey=True, squeeze=False)[0]
         for axes, variant in zip(panels, walks, strict=True):
             for model, line in frame[frame.variant == variant].groupby("model", sort=False):
                 hue = colour(model)
@@ -181,13 +213,68 @@ def tradeoff(frame: pd.DataFrame, floor: float, xlabel: str = "distortion: mean 
                     line.distortion, line.perception, color=hue, marker=MARKERS.get(model, "o"),
                     label=label(model),
                 )  # fmt: skip
-                first = line.iloc[0]
-                axes.plot(first.distortion, first.perception, "o", ms=10, mfc="none", mec=hue)
-            axes.axhline(floor, color="0.4", ls="--", lw=0.9)
-            axes.annotate("the originals", (1, floor), (0, 3), xycoords=("axes fraction", "data"), ha="right",
-                          textcoords="offset points", fontsize=7, color="0.4")  # fmt: skip
-            axes.set(xlabel=xlabel, title=variant)
+                if "perception_low" in line:
+                    reach = [line.perception - line.perception_low, line.perception_high - line.perception]
+                    reach = [side.clip(lower=0) for side in reach]
+                    axes.errorbar(
+                        line.distortion, line.perception, reach, fmt="none", ecolor=hue, elinewidth=0.7,
+                        capsize=1.5, alpha=0.6,
+                    )  # fmt: skip
+                first, last = line.iloc[0], line.iloc[-1]
+                axes.plot(first.distortion, first.perception, "o", ms=11, mfc="none", mec=hue)
+                axes.plot(last.distortion, last.perception, "*", ms=12, mfc=hue, mec="white")
+            axes.axhline(floor, color="0.4", ls="--", lw=0.9, label="the originals, as many")
+            axes.set(xlabel=xlabel, title=WALKS.get(variant, variant))
+        axes.plot([], [], "o", ms=9, mfc="none", mec="0.4", label="first prediction")
+        axes.plot([], [], "*", ms=9, color="0.4", label="last")
         panels[0].set_ylabel("FD-AlexNet (lower is better)")
-        handles, names = panels[0].get_legend_handles_labels()
+        handles, names = axes.get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=7)
+    return figure
+
+
+def toy(budgets: Sequence[float], best: Mapping[str, Sequence[float]]) -> Figure:
+    """P(D) of equation 17 where it is known, beside what a coin between posterior mean and draw gives.
+
+    budgets: distortions, in units of the least.    best: data set -> the least total variation at each.
+    """
+    with style():
+        figure = Figure(figsize=(PAGE * 0.75, 3.0))
+        axes = figure.subplots()
+        for (name, line), hue, mark in zip(best.items(), OTHERS, "os^Dv*P", strict=False):
+            axes.plot(budgets, line, color=hue, marker=mark, ms=3, label=f"least possible, {name}")
+        axes.fill_between(budgets, 0, np.min(list(best.values()), axis=0), color="0.92", lw=0)
+        axes.plot([1, 2], [1, 0], color="0.5", ls="--", lw=1, label="a coin: mean or draw")
+        axes.plot([1, 2], [1, 0], "o", color="0.5", ms=5)
+        axes.annotate("posterior mean", (1, 1), (8, 0), textcoords="offset points", va="center", fontsize=7)
+        axes.annotate("posterior draw", (2, 0), (-4, 8), textcoords="offset points", ha="right", fontsize=7)
+        axes.text(1.02, 0.04, "no denoiser gets here", fontsize=7, color="0.35")
+        axes.set(xlabel="distortion D, in units of the least", ylabel="total variation from the data",
+                 xlim=(0.97, max(2.1, max(budgets))), ylim=(-0.02, 1.05))  # fmt: skip
+        axes.legend(fontsize=7)
+    return figure
+
+
+def cost_line(
+    calls: Sequence[float], seconds: Sequence[float], images: Sequence[int], slope: float
+) -> Figure:
+    """Time of whole runs against images x network calls, a mark a number of images, and a line through 0.
+
+    seconds: a number a run.    slope: of the line, seconds a call and image.
+    """
+    with style():
+        figure = Figure(figsize=(PAGE * 0.62, 2.9))
+        axes = figure.subplots()
+        end = 1.05 * max(calls)
+        axes.plot(
+            [0, end], [0, slope * end], color="0.5", lw=1, label=f"{1e3 * slope:.1f} ms a call and image"
+        )
+        for number, hue, mark in zip(sorted(set(images)), OTHERS, "os^Dv*P", strict=False):
+            found = [(c, t) for c, t, n in zip(calls, seconds, images, strict=True) if n == number]
+            axes.plot(
+                *zip(*found, strict=True), mark, color=hue, mfc="white", ls="", label=f"{number} images"
+            )
+        axes.set(xlabel="images x network calls", ylabel="seconds, scores included", xlim=(0, end))
+        axes.set_ylim(0, 1.08 * max(max(seconds), slope * end))
+        axes.legend(fontsize=7)
     return figure

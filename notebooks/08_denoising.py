@@ -51,6 +51,7 @@ toy_draws = 120  # noisy images of the toy
 tradeoff_images = 64  # test images of the perception-distortion curve
 tradeoff_level = 400  # diffusion steps of noise
 tradeoff_stride = 40  # diffusion steps a network call
+tradeoff_resamples = 40  # of the bootstrap behind its intervals
 reference_images = 10_000  # training images that its sets are compared with
 mean_images = 64  # test images whose posterior mean is looked for
 mean_levels = [900, 940, 980]  # diffusion steps of noise where the posterior mean is looked for
@@ -58,13 +59,25 @@ known_to = 0.03  # of the least error: how exactly the training images must tell
 
 # %%
 # %matplotlib inline
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
-from cunet import cost, denoising_figures, denoising_tables, figures, frechet, paper, runs, scorecard
+from cunet import (
+    cost,
+    denoising_figures,
+    denoising_tables,
+    figures,
+    frechet,
+    metrics,
+    paper,
+    runs,
+    scorecard,
+)
 from cunet import datasets as data
 from cunet.denoisers import noisy_images
 from cunet.denoising import denoise, level_for, noise_std
@@ -91,8 +104,8 @@ print("The networks compute on", device_name(device))
 # %% [markdown]
 # ## 1. The protocol
 #
-# An image is noised by $L$ steps at once, $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\epsilon$ with $t=L-1$,
-# and the reverse process walks down to the clean image. After each network call the image is compared with $x_0$. The
+# An image is noised by $L$ steps at once, its noise *level*: $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\epsilon$
+# with $t=L-1$. Then the reverse process walks down to the clean image. After each network call the image is compared with $x_0$. The
 # *step* counts noise steps removed: 0 is the noisy image, $L$ the end. An image's score is its best one on the way
 # (table 2); its step is where it had it (table 3). Note that the best one is found with $x_0$ at hand, apart for each
 # score: nobody who denoises a picture could stop there. What anyone can have is counted in notebook 09.
@@ -106,8 +119,8 @@ print("The networks compute on", device_name(device))
 #    by construction, the noise of step $t$ in it.
 # 3. `clean` shows an image that is no state of the process, so that "steps to denoise" would lose its meaning.
 #
-# What the choice changes is measured in section 5. How much noise is a level? In grey levels of 0 to 255, once the
-# image is back at full contrast:
+# What the choice changes is measured in section 5. How much noise is a level? Once the image is back at full contrast,
+# $x_t/\sqrt{\bar\alpha_t}=x_0+\sigma_L\,\epsilon$ with $\sigma_L=\sqrt{1/\bar\alpha_t-1}$. In grey levels of 0 to 255:
 
 # %%
 deviation = {
@@ -206,15 +219,17 @@ for d in datasets:
         display(picture)
 
 # %% [markdown]
-# **Figures 10 and 11**: SSIM and LPIPS along the way. The paper draws one image; one image is drawn thin here, and the
-# mean with its interval thick.
+# **Figures 10 and 11**: SSIM and LPIPS along the way. The paper draws one image; here it is thin, and the mean thick.
+# Images differ more than networks do, so the networks are compared image by image: below each panel stands the
+# difference with its interval. Where the band leaves zero, one network is ahead.
 
 # %%
 for d in datasets:
     for number, metric in ((10, "ssim"), (11, "lpips")):
         picture = denoising_figures.against_steps(denoised[d], variant, metric)
         caption = (
-            f"{metric.upper()} against noise steps removed, {d}: mean of {images} images, and one of them"
+            f"{metric.upper()} against noise steps removed, {d}: mean of {images} images, and one of them; "
+            f"below, {names[pair[1]]} minus {names[pair[0]]} with its 95 % interval"
         )
         run.save_figure(picture, f"fig{number}_{metric}_{d}", caption)
         display(picture)
@@ -299,38 +314,42 @@ for k in strides:
 strided.round(3)
 
 # %% [markdown]
-# **Cost is linear** in images times network calls. Left: the count, exact. Then the time of whole runs, with the
-# scores, and a line through the origin.
+# **Is cost linear** in images times network calls? The time of whole runs, with the scores, beside the line through
+# the origin that fits them best, on the device that the networks compute on:
 
 # %%
 d, m = datasets[0], pair[-1]
-rows = []
-for n in cost_images:
-    for level in stride_levels:
-        count = n * -(-level // stride)
-        task = {"run": lambda n=n, level=level: denoise(
-            networks[d, m], tests[d].batch(range(n)), diffusions[d, m], [level], [variant],
-            denoising_tables.SCORES, stride, batch_size=cost_images[0])}  # fmt: skip
-        rows.append(dict(images=n, noise=level, calls=count) | cost.time_interleaved(task, 2, 1).medians)
-linear = pd.DataFrame(rows)
+
+
+def whole_run(n, level):
+    """One run of n images from one level."""
+    denoise(networks[d, m], tests[d].batch(range(n)), diffusions[d, m], [level], [variant], denoising_tables.SCORES,
+            stride, batch_size=cost_images[0])  # fmt: skip
+
+
+tasks = {(n, level): partial(whole_run, n, level) for n in cost_images for level in stride_levels}
+timed = cost.time_interleaved(tasks, 2, 1, seed)
+linear = pd.DataFrame(
+    [
+        dict(images=n, noise=level, calls=n * -(-level // stride), run=t)
+        for (n, level), found in timed.samples.items()
+        for t in found
+    ]
+)
 slope = float((linear.calls * linear.run).sum() / (linear.calls**2).sum())
 linearity = float(1 - ((linear.run - slope * linear.calls) ** 2).sum() / (linear.run**2).sum())
-order = linear.sort_values("calls")
-picture = figures.curves(
-    order.calls, {"measured": order.run, "through 0": slope * order.calls}, "images x network calls", "seconds",
-    f"{1e3 * slope:.1f} ms a call and image, scores included", marker="o",
-)  # fmt: skip
-run.save_figure(picture, "ext_denoising_cost", f"Time of whole denoising runs, {names[m]}, {d}")
+picture = denoising_figures.cost_line(linear.calls, linear.run, linear.images, slope)
+run.save_figure(picture, "ext_denoising_cost", f"Time of whole denoising runs: marks beside the line, {names[m]}, {d}")
 print(f"share of the squared times that the line through the origin explains: {linearity:.4f}")
 picture
 
 # %% [markdown]
 # ## 6. Equations 15 and 18: a toy that knows its posterior
 #
-# Let the data be ten images, each as likely as another. Then equation 15 can be computed: given a noisy $y$, image
-# $k$ has the probability $\propto\exp(-\lVert y-x_k\rVert^2/2s^2)$, once the contrast is whole, and the L2 loss has
-# its minimum at the mean of the images with these weights. (The sentence before equation 15 speaks of $y$ given $x$;
-# what is meant is $x$ given $y$.) The noise is half the distance between two of the images: some are in doubt.
+# Let the data be ten images $x_1, \dots, x_{10}$, each as likely as another. Then equation 15 can be computed: given a
+# noisy $y=x_t/\sqrt{\bar\alpha_t}$, image $x_k$ has the probability $\propto\exp(-\lVert y-x_k\rVert^2/2\sigma_L^2)$, and
+# the L2 loss has its minimum at the mean of the images with these weights. (The sentence before equation 15 speaks of
+# $y$ given $x$; what is meant is $x$ given $y$.) The noise is half the distance between two of the images: some are in doubt.
 #
 # The check: by Tweedie's formula the score of $q(y)$, here by autograd, leads to the same mean.
 
@@ -384,21 +403,23 @@ for d, toy in toys.items():
 # approximation (`cunet.posterior.perception`). Convex means: nowhere above the chord of its neighbours.
 
 # %%
-budgets = np.linspace(1 + 1e-9, 2.1, 23)
+budgets = 1 + 1e-9 + 1.1 * np.linspace(0, 1, 23) ** 2  # closer together where the curve bends most
 best_possible = {d: perception(toy["weights"], toy["atoms"], budgets) for d, toy in toys.items()}
-violation = {d: float((p[1:-1] - (p[:-2] + p[2:]) / 2).max()) for d, p in best_possible.items()}
-assert max(violation.values()) < 1e-7
-assert all(p[0] > 0.9 and p[-1] < 1e-7 for p in best_possible.values())
+left, middle, right = budgets[:-2], budgets[1:-1], budgets[2:]
+share = (right - middle) / (right - left)  # how much of the chord's height comes from its left end
+violation = {
+    d: float((p[1:-1] - share * p[:-2] - (1 - share) * p[2:]).max()) for d, p in best_possible.items()
+}
 chord = np.clip(2 - budgets, 0, None)  # a coin decides between the mean and a draw
-picture = figures.curves(
-    budgets, {f"P(D), {d}": p for d, p in best_possible.items()} | {"a coin: mean or draw": chord},
-    "distortion D, in units of the least", "total variation from the data",
-)  # fmt: skip
-run.save_figure(picture, "ext_denoising_toy", "P(D) of equation 17 on ten images: convex")
+assert max(violation.values()) < 1e-6, "up to the tolerance of the linear program"
+assert all((p <= chord + 1e-6).all() for p in best_possible.values()), "a coin is one of the denoisers"
+picture = denoising_figures.toy(budgets, best_possible)
+run.save_figure(picture, "ext_denoising_toy", "P(D) of equation 17 on ten images, and a coin's straight line")
 picture
 
 # %% [markdown]
-# Convex, as equation 18 says, and never above the coin's straight line.
+# Both were asserted: no point above the chord of its neighbours, as equation 18 says, and none above the coin's
+# straight line.
 #
 # ## 7. And the trained networks?
 #
@@ -451,10 +472,10 @@ run.save_table(
 fingerprint.rename(columns=names).round(2)
 
 # %% [markdown]
-# **Their perception-distortion curves.** From its first prediction (ringed) to its last, a walk leads from the
+# **Their perception-distortion curves.** From its first prediction (ring) to its last (star), a walk leads from near the
 # posterior mean towards a posterior draw, or to something between. Distortion is the mean squared error, perception
-# the FD-AlexNet between the predictions and the training images. Small sets have a large FD: compare with the dashed
-# line, the FD of the originals, as many.
+# the FD-AlexNet between the predictions and the training images, with a bootstrap interval over images. Small sets have
+# a large FD: compare with the dashed line, the FD of the originals, as many.
 
 # %%
 first_call = tradeoff_stride / tradeoff_level
@@ -462,18 +483,19 @@ stops = [first_call, *(f for f in (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0) if f > f
 rows, floor = [], {}
 for d in datasets:
     clean, side = tests[d].batch(range(tradeoff_images)), tests[d].image_size
-    train = data.load(d, "train", side)
-    known = frechet.dataset_features(train, min(reference_images, len(train)))
-    floor[d] = float(frechet.frechet_distance(known, clean))
+    distance = frechet.distance_to(frechet.dataset_statistics(data.load(d, "train", side), reference_images))
+    floor[d] = distance(frechet.features(clean))
     for m in pair:
         walks = denoise(networks[d, m], clean, diffusions[d, m], [tradeoff_level], ["clean", "ancestral-clean"],
                         ["psnr"], tradeoff_stride, frames=stops, seed=seed)  # fmt: skip
         for v in ("clean", "ancestral-clean"):
             kept = walks[v, tradeoff_level]
             for i, step in enumerate(kept.frame_steps.tolist()):
-                far = float(frechet.frechet_distance(known, kept.frames[:, i]))
+                found = frechet.features(kept.frames[:, i])
+                far = metrics.bootstrap_interval(found, distance, tradeoff_resamples, seed=seed, centred=True)
                 near = float((kept.frames[:, i] - clean).square().mean())
-                rows.append(dict(dataset=d, model=m, variant=v, step=step, distortion=near, perception=far))
+                row = dict(dataset=d, model=m, variant=v, step=step, distortion=near, perception=far.estimate)
+                rows.append(row | dict(perception_low=far.low, perception_high=far.high))
 points = pd.DataFrame(rows).drop_duplicates(["dataset", "model", "variant", "step"])
 run.save_table(
     points, "ext_denoising_tradeoff", f"Distortion and perception at {tradeoff_level} steps of noise"

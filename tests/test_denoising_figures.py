@@ -37,13 +37,20 @@ def test_the_best_of_the_frames_is_framed_and_every_score_printed():
 def test_curves_show_the_mean_one_image_and_the_peak():
     figure = pictures.against_steps(RUNS, "mean", "ssim")
     axes = figure.axes[0]
-    mean, one, line, peak = axes.lines[:4]
+    mean, one, peak = axes.lines[:3]
     assert mean.get_ydata() == pytest.approx(RUNS["unet"]["mean", 40].mean("ssim"))
     assert one.get_ydata() == pytest.approx(RUNS["unet"]["mean", 40].scores["ssim"][0])
-    assert float(line.get_xdata()[0]) == 40 and float(peak.get_xdata()[0]) == 40
-    assert float(axes.lines[6].get_xdata()[0]) == 20 and axes.lines[4].get_color() == figures.colour("cunet")
+    assert float(peak.get_xdata()[0]) == 40 and float(axes.lines[5].get_xdata()[0]) == 20
+    assert axes.lines[3].get_color() == figures.colour("cunet")
     lowest = pictures.against_steps(RUNS, "mean", "lpips", None).axes[0].lines[1]
     assert float(lowest.get_xdata()[0]) == 40, "a low LPIPS is the good end"
+
+
+def test_below_the_curves_stands_the_difference_image_by_image():
+    below = pictures.against_steps(RUNS, "mean", "ssim").axes[1]
+    unet, cunet = (run["mean", 40].scores["ssim"].double() for run in RUNS.values())
+    assert below.lines[0].get_ydata() == pytest.approx((cunet - unet).mean(0))
+    assert set(below.lines[1].get_ydata()) == {0}
 
 
 def test_differences_stand_at_their_levels_with_zero_drawn():
@@ -65,7 +72,22 @@ def test_a_tradeoff_has_a_panel_a_walk_and_rings_the_first_prediction():
         ]
     )
     figure = pictures.tradeoff(frame, floor=3.0)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["clean", "ancestral-clean"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(pictures.WALKS.values())
     rings = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
     assert len(rings) == 2 and all(line.get_xydata().tolist() == [[0.1, 9.0]] for line in rings)
     assert any(set(line.get_ydata()) == {3.0} for line in figure.axes[0].lines)
+
+
+def test_the_toys_curve_stands_below_the_coins_line():
+    axes = pictures.toy([1.0, 1.5, 2.0], {"ten": [1.0, 0.2, 0.0]}).axes[0]
+    assert axes.lines[0].get_ydata() == pytest.approx([1.0, 0.2, 0.0])
+    assert axes.lines[1].get_xydata().tolist() == [[1, 1], [2, 0]]
+
+
+def test_cost_is_drawn_from_zero_with_a_mark_a_run():
+    axes = pictures.cost_line([10, 20, 20], [1.0, 2.1, 1.9], [1, 2, 2], 0.1).axes[0]
+    line, one, two = axes.lines
+    assert line.get_xydata()[0].tolist() == [0, 0] and line.get_xydata()[1].tolist() == pytest.approx(
+        [21, 2.1]
+    )
+    assert (len(one.get_xdata()), len(two.get_xdata())) == (1, 2)
