@@ -112,6 +112,26 @@ def duels(scores: Scores, chosen: str, rivals: Sequence[str], seed: int = 0) -> 
     return pd.concat(frames, ignore_index=True)
 
 
+def leaders(scores: Scores, metric: str = "lpips", seed: int = 0) -> pd.DataFrame:
+    """Which method has the best mean at each noise level, and from which others the images cannot tell it.
+
+    Columns: noise, method, mean, low, high (95 % bootstrap over images), undecided: the other methods whose
+    paired difference from it has a p-value above 0.05, by `denoising_tables.sign_flip`, adjusted by Holm over
+    the level.
+    """
+    rows = []
+    for noise in sorted({level for _, level in scores}):
+        found = {m: values[metric].double() for (m, level), values in scores.items() if level == noise}
+        best = METRICS[metric](found, key=lambda m: float(found[m].mean()))
+        others = [m for m in found if m != best]
+        adjusted = holm([sign_flip(found[m] - found[best], seed) for m in others])
+        low, high = (float(end[0]) for end in band(found[best][:, None], seed=seed))
+        row = dict(noise=noise, method=best, mean=float(found[best].mean()), low=low, high=high)
+        tied = [m for m, q in zip(others, adjusted, strict=True) if q > SIGNIFICANT]
+        rows.append(row | {"undecided": tied})
+    return pd.DataFrame(rows)
+
+
 def wins(frame: pd.DataFrame) -> dict[str, float]:
     """What the rule of C12 takes: the shares of the comparisons won, in LPIPS at all levels, in SSIM at the
     lowest. frame: of `duels`.

@@ -87,3 +87,13 @@ def test_methods_are_named_with_how_they_were_trained():
         "autoencoder, one a level",
         "U-Net",
     ]
+
+
+def test_a_leader_is_named_with_those_that_the_images_cannot_tell_from_it():
+    steady, noisy = torch.linspace(0.1, 0.2, 12), torch.tensor([0.02, -0.015] * 6)
+    found = {("a", 50): steady, ("b", 50): steady + noisy, ("c", 50): steady + 0.3}
+    (row,) = tables.leaders({key: {"lpips": x} for key, x in found.items()}).to_dict("records")
+    assert (row["method"], row["noise"], row["undecided"]) == ("a", 50, ["b"])
+    assert row["low"] < row["mean"] < row["high"]
+    alone = tables.leaders({("a", 50): {"ssim": steady}}, "ssim")
+    assert alone.undecided[0] == [] and alone.method[0] == "a"
