@@ -80,7 +80,19 @@ def perception(weights: Tensor, images: Tensor, budgets: np.ndarray) -> np.ndarr
     A linear program gives it without approximation. Its variables are p(y, what is shown): one of the
     images, or something else. Of everything else the posterior mean costs least, and all of it is equally
     far from the data in total variation.
+
+    Raises InputError where the program has no solution, as for a budget below 1.
     """
+    if (
+        weights.ndim != 2
+        or not weights.numel()
+        or weights.shape[1] != len(images)
+        or not weights.isfinite().all()
+    ):
+        raise InputError(
+            f"Weights {tuple(weights.shape)} over {len(images)} images cannot be used: give those of "
+            "`posterior`, finite, a row a noisy image and a column an image."
+        )
     x, weights = images.double(), weights.double()
     mean = torch.einsum("nk,kchw->nchw", weights, x)
     pairs, gaps = _distances(x, x), _distances(mean, x)
@@ -93,9 +105,14 @@ def perception(weights: Tensor, images: Tensor, budgets: np.ndarray) -> np.ndarr
     seen = np.hstack([np.kron(np.eye(count), np.ones(options)), np.zeros((count, atoms))])
     goal = np.append(np.zeros(count * options), np.ones(atoms))
     prior, each = weights.mean(0).numpy(), np.full(count, 1 / count)
-    return np.array(
-        [linprog(goal, np.vstack([-shows, costs]), np.append(-prior, b), seen, each).fun for b in budgets]
-    )
+    found = [linprog(goal, np.vstack([-shows, costs]), np.append(-prior, b), seen, each) for b in budgets]
+    for budget, one in zip(budgets, found, strict=True):
+        if one.fun is None:
+            raise InputError(
+                f"There is no P(D) at {float(budget):g} times the least distortion: {one.message} Give "
+                "budgets of 1 or more, and weights of which every row sums to 1."
+            )
+    return np.array([one.fun for one in found])
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

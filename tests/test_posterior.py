@@ -77,6 +77,15 @@ def test_the_best_perception_is_convex_and_reaches_the_data_at_twice_the_least_e
     )
 
 
+def test_a_distortion_below_the_least_one_is_refused_and_so_are_weights_that_are_none():
+    images = from_uint8(pixels(3))
+    weights = posterior(noisy(images, 2.5), images, 2.5).weights
+    with pytest.raises(InputError, match="no P.D. at 0.9 times .* budgets of 1 or more"):
+        perception(weights, images, np.array([1.5, 0.9]))
+    with pytest.raises(InputError, match="cannot be used"):
+        perception(weights * torch.nan, images, np.array([1.5]))
+
+
 @pytest.mark.parametrize("images, std", [(pixels(0), 1.0), (pixels(2, side=3), 1.0), (pixels(2), 0.0)])
 def test_what_has_no_posterior_is_refused(images, std):
     with pytest.raises(InputError, match="No posterior"):
