@@ -3,23 +3,29 @@
 The convolution layers ship with the library (`assets/alexnet`), so neither needs a download.
 """
 
+import hashlib
 import warnings
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from cunet import assets
+from cunet import assets, storage
+from cunet.datasets import ImageDataset, checked, data_root
+from cunet.provenance import code
 
 SIDE = 64
+WEIGHTS = "alexnet/alexnet_features.safetensors"
+MAKERS = ("alexnet", "datasets")  # the modules that decide what features an image has
 
 
 @lru_cache(1)
 def trunk() -> dict[str, Tensor]:
     """Weights of the five convolution layers under torchvision's names without their `features.`."""
-    weights = load(assets.read("alexnet/alexnet_features.safetensors"))
+    weights = load(assets.read(WEIGHTS))
     return {name.removeprefix("features."): tensor for name, tensor in weights.items()}
 
 
@@ -68,6 +74,48 @@ class AlexNetFeatures(nn.Module):
 def features_network() -> AlexNetFeatures:
     """One `AlexNetFeatures` a process."""
     return AlexNetFeatures()
+
+
+@cache
+def fingerprint() -> str:
+    """Hash of what decides the features of an image: the code of MAKERS and the weights."""
+    return hashlib.sha256(f"{code(MAKERS)} ".encode() + assets.read(WEIGHTS)).hexdigest()
+
+
+@torch.no_grad()
+def features(images: Tensor | ImageDataset, batch_size: int = 250) -> Tensor:
+    """AlexNet features of a set of images: float32 (N, 256), on the CPU.
+
+    Raises:
+        InputError: no images, or values that are not finite or not in [-1, 1].
+    """
+    network, parts = features_network(), []
+    for start in range(0, max(len(images), 1), batch_size):
+        chosen = slice(start, start + batch_size)
+        batch = images.batch(chosen) if isinstance(images, ImageDataset) else images[chosen]
+        parts.append(network.to(batch.device)(checked(batch).float()).cpu())
+    return torch.cat(parts)
+
+
+def dataset_features(dataset: ImageDataset, limit: int | None = None, cache: Path | None = None) -> Tensor:
+    """Features of the first `limit` images of a data set (all by default), float32 (n, 256).
+
+    They are computed once and kept in the folder `cache` (`features` under the data root), in a file named
+    after the content of the data set and the code and weights that made them (`fingerprint`).
+    """
+    file, count = kept_for(dataset, limit, cache, "alexnet")
+    found = storage.kept(file)
+    if found is None:
+        found = features(ImageDataset(dataset.name, dataset.split, dataset.images[:count]))
+        storage.keep(file, found)
+    return found
+
+
+def kept_for(dataset: ImageDataset, limit: int | None, cache: Path | None, what: str) -> tuple[Path, int]:
+    """The file that keeps something of the first `limit` images of a data set, and how many these are."""
+    count = min(limit or len(dataset), len(dataset))
+    folder = cache or data_root() / "features"
+    return folder / f"{what}-{dataset.sha256[:16]}-{fingerprint()[:12]}-{count}.safetensors", count
 
 
 @lru_cache(1)

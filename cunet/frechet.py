@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from cunet import storage
-from cunet.alexnet import SIDE, AlexNetFeatures, colour, features_network
-from cunet.datasets import ImageDataset, checked, data_root, to_uint8
+from cunet.alexnet import AlexNetFeatures, colour, dataset_features, features, kept_for
+from cunet.datasets import ImageDataset, checked, to_uint8
 from cunet.errors import InputError
+from cunet.provenance import code
 
 if TYPE_CHECKING:  # torchmetrics takes 4 s; imported where it is used
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -38,44 +39,11 @@ INCEPTION_SHA256 = "6726825d"
 """First digits of the SHA-256 of torch-fidelity's Inception weights, as the file's own name gives them."""
 
 
-@torch.no_grad()
-def features(images: Tensor | ImageDataset, batch_size: int = 250) -> Tensor:
-    """AlexNet features of a set of images: float32 (N, 256), on the CPU.
-
-    Raises:
-        InputError: no images, or values that are not finite or not in [-1, 1].
-    """
-    network, parts = features_network(), []
-    for start in range(0, max(len(images), 1), batch_size):
-        chosen = slice(start, start + batch_size)
-        batch = images.batch(chosen) if isinstance(images, ImageDataset) else images[chosen]
-        parts.append(network.to(batch.device)(checked(batch).float()).cpu())
-    return torch.cat(parts)
-
-
-def dataset_features(dataset: ImageDataset, limit: int | None = None, cache: Path | None = None) -> Tensor:
-    """Features of the first `limit` images of a data set (all by default), float32 (n, 256).
-
-    They are computed once and kept in the folder `cache` (`features` under the data root) in a file named
-    after the content of the data set.
-    """
-    count = min(limit or len(dataset), len(dataset))
-    folder = cache or data_root() / "features"
-    file = folder / f"alexnet{SIDE}-{dataset.sha256[:16]}-{count}.safetensors"
-    found = storage.kept(file)
-    if found is None:
-        found = features(ImageDataset(dataset.name, dataset.split, dataset.images[:count]))
-        storage.keep(file, found)
-    return found
-
-
 def dataset_statistics(
     dataset: ImageDataset, limit: int | None = None, cache: Path | None = None
 ) -> Statistics:
     """Statistics of the first `limit` images of a data set, kept beside their `dataset_features`."""
-    count = min(limit or len(dataset), len(dataset))
-    folder = cache or data_root() / "features"
-    file = folder / f"statistics{SIDE}-{dataset.sha256[:16]}-{count}.safetensors"
+    file, count = kept_for(dataset, limit, cache, f"statistics-{code(('frechet',))[:8]}")
     found = storage.kept(file)
     if found is None:
         known = FrechetAlexNet(dataset_features(dataset, limit, cache)).statistics()
@@ -156,7 +124,7 @@ class FrechetAlexNet:
         if isinstance(images, Statistics):
             self._metric.update(images.total.new_empty(0, self.dimension), real=real)
             more = {name: torch.zeros_like(state) for name, state in self._metric.metric_state.items()}
-            more |= zip(self._names(real), map(torch.as_tensor, images), strict=True)
+            more |= zip(_names(real), map(torch.as_tensor, images), strict=True)
             self._metric.merge_state(more)
         else:
             self._metric.update(_as_features(images, self.dimension).double(), real=real)
@@ -164,8 +132,7 @@ class FrechetAlexNet:
 
     def statistics(self, real: bool = True) -> Statistics:
         """Sums over one of the sets: small, and all that a later computation needs of it."""
-        total, outer, count = (getattr(self._metric, name).clone() for name in self._names(real))
-        return Statistics(total, outer, int(count))
+        return _statistics(self._metric, real)
 
     def compute(self) -> Frechet:
         """The distance between the two sets.
@@ -173,18 +140,19 @@ class FrechetAlexNet:
         Raises:
             InputError: fewer than two images in one of the sets, or all of them alike.
         """
-        for real in (True, False):
-            total, outer, count = self.statistics(real)
-            squares = outer.diagonal()
-            spread = float((squares - total**2 / max(count, 1)).sum())
-            if count > 1 and spread <= 1e-12 * float(squares.sum()):  # rounding
-                _refuse_alike(count)
         return _frechet(self._metric, self.dimension, "FD-AlexNet")
 
-    @staticmethod
-    def _names(real: bool) -> list[str]:
-        kind = "real" if real else "fake"
-        return [f"{kind}_features_{what}" for what in ("sum", "cov_sum", "num_samples")]
+
+def _names(real: bool) -> list[str]:
+    """torchmetrics' names for the sums over one of the sets."""
+    kind = "real" if real else "fake"
+    return [f"{kind}_features_{what}" for what in ("sum", "cov_sum", "num_samples")]
+
+
+def _statistics(metric: FrechetInceptionDistance, real: bool) -> Statistics:
+    """The sums that a torchmetrics metric has over one of the sets."""
+    total, outer, count = (getattr(metric, name).clone() for name in _names(real))
+    return Statistics(total, outer, int(count))
 
 
 def frechet_distance(real: ImageSet, generated: ImageSet) -> Frechet:
@@ -205,8 +173,12 @@ def distance_to(real: Statistics) -> Callable[[Tensor], float]:
     """FD-AlexNet to one real set, as a function of features (n, D), for a bootstrap over many resamples.
 
     The trace of the root comes from the eigenvalues of a symmetric matrix, (C1^(1/2) C2 C1^(1/2))^(1/2), in
-    place of those of C1 C2, which takes a quarter of the time; values agree with `frechet_distance`.
+    place of those of C1 C2, which takes a quarter of the time; values agree with `frechet_distance`. Whether
+    the features differ among themselves is left to `refuse_alike`: few of them, resampled, may all be one.
+
+    Raises InputError for a real set without any spread, and the function for fewer than two images.
     """
+    _refuse_no_spread(real)
     mean = real.total / real.count
     covariance = (real.outer - real.count * torch.outer(mean, mean)) / (real.count - 1)
     values, vectors = torch.linalg.eigh(covariance)
@@ -238,12 +210,15 @@ def _as_features(images: Tensor | ImageDataset, dimension: int) -> Tensor:
 
 def _frechet(metric: FrechetInceptionDistance, dimension: int, name: str) -> Frechet:
     """Result of a torchmetrics metric, with its sizes checked."""
-    real, generated = int(metric.real_features_num_samples), int(metric.fake_features_num_samples)
+    sets = [_statistics(metric, real) for real in (True, False)]
+    real, generated = (one.count for one in sets)
     if min(real, generated) < 2:
         raise InputError(
             f"{name} was asked for {real} real and {generated} generated images; a covariance needs two of "
             "each."
         )
+    for one in sets:
+        _refuse_no_spread(one)
     smaller = min(real, generated)
     note = (
         f"{smaller} images for {dimension} features: the covariance is singular and the distance too large"
@@ -269,7 +244,8 @@ def fid(
         batch_size: images that pass through the network at once.
 
     Raises:
-        InputError: no such file, another hash (compared before the file is opened), or unusable images.
+        InputError: no such file, another hash (compared before the file is opened), unusable images, or a set
+            of fewer than two images or of one and the same.
     """
     if not weights:
         note = "skipped: no Inception weights were given; FD-AlexNet stands in for it"
@@ -367,13 +343,25 @@ def _two_sets(real: Tensor | ImageDataset, generated: Tensor | ImageDataset) -> 
         dimension = real.shape[1]
     sets = _as_features(real, dimension).double(), _as_features(generated, dimension).double()
     for each in sets:
-        if len(each) > 1 and bool((each == each[0]).all()):
-            _refuse_alike(len(each))
+        refuse_alike(each)
     return sets
 
 
-def _refuse_alike(count: int) -> None:
-    """Raise InputError for a set without any spread."""
+def refuse_alike(features: Tensor) -> None:
+    """Raise InputError for features (N, D) of two or more images that are all the same."""
+    if len(features) > 1 and bool((features == features[0]).all()):
+        _refuse(len(features))
+
+
+def _refuse_no_spread(of: Statistics) -> None:
+    """Raise InputError for a set that has no variance beyond what rounding makes."""
+    squares = of.outer.diagonal()
+    spread = float((squares - of.total**2 / max(of.count, 1)).sum())
+    if of.count > 1 and spread <= 1e-12 * float(squares.sum()):
+        _refuse(of.count)
+
+
+def _refuse(count: int) -> None:
     raise InputError(
         f"The {count} images of one of the two sets all have the same features: they are constant, or copies "
         "of one image, and no distance between sets means anything. Look at them: the sampler or the data "

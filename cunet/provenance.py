@@ -18,10 +18,27 @@ TRAINING = (
 """The modules that decide what a training computes."""
 
 SAMPLING = (
-    *("shards", "sampling", "samplers", "diffusion", "alexnet"),
+    *("shards", "sampling", "samplers", "diffusion", "alexnet", "datasets", "inputs"),
     *("models", "unet", "continuous", "blocks", "ode", "outside", "released"),
 )
 """The modules that decide what samples a trained network gives, and their features."""
+
+NEUTRAL = {
+    "errors": "what is refused has no result",
+    "provenance": "names results",
+    "storage": "keeps tensors as they are",
+    "runs": "keeps results as they are",
+    "checkpoints": "keeps weights as they are; their hash is part of a set's name",
+    "assets": "hands on files whose hash it has compared",
+    "drawn": "makes images, whose hash a card holds",
+    "photos": "reads images, whose hash a card holds",
+    "frechet": "computes from the features that are kept",
+    "launch": "starts processes, as the settings say",
+    "resume": "goes on with what was saved, to the same bits",
+}
+"""What modules of `TRAINING` and `SAMPLING` import, and why it decides no number of theirs."""
+
+WEIGHTS = "alexnet/SHA256SUMS"  # names AlexNet's weights by their hashes
 
 
 def sha256(path: str | Path) -> str:
@@ -66,8 +83,9 @@ def training_code() -> str:
 
 @functools.cache
 def sampling_code() -> str:
-    """Hash of what the modules of `SAMPLING` say, see `code`."""
-    return code(SAMPLING)
+    """Hash of what the modules of `SAMPLING` say, see `code`, and of the weights behind the features."""
+    weights = sha256(Path(__file__).with_name("assets") / WEIGHTS)
+    return hashlib.sha256(f"{code(SAMPLING)} {weights}".encode()).hexdigest()
 
 
 def code(modules: tuple[str, ...]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cunet import datasets, frechet, runs, sampling, storage
+from cunet import alexnet, datasets, frechet, runs, sampling, storage
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.provenance import sampling_code, sha256
@@ -83,7 +83,7 @@ def make(
             pixels = datasets.to_uint8(images[: max(0, KEPT - first)])
             if len(pixels):
                 storage.keep(folder / f"{first}-{count}-pixels.safetensors", pixels)
-            found = frechet.features(images.to(device or before), BATCH)
+            found = alexnet.features(images.to(device or before), BATCH)
             storage.keep(folder / f"{first}-{count}-features.safetensors", found)
     finally:
         network.to(before)

@@ -278,8 +278,19 @@ def test_features_of_a_data_set_are_kept_by_content(tmp_path, monkeypatch):
     assert torch.equal(first, metrics.features(dataset)[:4]) and first.shape == (4, 256)
     other = datasets.ImageDataset("x", "train", dataset.images.flip(0))
     assert not torch.equal(metrics.dataset_features(other, limit=4, cache=tmp_path), first)
-    monkeypatch.setattr("cunet.frechet.features", None)
-    assert torch.equal(metrics.dataset_features(dataset, limit=4, cache=tmp_path), first)
+    with monkeypatch.context() as patch:
+        patch.setattr("cunet.alexnet.features", None)
+        assert torch.equal(metrics.dataset_features(dataset, limit=4, cache=tmp_path), first)
+    for other in ("code", "weights"):  # what was kept by other code or with other weights is not believed
+        with monkeypatch.context() as patch:
+            alexnet.fingerprint.cache_clear()
+            if other == "code":
+                patch.setattr("cunet.alexnet.code", lambda modules: "another")
+            else:
+                patch.setattr("cunet.alexnet.WEIGHTS", "mnist/t10k-labels-idx1-ubyte.gz")
+            patch.setattr("cunet.alexnet.features", lambda images: torch.zeros(len(images), 256))
+            assert not metrics.dataset_features(dataset, limit=4, cache=tmp_path).any()
+    alexnet.fingerprint.cache_clear()
 
 
 # FID with Inception
@@ -319,8 +330,13 @@ def test_fid_runs_inception_from_a_file_and_never_unpickles_objects(tmp_path, mo
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     means = lambda mu1, sigma1, mu2, sigma2: (mu1 - mu2).square().sum()  # noqa: E731
     monkeypatch.setattr("torchmetrics.image.fid._compute_fid", means)  # the root of 2048 x 2048 takes seconds
-    grey = torch.full((2, 1, 16, 16), -1.0)
-    result = metrics.fid(grey, grey + 2, weights=file, sha256=digest[:8], batch_size=2)
+    dark, bright = (
+        torch.tensor(levels).view(2, 1, 1, 1).expand(2, 1, 16, 16) for levels in ([0.1, 0.2], [0.9, 1.0])
+    )
+    result = metrics.fid(dark, bright, weights=file, sha256=digest[:8], batch_size=2)
+    for pair in ((dark, bright[:1].repeat(2, 1, 1, 1)), (dark[:1].repeat(2, 1, 1, 1), bright)):
+        with pytest.raises(InputError, match="2 images of one of the two sets all have the same features"):
+            metrics.fid(*pair, weights=file, sha256=digest[:8])
     assert result.value > 100 and "2048" in result.note and result.dimension == 2048
 
     class Trap:

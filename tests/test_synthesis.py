@@ -93,6 +93,8 @@ def test_the_fast_distance_is_the_distance():
     for bad in (real[:1], real[:, :3], real * torch.nan):
         with pytest.raises(InputError):
             to_real(bad)
+    with pytest.raises(InputError, match="400 images of one of the two sets all have the same"):
+        frechet.distance_to(frechet.FrechetAlexNet(real[:1].repeat(400, 1)).statistics())
 
 
 def test_a_yardstick_tells_digits_from_noise_and_measures_test_images_at_the_floor(tmp_path, monkeypatch):

@@ -1,0 +1,43 @@
+"""Which code made a number: the lists of modules hold every one that decides it."""
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from cunet import chain, provenance
+
+
+def imported(module: str) -> set[str]:
+    """The modules of the library that one of them imports, anywhere in it, by their own names."""
+    names = chain._imported(ROOT / "cunet" / f"{module}.py")
+    parts = {name.split(".")[1] for name in names if name.count(".")}
+    return {name for name in parts if any((ROOT / "cunet" / f).exists() for f in (name, f"{name}.py"))}
+
+
+@pytest.mark.parametrize(
+    "modules, roots",
+    [(provenance.TRAINING, {"training"}), (provenance.SAMPLING, {"shards", "models"})],
+    ids=["training", "sampling"],
+)
+def test_the_lists_are_what_the_code_imports_but_for_what_decides_nothing(modules, roots):
+    """From the roots on, each import is in the list, or in `NEUTRAL` with its reason; no entry is idle."""
+    assert not set(modules) & set(provenance.NEUTRAL)
+    reached, left = set(), set(roots)
+    while left:
+        reached |= left
+        left = set().union(*map(imported, left)) - reached - set(provenance.NEUTRAL)
+    assert reached == set(modules)
+
+
+def test_every_reason_is_about_a_module_that_is_imported():
+    both = set().union(*map(imported, (*provenance.TRAINING, *provenance.SAMPLING)))
+    assert set(provenance.NEUTRAL) <= both
+
+
+def test_the_samples_code_is_another_with_other_weights_behind_the_features(tmp_path, monkeypatch):
+    before = provenance.sampling_code.__wrapped__()
+    assert before == provenance.sampling_code.__wrapped__()
+    assert (Path(provenance.__file__).parent / "assets" / provenance.WEIGHTS).is_file()
+    monkeypatch.setattr(provenance, "WEIGHTS", "mnist/SHA256SUMS")
+    assert provenance.sampling_code.__wrapped__() != before
