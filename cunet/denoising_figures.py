@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from .denoising_tables import band
@@ -92,16 +92,16 @@ def against_steps(runs: Mapping[str, Denoised], variant: str, metric: str, image
                 axes.set_axis_on()
             for model, run in runs.items():
                 _against_steps(top, model, run[variant, level], metric, image)
-            top.set_title(f"{level} steps of noise")
+            top.set_title(f"{level} steps")
             if metric == "lpips":
                 top.set_yscale("log")
                 readable(top.yaxis)
-            top.set_xticklabels([])
             _paired(below, [run[variant, level] for run in runs.values()], metric, list(runs)[-1])
             below.sharex(top)
+            top.tick_params(labelbottom=False)
         for i, axes in enumerate(grid[:, 0]):
             axes.set_ylabel("difference" if i % 2 else metric.upper())
-        figure.supxlabel("noise steps removed", fontsize=8.5)
+        figure.supxlabel("noise steps removed, of those in the titles", fontsize=8.5)
         first = grid.flat[0]
         if image is not None:
             first.plot([], [], color="0.4", lw=0.7, ls="-.", label="one image")
@@ -133,6 +133,7 @@ def _paired(axes, pair: Sequence[Trajectory], metric: str, model: str) -> None:
     axes.plot(pair[0].steps, (second - first).mean(0), color=colour(model), lw=1.2)
     axes.axhline(0, color="0.3", lw=0.8)
     axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def differences(frames: Mapping[str, pd.DataFrame], ylabel: str = "second minus first") -> Figure:
@@ -247,10 +248,10 @@ def toy(budgets: Sequence[float], best: Mapping[str, Sequence[float]]) -> Figure
         axes.plot([1, 2], [1, 0], color="0.5", ls="--", lw=1, label="a coin: mean or draw")
         axes.plot([1, 2], [1, 0], "o", color="0.5", ms=5)
         axes.annotate("posterior mean", (1, 1), (8, 0), textcoords="offset points", va="center", fontsize=7)
-        axes.annotate("posterior draw", (2, 0), (-4, 8), textcoords="offset points", ha="right", fontsize=7)
+        axes.annotate("posterior draw", (2, 0), (2, 8), textcoords="offset points", fontsize=7)
         axes.text(1.02, 0.04, "no denoiser gets here", fontsize=7, color="0.35")
         axes.set(xlabel="distortion D, in units of the least", ylabel="total variation from the data",
-                 xlim=(0.97, max(2.1, max(budgets))), ylim=(-0.02, 1.05))  # fmt: skip
+                 xlim=(0.97, max(2.3, max(budgets))), ylim=(-0.02, 1.05))  # fmt: skip
         axes.legend(fontsize=7)
     return figure
 

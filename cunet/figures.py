@@ -369,8 +369,9 @@ def bars_beside_paper(
             for y, (value, x) in enumerate(zip(values, reach, strict=True)):
                 share = f" ({value / values.iloc[0]:.0%})" if y and values.iloc[0] else ""
                 axes.annotate(
-                    f"{value:.3g}{share}", (x, y), (6, 0), textcoords="offset points", va="center", fontsize=7
-                )
+                    f"{value:.3g}{share}", (x, y), (6, 0), textcoords="offset points", va="center",
+                    fontsize=7, zorder=5, bbox=dict(fc="white", ec="none", pad=0.8),
+                )  # fmt: skip
             axes.set(xlabel=title, xlim=(0, (1.12 + 0.13 * len(panels)) * reach.max()))
             axes.grid(axis="y", visible=False)
             if claimed and ours in claimed:

@@ -527,10 +527,11 @@ pd.Series(bulge, name="height above the chord").unstack().round(3)
 REASONS = {
     "C09": "the paper's networks are larger, its images others, and its cU-Net as released is not told the step",
     "C10": "as for C09; and LPIPS was made for photographs, and images below 64 pixels are enlarged for it",
-    "C11": "the step of a peak is a property of network and protocol together (section 5)",
-    "C13": "the end of the walk depends on the protocol; largest loss of either network, by variant: {}",
+    "C11": "where a peak lies may depend on what walks and what is looked at, too: section 5 compares the variants",
+    "C13": "the largest loss of either network, by variant of the protocol: {}",
     "C14": "the paper shows one image",
-    "C26": "convexity is exact, on ten images; a trained network is the posterior mean as nearly as its training got",
+    "C26": "convexity is a theorem, tested where P(D) can be computed, on ten images; how near a trained network comes"
+    " to the posterior mean is a matter of its size and training",
 }
 
 
