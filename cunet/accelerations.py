@@ -16,7 +16,8 @@ Samplers of `cunet.samplers`, a better variance and a later start, in one table,
                      Gaussian in the training images' leading principal components (`CoarseImages`): blurred
                      pictures of nothing in particular, drawn in microseconds; no training image is shown.
 
-Every method is given a number of network calls, and all start from the same noise, image by image.
+Every method is given a number of network calls, and all start from the same noise, image by image: sets are
+paired, and so are their resamples.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from . import sampling
 from .datasets import ImageDataset
 from .diffusion import Diffusion, one_of
 from .errors import InputError
-from .frechet import Statistics
 from .recipe import generator
 from .samplers import SAMPLERS, evenly
 
@@ -224,8 +224,39 @@ def _analytic_walk(
 # ------------------------------------------------------------------------------------------- what they reach
 
 
+THOUSAND = 1000  # distances are given in thousandths
+CHUNK = 2000  # rows of a kernel matrix that are held at once
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    """(a . b / D + 1)^3, the kernel of KID (Binkowski et al., 2018)."""
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """What sets are compared with: features of real images, (R, D), and the mean of the kernel over pairs."""
+
+    features: Tensor
+    within: float
+
+    @classmethod
+    def of(cls, features: Tensor) -> RealImages:
+        """Raises InputError for fewer than two images."""
+        count, total = len(features), 0.0
+        if count < 2:
+            raise InputError(f"A distance to {count} real images was asked for: give two or more.")
+        for rows in features.split(CHUNK):
+            total += float(_kernel(rows, features).double().sum() - _kernel_diagonal(rows).double().sum())
+        return cls(features, total / (count * (count - 1)))
+
+
+def _kernel_diagonal(rows: Tensor) -> Tensor:
+    return (rows.square().sum(1) / rows.shape[1] + 1) ** 3
+
+
 class Distances(NamedTuple):
-    """A Frechet distance and the same of resampled images, (R,), centred on it: see `bootstrap_interval`."""
+    """A distance, and the same of resampled images, (R,)."""
 
     value: float
     draws: np.ndarray
@@ -237,71 +268,175 @@ class Distances(NamedTuple):
         return float(low), float(high)
 
 
-def distances(reference: Statistics, features: Tensor, resamples: int = 60, seed: int = 0) -> Distances:
-    """FD-AlexNet of samples, (N, D) features, to a reference, with a bootstrap over the samples.
+def distances(real: RealImages, features: Tensor, resamples: int = 500, seed: int = 0) -> Distances:
+    """1000 times KID-AlexNet of a set, (N, D) features, to real images, with a bootstrap over the set.
 
-    The same number as `cunet.frechet.frechet_distance`. The trace of the root comes from the eigenvalues of
-    the symmetric N x N (or D x D) matrix, which takes milliseconds, not a tenth of a second: here whole draws
-    are kept, so that ratios of distances have intervals too.
+    The same number as `cunet.frechet.kid` of whole sets: unbiased at every N, so that real images have 0 in
+    expectation however few they are, and a value may be below 0. (A Frechet distance of N images is too
+    large by what N and the set's own spread decide: sets of 80 came out nearer than as many real images.)
+
+    A resample weighs image i by how often it was drawn, w_i; pairs of an image with itself stay out, so that
+    repeats do not make it look alike: sum_ij w_i w_j k_ij / sum_ij w_i w_j over i != j. Near real images,
+    where the statistic is degenerate, such intervals are too wide, which is the safe side. With one `seed`,
+    the i-th images of all sets of a size have one weight, and differences of sets that start from the same
+    noise are those of pairs.
     """
-    real = reference.total / reference.count
-    covariance = (reference.outer - reference.count * torch.outer(real, real)) / (reference.count - 1)
-    eigenvalues, vectors = torch.linalg.eigh(covariance)
-    root = vectors * eigenvalues.clamp(min=0).sqrt()
-    rows, choose = features.double(), torch.Generator().manual_seed(seed)
+    rows, count = features.to(real.features.dtype), len(features)
+    pairs = _kernel(rows, rows).double().fill_diagonal_(0)
+    to_real = torch.cat([_kernel(some, real.features).double().mean(1) for some in rows.split(CHUNK)])
+    choose = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(count, (resamples, count), generator=choose)
+    weights = torch.cat((torch.ones(1, count), _counted(drawn, count))).double()
+    inside = ((weights @ pairs) * weights).sum(1) / (count**2 - weights.square().sum(1))
+    found = THOUSAND * (inside + real.within - 2 * (weights @ to_real) / count)
+    return Distances(float(found[0]), found[1:].numpy())
 
-    def distance(x: Tensor) -> float:
-        mean = x.mean(0)
-        apart = (x - mean) / math.sqrt(len(x) - 1)
-        shared = apart @ root
-        gram = shared @ shared.T if len(x) < root.shape[1] else shared.T @ shared
-        cross = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().sum()
-        total = (mean - real).square().sum() + covariance.trace() + apart.square().sum() - 2 * cross
-        return float(total)
 
-    draws = np.array(
-        [distance(rows[torch.randint(len(rows), (len(rows),), generator=choose)]) for _ in range(resamples)]
-    )
-    value = distance(rows)
-    return Distances(value, draws + value - draws.mean())
+def _counted(drawn: Tensor, count: int) -> Tensor:
+    """How often each of 0 ... count - 1 is in each row."""
+    return torch.zeros(len(drawn), count).scatter_add_(1, drawn, torch.ones(drawn.shape))
+
+
+Key = tuple[str, str, int]  # network, method, calls
+Measure = tuple[float, float, float]  # a value with the ends of its 95 % interval
 
 
 class Gain(NamedTuple):
-    """How much an acceleration helps the second network, over what it helps the first: 1, as much."""
+    """How much accelerations help the second network, over what they help the first: 1, as much.
+
+    ratio, low, high: with its 95 % interval; NaN where no comparison was possible. used: the comparisons,
+    (method, calls). left_out: why others are not among them.
+    """
 
     ratio: float
     low: float
     high: float
+    used: list[tuple[str, int]]
+    left_out: dict[tuple[str, int], str]
 
 
 def relative_gain(
-    found: Mapping[tuple[str, str, int], Distances],
+    found: Mapping[Key, Distances],
     pairs: Sequence[tuple[str, int]],
     networks: tuple[str, str],
-    floor: float,
+    floor: Distances,
     base: str = "ddpm",
 ) -> Gain:
     """The geometric mean over (method, calls) of [E_2(base) / E_2(method)] / [E_1(base) / E_1(method)].
 
-    E is a distance above `floor`, that of as many real images, but at least a twentieth of the floor. found:
-    (network, method, calls) -> distances; pairs: (method, calls) to average over; networks: the first and the
-    second. The interval (95 %) is that of the draws, sets being independent.
+    E is the distance above that of real images, `floor`. A comparison takes part when the lower end of the
+    95 % interval of all its four E is above 0: a factor of something that is within noise of nothing is not
+    measured. found: of all sets, whose resamples belong together, since they start from the same noise image
+    by image; those of `floor` are its own. pairs: (method, calls) to average over; networks: the first and
+    the second.
+
+    Raises InputError without pairs.
+    """
+    if not pairs:
+        raise InputError("No accelerated method was compared with the base at equal calls: name some.")
+    floors, left_out, used, logs = np.append(floor.draws, floor.value), {}, [], []
+    for method, calls in pairs:
+        excess = {
+            (network, how): np.append(found[network, how, calls].draws, found[network, how, calls].value)
+            - floors
+            for network in networks
+            for how in (base, method)
+        }
+        near = [key for key, one in excess.items() if np.quantile(one[:-1], 0.025) <= 0]
+        if near:
+            left_out[method, calls] = ", ".join(f"{network} with {how}" for network, how in near)
+            continue
+        used.append((method, calls))
+        first, second = (
+            np.log(np.maximum(excess[n, base], 0.05 * excess[n, base][-1]))
+            - np.log(np.maximum(excess[n, method], 0.05 * excess[n, method][-1]))
+            for n in networks
+        )
+        logs.append(second - first)
+    if not logs:
+        return Gain(math.nan, math.nan, math.nan, used, left_out)
+    mean = np.exp(np.mean(logs, axis=0))
+    return Gain(*_measure(mean), used, left_out)
+
+
+def _measure(values: np.ndarray) -> Measure:
+    """The last value with the quantiles of those before it, which may be infinite."""
+    low, high = np.quantile(values[:-1], (0.025, 0.975), method="nearest")
+    return float(values[-1]), float(low), float(high)
+
+
+class Multiplied(NamedTuple):
+    """Whether two gains in time at one quality multiply; each number with its 95 % interval.
+
+    level: the quality. by_network: time of the first network over the second's, both with the plain method.
+    by_method: the first network's time with the plain method over that with its best. together: the first
+    with the plain method over the second with its best. times: together / (by_network by_method), 1 where
+    gains multiply. faster: the first network's time at its own best plain quality over the second's for
+    that, with any method, 0 where it never gets there. reached: the share of resamples where it does.
+    best: the (method, calls) with which it does, None if it does not.
     """
 
-    def excess(network: str, method: str, calls: int) -> np.ndarray:
-        one = found[network, method, calls]
-        return np.log(np.maximum(np.append(one.draws, one.value) - floor, 0.05 * floor))
+    level: Measure
+    by_network: Measure
+    by_method: Measure
+    together: Measure
+    times: Measure
+    faster: Measure
+    reached: float
+    best: tuple[str, int] | None
+
+
+def multiplied(
+    found: Mapping[Key, Distances],
+    seconds: Mapping[tuple[str, str], Sequence[float]],
+    networks: tuple[str, str],
+    plain: str = "ddim",
+    seed: int = 0,
+) -> Multiplied:
+    """Compare times at one quality, with everything that is chosen chosen anew in every resample.
+
+    The quality is the worse of the two networks' best with the plain method, so that both reach it; the time
+    is that of the fastest set that is as good or better. In a resample of images and of timing rounds both
+    are found again: choosing the best of noisy numbers is part of what is uncertain.
+
+    found: distances of all sets, whose resamples belong together. seconds: (network, method) -> seconds a
+    call, one a round, the rounds of all being the same.
+
+    Raises InputError if the plain method was not tried with both networks.
+    """
+    if any((m, plain) not in {key[:2] for key in found} for m in networks):
+        raise InputError(f"{plain} was not tried with both {' and '.join(networks)}.")
+    draws = len(next(iter(found.values())).draws)
+    rounds = np.array(list(seconds.values()))
+    picks = np.random.default_rng(seed).integers(rounds.shape[1], size=(draws, rounds.shape[1]))
+    median = {
+        key: np.append(np.median(np.asarray(each)[picks], axis=1), np.median(each))
+        for key, each in seconds.items()
+    }
+    sets: dict[str, list[tuple[str, int]]] = {m: [key[1:] for key in found if key[0] == m] for m in networks}
+    distance = {key: np.append(one.draws, one.value) for key, one in found.items()}
+
+    def times(network: str, level: np.ndarray, only: str | None = None) -> np.ndarray:
+        """(sets, draws) seconds a sample, infinite where a set is not as good as `level`."""
+        return np.array([
+            np.where(distance[network, method, k] <= level, k * median[network, method], np.inf)
+            for method, k in sets[network] if only in (None, method)
+        ])  # fmt: skip
 
     first, second = networks
-    logs = [
-        excess(second, base, calls)
-        - excess(second, method, calls)
-        - excess(first, base, calls)
-        + excess(first, method, calls)
-        for method, calls in pairs
-    ]
-    if not logs:
-        raise InputError("No accelerated method was compared with the base at equal calls: name some.")
-    mean = np.exp(np.mean(logs, axis=0))
-    low, high = np.quantile(mean[:-1], (0.025, 0.975))
-    return Gain(float(mean[-1]), float(low), float(high))
+    lowest = {
+        m: np.min([distance[m, method, k] for method, k in sets[m] if method == plain], axis=0)
+        for m in networks
+    }
+    level = np.maximum(lowest[first], lowest[second])
+    start = times(first, level, plain).min(0)
+    by_network, by_method = start / times(second, level, plain).min(0), start / times(first, level).min(0)
+    together = start / times(second, level).min(0)
+    aim = times(second, lowest[first])
+    faster = times(first, lowest[first], plain).min(0) / aim.min(0)
+    at = int(aim[:, -1].argmin())
+    return Multiplied(
+        *map(_measure, (level, by_network, by_method, together, together / (by_network * by_method), faster)),
+        reached=float(np.isfinite(aim.min(0)[:-1]).mean()),
+        best=sets[second][at] if np.isfinite(aim[at, -1]) else None,
+    )

@@ -10,8 +10,9 @@ over the chain of
 
     sin^2(phi_i - phi_{i-1}) loss(t_i, d_i)    with    work(d_1) + ... + work(d_K) <= budget,
 
-work(d) being the evaluations of a call at depth d (`evaluations`), exactly, by dynamic programming, and
-`Adaptive` is the network that solves at depth d_i at t_i.
+work(d) being the multiply-accumulates of a call at depth d (`work`), exactly, by dynamic programming, and
+`Adaptive` is the network that solves at depth d_i at t_i. (Evaluations of f would not do as a measure: one on
+a fine feature map costs many times one on a coarse map.)
 
 **Deep blocks used twice** (Ma et al. 2024, DeepCache). Features far down the U change slowly from step to
 step. `Reusing` computes the blocks on small feature maps at every second call only (or every k-th), and in
@@ -27,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from . import blocks, unet
+from . import blocks, cost, unet
 from .datasets import ImageDataset
 from .depth import solved_with
 from .diffusion import Diffusion
@@ -77,41 +78,38 @@ def weights(diffusion: Diffusion, timesteps: Sequence[int]) -> Tensor:
     return (angles - torch.cat((angles[1:], torch.zeros(1, dtype=torch.float64)))).sin().square()
 
 
-@torch.no_grad()
-def evaluations(network: nn.Module, depths: Sequence[float]) -> list[int]:
-    """How often a call evaluates f, over all blocks, at each depth."""
-    side, found = network.image_size, []
+def work(network: nn.Module, depths: Sequence[float]) -> list[int]:
+    """Multiply-accumulates of a call for one image, at each depth."""
+    found = []
     for depth in depths:
-        with solved_with(network, depth=depth), evaluating(network):
-            network(torch.zeros(1, network.channels, side, side), 0)
-            found.append(network.evaluations)
+        with solved_with(network, depth=depth):
+            found.append(cost.macs(network, network.image_size))
     return found
 
 
-def allocate(cost: Tensor, work: Sequence[int], budget: int) -> list[int]:
-    """The column for each row that makes the sum of `cost` least, their work adding up to `budget` at most.
+def allocate(costs: Tensor, work: Sequence[int], budget: int) -> list[int]:
+    """The column for each row that makes the sum of `costs` least, their work adding up to `budget` at most.
 
-    cost: (K, N), finite. work: of each column, whole numbers above 0. Exact, by dynamic programming over the
-    budget. Returns K column numbers. Raises InputError if even the least work exceeds the budget.
+    costs: (K, N), finite. work: of each column, whole numbers above 0. Exact, by dynamic programming over the
+    sums of work that occur; of two ways, one that takes no less work and costs no less is dropped. Returns K
+    column numbers. Raises InputError if even the least work exceeds the budget.
     """
-    least = len(cost) * min(work)
+    least = len(costs) * min(work)
     if budget < least:
-        raise InputError(f"budget={budget}: {len(cost)} calls with {min(work)} evaluations take {least}.")
-    nothing = (math.inf, 0)
-    best, choices = [0.0] * (budget + 1), []
-    for row in cost.tolist():
-        columns = list(enumerate(zip(row, work, strict=True)))
-        ways = [
-            min(((best[left - w] + c, j) for j, (c, w) in columns if w <= left), default=nothing)
-            for left in range(budget + 1)
-        ]
-        best = [value for value, _ in ways]
-        choices.append([j for _, j in ways])
-    left, chosen = budget, []
-    for row in reversed(choices):
-        chosen.append(row[left])
-        left -= work[row[left]]
-    return chosen[::-1]
+        raise InputError(f"budget={budget}: {len(costs)} calls with {min(work)} each take {least}.")
+    ways = {0: (0.0, ())}  # work so far -> the least cost, and the columns chosen
+    for row in costs.tolist():
+        further: dict[int, tuple[float, tuple[int, ...]]] = {}
+        for spent, (total, chosen) in ways.items():
+            for j, (c, w) in enumerate(zip(row, work, strict=True)):
+                candidate = (total + c, (*chosen, j))
+                if spent + w <= budget and candidate < further.get(spent + w, (math.inf,)):
+                    further[spent + w] = candidate
+        ways, lowest = {}, math.inf
+        for spent in sorted(further):
+            if further[spent][0] < lowest:
+                ways[spent], lowest = further[spent], further[spent][0]
+    return list(min(ways.values())[1])
 
 
 class Adaptive:
@@ -136,7 +134,9 @@ class Reusing:
     """A network that computes its deep blocks at every `every`-th call of a chain, and reuses them between.
 
     network: of `cunet.models`. largest: side of the largest feature maps that are reused, by default half
-    that of the image. every: 1 reuses nothing. A chain begins where t is not below that of the last call.
+    that of the image. every: 1 reuses nothing. A chain begins where t is not below that of the last call,
+    where the images have another shape, after an error in a call, and after `reset`: call that before a
+    chain that may begin below where an interrupted one ended.
 
     `deep` names the blocks. Raises InputError for every < 1, or a network without blocks that small.
     """
@@ -147,19 +147,27 @@ class Reusing:
         self.network, self.every = network, every
         self.channels, self.image_size = network.channels, network.image_size
         self.deep = deep_blocks(network, largest or network.image_size // 2)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was kept: the next call begins a chain."""
         self._kept: dict[str, object] = {}
-        self._calls, self._last = 0, -1
+        self._calls, self._last, self._shape = 0, -1, None
 
     def __call__(self, sample: Tensor, timestep: Tensor, *ignored) -> Tensor:
         t = int(timestep.flatten()[0])
-        if t >= self._last:
-            self._calls, self._kept = 0, {}
+        if t >= self._last or sample.shape != self._shape:
+            self.reset()
         fresh = self._calls % self.every == 0
-        self._calls, self._last = self._calls + 1, t
-        with contextlib.ExitStack() as stack:
-            for name in self.deep:
-                stack.enter_context(self._caching(name, fresh))
-            return self.network(sample, timestep)
+        self._calls, self._last, self._shape = self._calls + 1, t, sample.shape
+        try:
+            with contextlib.ExitStack() as stack:
+                for name in self.deep:
+                    stack.enter_context(self._caching(name, fresh))
+                return self.network(sample, timestep)
+        except BaseException:  # an interruption, too, leaves some blocks' features old
+            self.reset()
+            raise
 
     @contextlib.contextmanager
     def _caching(self, name: str, fresh: bool) -> Iterator[None]:

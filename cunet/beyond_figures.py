@@ -6,88 +6,115 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from . import figures
-from .accelerations import METHODS
+from .accelerations import METHODS, Distances
 
 MARKS = dict(zip(METHODS, ("o", "P", "s", "^", "v", "D", "X", "<", ">"), strict=True))
-LINES = dict(zip(METHODS, ("-", "--", "-", "-", "--", "-.", ":", ":", ":"), strict=True))
+FULL = "every call"  # the way of a network that saves nothing
 
 
-def distance_against_calls(frame: pd.DataFrame, floor: float) -> Figure:
-    """FD-AlexNet against network calls: a panel a network, a line a method.
+def distance_against_calls(frame: pd.DataFrame, floor: Distances, base: str = "ddpm") -> Figure:
+    """KID-AlexNet against network calls: a panel a method, a line a network, 95 % intervals.
 
-    frame: columns model, method, calls, fd, fd_low, fd_high. floor: of real images, dashed.
+    frame: columns model, method, calls, kid, kid_low, kid_high. floor: of real images, a band. base: the
+    method that each network's is compared with, thin and grey in the panels of the others.
     """
-    models = list(dict.fromkeys(frame["model"]))
+    methods, models = (list(dict.fromkeys(frame[key])) for key in ("method", "model"))
+    wide = min(3, len(methods))
     with figures.style():
-        figure = Figure(figsize=(figures.PAGE, 3.2))
-        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
-        for axes, model in zip(panels, models, strict=True):
-            for number, (method, line) in enumerate(
-                frame[frame.model == model].groupby("method", sort=False)
-            ):
-                line = line.sort_values("calls")
-                shift = 1.02 ** (
-                    number - 4
-                )  # so that intervals at one number of calls do not hide each other
-                spread = (line.fd - line.fd_low, line.fd_high - line.fd)
-                axes.errorbar(
-                    line.calls * shift, line.fd, spread, marker=MARKS[method], ls=LINES[method], lw=1,
-                    elinewidth=0.6, label=METHODS[method].label,
-                )  # fmt: skip
-            axes.axhline(floor, color="0.4", ls="--", lw=0.9)
-            axes.set(xscale="log", yscale="log", xlabel="network calls", title=figures.label(model))
-            calls = sorted(frame["calls"].unique())
-            axes.set_xticks(calls, [str(n) for n in calls])
+        figure = Figure(figsize=(figures.PAGE, 1.9 * -(-len(methods) // wide) + 0.4))
+        grid = figure.subplots(-(-len(methods) // wide), wide, sharey=True, squeeze=False)
+        for axes in grid.flat[len(methods) :]:
+            axes.set_visible(False)
+        for axes, method in zip(grid.flat, methods, strict=False):
+            axes.axhspan(*floor.interval, color="0.8", lw=0, label="real images")
+            calls = sorted(frame.calls[frame.method == method].unique())
+            for number, model in enumerate(models):
+                line = frame[(frame.model == model) & (frame.method == method)].sort_values("calls")
+                plain = frame[(frame.model == model) & (frame.method == base) & frame.calls.isin(calls)]
+                if method != base and len(plain):
+                    name = "plain, of the same network"
+                    axes.plot(plain.calls, plain.kid, color="0.55", ls=("-", "--")[number % 2], lw=0.9,
+                              label=name if not number else None)  # fmt: skip
+                shift = 1.03 ** (2 * number - len(models) + 1)  # so that intervals do not hide each other
+                _interval(axes, line.calls * shift, line, model, ls="-")
+            axes.set(xscale="log", title=METHODS[method].label)
+            axes.set_yscale("symlog", linthresh=LINEAR)
+            axes.set_xticks(calls, [str(n) for n in calls], fontsize=7)
             axes.xaxis.set_minor_locator(NullLocator())
-        figures.readable(panels[0].yaxis)
-        panels[0].set_ylabel("FD-AlexNet (lower is better)")
-        panels[-1].legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1, 1))
+            _distance_ticks(axes, frame)
+        figure.supxlabel("network calls", fontsize=8.5)
+        figure.supylabel("KID-AlexNet / 0.001 (lower is better)", fontsize=8.5)
+        _legend(figure, grid.flat)
     return figure
 
 
-def pareto(frame: pd.DataFrame, floor: float) -> Figure:
-    """FD-AlexNet against seconds a sample: colour says the network, marker the method, line the best so far.
+LINEAR = 20  # thousandths of KID below which axes of distances are linear: noise lives there
 
-    frame: columns model, method, seconds, fd, fd_low, fd_high.
+
+def _interval(axes, x, line: pd.DataFrame, model: str, **look) -> None:
+    """A network's distances with their intervals, in its colour and marker."""
+    spread = ((line.kid - line.kid_low).clip(lower=0), (line.kid_high - line.kid).clip(lower=0))
+    look = dict(marker=figures.MARKERS.get(model, "o"), color=figures.colour(model), ms=4, lw=1.2) | look
+    axes.errorbar(x, line.kid, spread, elinewidth=0.9, capsize=2, label=figures.label(model), **look)
+
+
+def _distance_ticks(axes, frame: pd.DataFrame) -> None:
+    """Ticks of an axis that is linear around 0 and logarithmic above, far enough apart to be read."""
+    low, high = min(0.0, frame.kid_low.min()), max(frame.kid_high.max(), 2 * LINEAR)
+    every = (-200, -50, -20, 0, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+    ticks = [tick for tick in every if low <= tick <= high]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _legend(figure: Figure, panels) -> None:
+    """One legend above all panels, each name once."""
+    named = {}
+    for axes in panels:
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(text, handle)
+    figure.legend(named.values(), named, loc="outside upper center", ncols=5, fontsize=7)
+
+
+def pareto(frame: pd.DataFrame, floor: Distances) -> Figure:
+    """KID-AlexNet against seconds a sample: all settings pale; with intervals and a line those not beaten.
+
+    frame: columns model, method, calls, seconds, kid, kid_low, kid_high. A marker is a method, a colour a
+    network.
     """
     with figures.style():
-        figure = Figure(figsize=(figures.PAGE, 3.6))
+        figure = Figure(figsize=(figures.PAGE, 3.7))
         axes = figure.subplots()
+        axes.axhspan(*floor.interval, color="0.85", lw=0, label="real images")
         for model, points in frame.groupby("model", sort=False):
             hue = figures.colour(model)
             for method, some in points.groupby("method", sort=False):
-                spread = (some.fd - some.fd_low, some.fd_high - some.fd)
-                axes.errorbar(
-                    some.seconds,
-                    some.fd,
-                    spread,
-                    marker=MARKS[method],
-                    ls="",
-                    color=hue,
-                    elinewidth=0.6,
-                    ms=5,
-                )
+                axes.plot(some.seconds, some.kid, MARKS[method], color=hue, ms=4, alpha=0.3, mew=0)
             best = frontier(points)
-            axes.step(best.seconds, best.fd, where="post", color=hue, lw=1.4, alpha=0.6)
-            axes.plot([], [], color=hue, label=figures.label(model))
+            axes.step(best.seconds, best.kid, where="post", color=hue, lw=1.4, label=figures.label(model))
+            for row in best.itertuples():
+                spread = ([max(row.kid - row.kid_low, 0)], [max(row.kid_high - row.kid, 0)])
+                axes.errorbar([row.seconds], [row.kid], spread, marker=MARKS[row.method], color=hue, ms=6,
+                              elinewidth=0.9, capsize=2)  # fmt: skip
         for method in dict.fromkeys(frame["method"]):
-            axes.plot([], [], marker=MARKS[method], ls="", color="0.3", label=METHODS[method].label)
-        axes.axhline(floor, color="0.4", ls="--", lw=0.9, label="as many real images")
-        axes.set(xscale="log", yscale="log", xlabel="seconds a sample on this CPU", ylabel="FD-AlexNet")
+            axes.plot([], [], MARKS[method], color="0.3", label=METHODS[method].label)
+        axes.set(xscale="log", xlabel="seconds a sample on this CPU", ylabel="KID-AlexNet / 0.001")
+        axes.set_yscale("symlog", linthresh=LINEAR)
+        _distance_ticks(axes, frame)
         figures.readable(axes.xaxis)
-        figures.readable(axes.yaxis)
-        axes.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1, 1))
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
 def frontier(points: pd.DataFrame) -> pd.DataFrame:
-    """The points that no other is both faster and better than, fastest first (columns seconds and fd)."""
-    ordered = points.sort_values(["seconds", "fd"])
-    return ordered[ordered.fd < ordered.fd.cummin().shift(fill_value=np.inf)]
+    """The points that no other is both faster and better than, fastest first (columns seconds and kid)."""
+    ordered = points.sort_values(["seconds", "kid"])
+    return ordered[ordered.kid < ordered.kid.cummin().shift(fill_value=np.inf)]
 
 
 def likelihoods(frame: pd.DataFrame) -> Figure:
@@ -121,17 +148,17 @@ def inner_convergence(errors: Mapping[str, Mapping[float, tuple[float, float, fl
         figure = Figure(figsize=(0.62 * figures.PAGE, 2.9))
         axes = figure.subplots()
         for name, found in errors.items():
-            depths = sorted(found)
+            depths, hue = sorted(found), figures.colour(name)
             value, low, high = np.array([found[n] for n in depths]).T
-            colour = {"color": figures.colour(name)} if name in figures.COLOURS else {}
-            (line,) = axes.plot(depths, value, marker="s", label=figures.label(name), **colour)
-            axes.fill_between(depths, low, high, alpha=0.18, lw=0, color=line.get_color())
-        axes.axvline(1, color="0.4", ls=":", lw=1)
-        axes.annotate("trained with", (1, 1), (3, -8), xycoords=("data", "axes fraction"),
-                      textcoords="offset points", fontsize=7, color="0.4")  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel="solver steps over those trained with",
+            axes.plot(
+                depths, value, marker=figures.MARKERS.get(name, "o"), color=hue, label=figures.label(name)
+            )
+            axes.fill_between(depths, low, high, alpha=0.18, lw=0, color=hue)
+        every = sorted({n for found in errors.values() for n in found})
+        axes.axvline(1, color="0.4", ls=":", lw=1, zorder=0, label="the released steps")
+        axes.set(xscale="log", yscale="log", xlabel="solver steps over those of the released network",
                  ylabel="squared error of v")  # fmt: skip
-        axes.set_xticks(depths, [f"{n:g}" for n in depths])
+        axes.set_xticks(every, [f"{n:g}" for n in every])
         axes.xaxis.set_minor_locator(NullLocator())
         figures.readable(axes.yaxis)
         axes.legend(fontsize=7)
@@ -140,47 +167,73 @@ def inner_convergence(errors: Mapping[str, Mapping[float, tuple[float, float, fl
 
 def depth_by_need(
     timesteps: Sequence[int],
-    costs: np.ndarray,
+    errors: np.ndarray,
     depths: Sequence[float],
     chosen: Mapping[str, Sequence[float]],
 ) -> Figure:
-    """Left: what each depth costs at each diffusion step, over the best; right: the depths that were chosen.
+    """Left: error at each depth over that at the depth nearest 1, by diffusion step; right: what is chosen.
 
-    costs: (K, N), of K timesteps and N depths. chosen: label -> K depths.
+    errors: (K, N, images), of K timesteps and N depths, paired by image; bands are 95 % of their mean ratio.
+    chosen: budget (M multiply-accumulates a call, as text) -> K depths.
     """
+    base = min(range(len(depths)), key=lambda j: abs(depths[j] - 1))
+    hues = [figures.OTHERS[(j + 1) % len(figures.OTHERS)] for j in range(len(depths))]
     with figures.style():
-        figure = Figure(figsize=(figures.PAGE, 2.8))
+        figure = Figure(figsize=(figures.PAGE, 2.9))
         left, right = figure.subplots(1, 2)
-        for column, depth in zip(np.asarray(costs).T, depths, strict=True):
-            left.plot(timesteps, column, marker="o", ms=3, label=f"depth {depth:g}")
-        left.set(xlabel="diffusion step t", ylabel="weighted error", yscale="log", title="what a step costs")
-        figures.readable(left.yaxis)
-        left.legend(fontsize=7)
-        for name, depth in chosen.items():
-            right.step(timesteps, depth, where="mid", marker="o", ms=3, label=name)
-        right.set(xlabel="diffusion step t", ylabel="depth", title="what is chosen", yticks=depths)
-        right.legend(fontsize=7)
+        values = np.asarray(errors)
+        for j, depth in enumerate(depths):
+            mean, middle = values.mean(-1), values[:, base].mean(-1)
+            ratio = mean[:, j] / middle
+            residual = (
+                values[:, j] - ratio[:, None] * values[:, base]
+            )  # of a ratio of means, by linearisation
+            reach = 1.96 * residual.std(-1) / max(values.shape[-1] - 1, 1) ** 0.5 / middle
+            left.plot(timesteps, ratio, marker="o", ms=3, color=hues[j], label=f"{depth:g}")
+            left.fill_between(timesteps, ratio - reach, ratio + reach, color=hues[j], alpha=0.2, lw=0)
+        left.set(xlabel="diffusion step t", ylabel=f"error of v, over that at depth {depths[base]:g}")
+        left.set(title="what a depth costs", ylim=(0, None))
+        picks = np.array([[depths.index(d) for d in row] for row in chosen.values()])
+        right.pcolormesh(picks, cmap=ListedColormap(hues), vmin=-0.5, vmax=len(depths) - 0.5, ec="w", lw=0.5)
+        every = max(1, len(timesteps) // 5)
+        at = range(0, len(timesteps), every)
+        right.set_xticks([i + 0.5 for i in at], [str(timesteps[i]) for i in at])
+        right.set_yticks([i + 0.5 for i in range(len(chosen))], list(chosen))
+        right.set(xlabel="diffusion step t, along the chain", title="what is chosen")
+        right.set_ylabel("budget, M multiply-accumulates a call")
+        right.grid(visible=False)
+        handles, texts = left.get_legend_handles_labels()
+        figure.legend(handles, texts, title="depth", loc="outside right upper", fontsize=7, title_fontsize=7)
     return figure
 
 
-def saved_work(frame: pd.DataFrame) -> Figure:
-    """Distance against work, a panel a network, a marker a way to save; bars are 95 % intervals.
+def saved_work(frame: pd.DataFrame, floor: Distances) -> Figure:
+    """Distance against work, a panel a network; bars are 95 % intervals, a star the full network.
 
-    frame: columns model, way, macs (of a sample), fd, fd_low, fd_high.
+    frame: columns model, way, macs (of a sample), kid, kid_low, kid_high. The panels share both axes.
     """
-    models, ways = (list(dict.fromkeys(frame[key])) for key in ("model", "way"))
+    models = sorted(dict.fromkeys(frame["model"]), reverse=True)
+    ways = [way for way in dict.fromkeys(frame["way"]) if way != FULL]
+    looks = {way: dict(marker="osD^v<>"[n % 7], color=figures.OTHERS[n % 7]) for n, way in enumerate(ways)}
     with figures.style():
-        figure = Figure(figsize=(figures.PAGE, 2.9))
-        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        figure = Figure(figsize=(figures.PAGE, 3.0))
+        panels = figure.subplots(1, len(models), sharey=True, sharex=True, squeeze=False)[0]
         for axes, model in zip(panels, models, strict=True):
+            axes.axhspan(*floor.interval, color="0.85", lw=0, label="real images")
             for number, way in enumerate(ways):
                 some = frame[(frame.model == model) & (frame.way == way)].sort_values("macs")
+                shift = 1.012 ** (number - len(ways) / 2)  # equal sets side by side
+                line = dict(ls="-" if "depth" in way else "", lw=0.9)
+                spread = ((some.kid - some.kid_low).clip(lower=0), (some.kid_high - some.kid).clip(lower=0))
                 if len(some):
-                    spread = (some.fd - some.fd_low, some.fd_high - some.fd)
-                    axes.errorbar(some.macs / 1e9, some.fd, spread, marker="osD^v"[number % 5], ms=5, lw=1,
-                                  elinewidth=0.6, color=figures.OTHERS[number], label=way)  # fmt: skip
-            axes.set(xlabel="G multiply-accumulates a sample", title=figures.label(model))
-        panels[0].set_ylabel("FD-AlexNet (lower is better)")
-        handles = {h.get_label(): h for axes in panels for h in axes.get_legend_handles_labels()[0]}
-        panels[-1].legend(handles.values(), handles, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+                    axes.errorbar(some.macs / 1e9 * shift, some.kid, spread, elinewidth=0.9, capsize=2, ms=5,
+                                  label=way, **looks[way], **line)  # fmt: skip
+            whole = frame[(frame.model == model) & (frame.way == FULL)]
+            axes.plot(whole.macs / 1e9, whole.kid, "*", ms=11, mfc="none", mec="k", label="the full network")
+            axes.set(xscale="log", xlabel="G multiply-accumulates a sample", title=figures.label(model))
+            axes.set_yscale("symlog", linthresh=LINEAR)
+            figures.readable(axes.xaxis)
+            _distance_ticks(axes, frame)
+        panels[0].set_ylabel("KID-AlexNet / 0.001 (lower is better)")
+        _legend(figure, panels)
     return figure

@@ -318,7 +318,8 @@ def the_gain_adds_to_other_accelerations(time: float, gain: float) -> str:
     """time: cU-Net's time a sample over the U-Net's, with the same sampler and calls, at the unfavourable end
     of its spread and with the sampler where it is largest. gain: what the accelerations take from the
     distance of plain respaced sampling at equal calls, above that of real images: cU-Net's factor over the
-    U-Net's, geometric mean over samplers and calls. Reproduced when time is below 1 and gain is at least 0.9;
+    U-Net's, geometric mean over the samplers and calls where none of the distances is within noise of real
+    images, at the lower end of its 95 % interval. Reproduced when time is below 1 and gain is at least 0.9;
     partly when one of the two; otherwise not."""
     adds = [time < 1, gain >= 0.9]
     return REPRODUCED if all(adds) else PARTLY if any(adds) else NOT_REPRODUCED

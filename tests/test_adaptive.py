@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from cunet import adaptive, datasets, models, sampling
+from cunet import adaptive, cost, datasets, models, sampling
 from cunet.adaptive import Adaptive, Reusing, allocate
 from cunet.depth import solved_with
 from cunet.diffusion import Diffusion
@@ -79,10 +79,28 @@ def test_an_adaptive_network_takes_the_depth_of_the_step(cunet):
         chosen(x, torch.full((2,), 5))
 
 
-def test_evaluations_are_those_that_a_call_makes_at_a_depth(cunet):
-    once, twice = adaptive.evaluations(cunet, [1, 2])
-    blocks = [m for m in cunet.modules() if isinstance(m, adaptive.blocks.ODEBlock)]
-    assert once == sum(block.steps for block in blocks) and twice == 2 * once  # leapfrog: one a step
+def test_work_counts_what_a_depth_adds_where_it_adds_it(cunet):
+    once, twice, thrice = adaptive.work(cunet, [1, 2, 3])
+    assert once == cost.macs(cunet, 16) and thrice - twice == twice - once > 0
+    coarse, fine = cunet.middle, cunet.blocks_down[0]
+    added = []
+    for block in (coarse, fine):  # one evaluation more of either is no equal work
+        block.steps += 1
+        added.append(cost.macs(cunet, 16) - once)
+        block.steps -= 1
+    assert added[1] > 3 * added[0] > 0
+
+
+def test_the_allocation_is_exact_for_work_of_any_size():
+    generator = torch.Generator().manual_seed(1)
+    costs, work = torch.rand(5, 3, generator=generator), (47_512_576, 57_817_088, 105_271_297)
+    for budget in (5 * work[0], 280_000_000, 340_000_000, 5 * work[2]):
+        every = [
+            (sum(float(costs[i, j]) for i, j in enumerate(choice)), choice)
+            for choice in itertools.product(range(3), repeat=5)
+            if sum(work[j] for j in choice) <= budget
+        ]
+        assert allocate(costs, work, budget) == list(min(every)[1])
 
 
 def test_errors_weigh_what_ddim_makes_of_them():
@@ -113,6 +131,24 @@ def test_reuse_takes_the_deep_blocks_of_the_last_call_and_computes_the_others(ne
     assert torch.equal(reusing(x, below - 1), network(x, below - 1)), "and so is every second one"
     assert torch.equal(reusing(later, t), network(later, t)), "a new chain begins afresh"
     assert "forward" not in vars(network.get_submodule(reusing.deep[0])), "and leaves the network as it was"
+
+
+@torch.no_grad()
+def test_no_chain_takes_over_what_an_interrupted_one_left(network, monkeypatch):
+    x, later = images(), images().flip(0)
+    t, below = torch.full((2,), 500), torch.full((2,), 300)
+    reusing = Reusing(network, every=2)
+    reusing(x, t)  # and then the chain is left
+    reusing.reset()
+    assert torch.equal(reusing(later, below), network(later, below)), "after a reset"
+    reusing.reset()
+    reusing(x, t)
+    assert torch.equal(reusing(later[:1], below[:1]), network(later[:1], below[:1])), "of another shape"
+    reusing.reset()
+    reusing(x, t)
+    with pytest.raises(Exception):  # noqa: B017 - whatever the network says to three channels
+        reusing(later.expand(-1, 3, -1, -1), below)
+    assert torch.equal(reusing(later, below - 1), network(later, below - 1)), "after an error"
 
 
 def test_reusing_nothing_samples_as_the_network_does(network):
