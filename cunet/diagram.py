@@ -9,6 +9,7 @@ time embedding that nothing reads is seen to be read by nothing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -231,8 +232,7 @@ def _labels(axes, trace: Trace, sides: list[int], level: dict[int, int], colours
         axes.text(-1.0, level[side], f"{side} × {side}", ha="right", va="center", fontsize=7)
     handles = []
     for kind, colour in colours.items():
-        times = {s.evaluations for s in trace.stages if s.kind == kind}
-        often = f", {max(times)} evaluations" if max(times) > 1 else ""
+        often = evaluations_of([s for s in trace.stages if s.kind == kind])
         inside = ", attention inside" if any(s.attends for s in trace.stages if s.kind == kind) else ""
         inside = "" if "Attention" in kind else inside
         handles.append(Patch(color=colour, label=kind + often + inside))
@@ -242,10 +242,30 @@ def _labels(axes, trace: Trace, sides: list[int], level: dict[int, int], colours
         if reads
         else Line2D([], [], ls="", label="nothing reads the diffusion step")
     )
-    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), fontsize=6.5, ncols=4)
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), fontsize=6.5, ncols=3)
     axes.set_xlim(-0.085 * len(trace.stages) - 1, len(trace.stages) - 0.4)
     axes.set_ylim(level[sides[-1]] - 0.85, 0.55)
     axes.set_axis_off()
+
+
+def evaluations_of(stages: Sequence[Stage]) -> str:
+    """In words, how often stages of a kind are evaluated, by resolution where that differs; "" for once each.
+
+    ", 4 evaluations"; ", 1 evaluation at sides 32 and 16, 2 at 8 and 4".
+    """
+    sides: dict[tuple[int, ...], list[int]] = {}
+    for side in dict.fromkeys(sorted((s.side for s in stages), reverse=True)):
+        times = tuple(sorted({s.evaluations for s in stages if s.side == side}))
+        sides.setdefault(times, []).append(side)
+    if set(sides) == {(1,)}:
+        return ""
+    parts = []
+    for number, (times, some) in enumerate(sides.items()):
+        often = " or ".join(map(str, times))
+        unit = "" if number else " evaluation" if times == (1,) else " evaluations"
+        where = f" at {'side' if len(some) == 1 else 'sides'} " if not number else " at "
+        parts.append(f"{often}{unit}" + (where + " and ".join(map(str, some)) if len(sides) > 1 else ""))
+    return ", " + ", ".join(parts)
 
 
 def short(number: float) -> str:

@@ -14,6 +14,7 @@ folder as it comes, `checkpoints/` and solvers.csv, and the same call goes on wh
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import sys
@@ -29,6 +30,7 @@ from torch import nn
 from tqdm import tqdm
 
 from . import checkpoints, convergence, cost, datasets, figures, models, ode_figures, runs, sampling, training
+from .blocks import ODEBlock
 from .diffusion import Diffusion
 from .errors import InputError
 from .frechet import FrechetAlexNet, Statistics, dataset_features, features
@@ -36,17 +38,20 @@ from .recipe import TrainConfig, configure
 from .validation import validation_losses
 
 EVALUATIONS = {"leapfrog": 1, "reversible_leapfrog": 1, "midpoint": 2, "nystrom4": 4, "rk4": 4}  # a step
+OWN = "own"  # the solver and the steps that the network has by itself
 CHOICES = (
+    OWN,
     *(f"leapfrog:{n}" for n in (1, 2, 3, 4, 8)),
     *(f"midpoint:{n}" for n in (2, 4, 8)),
     *(f"{solver}:{n}" for solver in ("nystrom4", "rk4") for n in (4, 8)),
 )
+BLOCKS = 9  # ODE blocks of the network
 KEYS = ["trained", "evaluated", "images", "dataset", "size", "seed", "samples", "sampling_steps"]
 COLUMNS = [*KEYS, "evaluations", "macs", "loss", "fd"]
 
 
 class Choice(NamedTuple):
-    """A solver, and the evaluations of f that it makes in a block."""
+    """A solver, and the evaluations of f that it makes in a block; 0 stands for OWN."""
 
     solver: str
     evaluations: int
@@ -57,18 +62,37 @@ class Choice(NamedTuple):
 
     @property
     def text(self) -> str:
-        return f"{self.solver}:{self.evaluations}"
+        return OWN if self.solver == OWN else f"{self.solver}:{self.evaluations}"
+
+    @property
+    def model(self) -> str:
+        """The name of the network trained with it."""
+        return "cunet" if self.solver == OWN else f"cunet@solver={self.solver},steps={self.steps}"
+
+    def applied(self, network: nn.Module) -> nn.Module:
+        """The network, solved so. network: as it was trained, with a solver of CHOICES."""
+        if self.solver != OWN:
+            return convergence.with_solver(network, self.solver, self.steps)
+        untrained = models.build("cunet", network.size, network.channels)
+        own = [block for block in untrained.modules() if isinstance(block, ODEBlock)]
+        network = copy.deepcopy(network)
+        blocks = [block for block in network.modules() if isinstance(block, ODEBlock)]
+        for block, like in zip(blocks, own, strict=True):
+            block.solver, block.steps = like.solver, like.steps
+        return network
 
 
 def choice(text: str) -> Choice:
     """ "midpoint:4" -> Choice("midpoint", 4). Raises InputError for another solver or broken steps."""
+    if text == OWN:
+        return Choice(OWN, 0)
     solver, _, number = text.partition(":")
     each = EVALUATIONS.get(solver)
     if each is None or not number.isdigit() or not int(number) or int(number) % each:
         known = ", ".join(f"{name} ({n} a step)" for name, n in EVALUATIONS.items())
         raise InputError(
-            f"{text!r} is no solver with its evaluations a block: expected one of {known}, and whole steps, "
-            "as in midpoint:4."
+            f"{text!r} is no solver with its evaluations a block: expected {OWN}, or one of {known}, and "
+            "whole steps, as in midpoint:4."
         )
     return Choice(solver, int(number))
 
@@ -77,8 +101,9 @@ def choice(text: str) -> Choice:
 class Settings:
     """What to train and to evaluate.
 
-    choices: solver:evaluations, trained with and evaluated with. images: that each training sees. dataset,
-    size: as everywhere. seed: of weights, batches and samples. samples: images behind a distance, 0 for none.
+    choices: solver:evaluations or own, trained with and evaluated with. images: that each training sees.
+    dataset, size: as everywhere. seed: of weights, batches and samples. samples: images behind a distance, 0
+    for none.
     sampling_steps: of DDIM. learning_rate, batch_size: of `cunet.recipe`.
 
     Raises InputError for a choice that is not known or comes twice, or samples that are too few.
@@ -107,7 +132,7 @@ class Settings:
         """The training with this solver."""
         return configure(
             dict(
-                model=f"cunet@solver={trained.solver},steps={trained.steps}",
+                model=trained.model,
                 dataset=self.dataset,
                 size=self.size,
                 seed=self.seed,
@@ -154,7 +179,7 @@ class Study:
         if key in self.rows:
             return
         network, card = checkpoints.load(path)
-        network = convergence.with_solver(network, evaluated.solver, evaluated.steps).eval()
+        network = evaluated.applied(network).eval()
         diffusion = Diffusion(**card["diffusion"])
         loss = validation_losses(network, self.test, diffusion)[:, 0].mean().item()
         lowered = evaluated.solver == trained.solver and evaluated.evaluations <= trained.evaluations
@@ -217,7 +242,7 @@ def matrix(frame: pd.DataFrame, choices: Sequence[str], quantity: str = "loss") 
 def figure(frame: pd.DataFrame, choices: Sequence[str] = CHOICES) -> Figure:
     """The matrix of losses, each over that of the row's own solver; loss and distance along the diagonal."""
     losses = matrix(frame, choices)
-    own = frame[frame["trained"] == frame["evaluated"]]
+    own = frame[frame["trained"] == frame["evaluated"]].copy()
     with figures.style():
         drawn = Figure(figsize=(figures.PAGE, 3.9))
         left, right = drawn.subplots(1, 2, width_ratios=(1.6, 1))
@@ -225,16 +250,18 @@ def figure(frame: pd.DataFrame, choices: Sequence[str] = CHOICES) -> Figure:
         panels = {"loss": (right, "-")}
         if own["fd"].notna().any():
             panels["fd"] = (right.twinx(), ":")
+        own["a block"] = own.evaluations / BLOCKS
         for quantity, (axes, line) in panels.items():
             for solver in dict.fromkeys(choice(text).solver for text in choices):
-                rows = own[own["trained"].str.startswith(f"{solver}:")].sort_values("evaluations")
-                look = ode_figures.look(solver) | {"ls": line}
+                rows = own[own.trained.str.partition(":")[0] == solver].sort_values("a block")
+                named = dict(label="the released steps", color="k", marker="*", ms=9)
+                look = (named if solver == OWN else ode_figures.look(solver)) | {"ls": line}
                 if quantity != "loss":
                     look["label"] = None
-                axes.plot(rows["trained"].map(lambda c: choice(c).evaluations), rows[quantity], **look)
+                axes.plot(rows["a block"], rows[quantity], **look)
         right.set(title="each with its own solver", xlabel="evaluations a block", xscale="log")
         right.set_ylabel("validation loss (lines)")
-        ticks = sorted({choice(text).evaluations for text in choices})
+        ticks = sorted({choice(text).evaluations for text in choices if text != OWN})
         right.set_xticks(ticks, [str(n) for n in ticks])
         right.minorticks_off()
         right.legend(fontsize=7)

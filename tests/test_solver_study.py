@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cunet import checkpoints, convergence, datasets, solver_study, training
+from cunet import checkpoints, convergence, datasets, models, solver_study, training
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.validation import validation_losses
@@ -99,7 +99,20 @@ def test_settings_that_cannot_be_are_refused(change):
         solver_study.Settings(**change)
 
 
-@pytest.mark.parametrize("text", solver_study.CHOICES)
+def test_the_released_steps_are_a_choice_and_undo_any_other():
+    own, network = solver_study.choice("own"), models.build("cunet", "smoke", 1)
+    assert (
+        own.text == "own" and own.model == "cunet" and own in map(solver_study.choice, solver_study.CHOICES)
+    )
+    x = torch.zeros(1, 1, 16, 16)
+    with torch.no_grad():
+        expected = network(x, 5)
+        changed = convergence.with_solver(network, "rk4", 2)
+        assert torch.equal(own.applied(changed)(x, 5), expected)
+        assert not torch.equal(changed(x, 5), expected), "and the network given is left as it was"
+
+
+@pytest.mark.parametrize("text", [text for text in solver_study.CHOICES if text != "own"])
 def test_a_choice_makes_the_evaluations_that_it_names(text):
     from cunet.blocks import Acceleration, ODEBlock
 
