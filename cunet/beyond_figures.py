@@ -21,7 +21,7 @@ def distance_against_calls(frame: pd.DataFrame, floor: Distances, base: str = "d
     """KID-AlexNet against network calls: a panel a method, a line a network, 95 % intervals.
 
     frame: columns model, method, calls, kid, kid_low, kid_high. floor: of real images, a band. base: the
-    method that each network's is compared with, thin and grey in the panels of the others.
+    method that each network's is compared with, dotted in the panels of the others.
     """
     methods, models = (list(dict.fromkeys(frame[key])) for key in ("method", "model"))
     wide = min(3, len(methods))
@@ -37,9 +37,9 @@ def distance_against_calls(frame: pd.DataFrame, floor: Distances, base: str = "d
                 line = frame[(frame.model == model) & (frame.method == method)].sort_values("calls")
                 plain = frame[(frame.model == model) & (frame.method == base) & frame.calls.isin(calls)]
                 if method != base and len(plain):
-                    name = "plain, of the same network"
-                    axes.plot(plain.calls, plain.kid, color="0.55", ls=("-", "--")[number % 2], lw=0.9,
-                              label=name if not number else None)  # fmt: skip
+                    name = "dotted: plain sampling by the same network"
+                    axes.plot(plain.calls, plain.kid, ":", color=figures.colour(model), lw=1, alpha=0.8)
+                    axes.plot([], [], ":", color="0.4", lw=1, label=name)
                 shift = 1.03 ** (2 * number - len(models) + 1)  # so that intervals do not hide each other
                 _interval(axes, line.calls * shift, line, model, ls="-")
             axes.set(xscale="log", title=METHODS[method].label)
@@ -53,7 +53,7 @@ def distance_against_calls(frame: pd.DataFrame, floor: Distances, base: str = "d
     return figure
 
 
-LINEAR = 20  # thousandths of KID below which axes of distances are linear: noise lives there
+LINEAR = 100  # thousandths of KID below which axes of distances are linear: noise lives there
 
 
 def _interval(axes, x, line: pd.DataFrame, model: str, **look) -> None:
@@ -66,7 +66,7 @@ def _interval(axes, x, line: pd.DataFrame, model: str, **look) -> None:
 def _distance_ticks(axes, frame: pd.DataFrame) -> None:
     """Ticks of an axis that is linear around 0 and logarithmic above, far enough apart to be read."""
     low, high = min(0.0, frame.kid_low.min()), max(frame.kid_high.max(), 2 * LINEAR)
-    every = (-200, -50, -20, 0, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+    every = (-500, -200, -100, -50, 0, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
     ticks = [tick for tick in every if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.yaxis.set_minor_locator(NullLocator())

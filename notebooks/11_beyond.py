@@ -237,8 +237,8 @@ quality.pivot_table(index=["dataset", "method"], columns=["calls", "model"], val
 for d in datasets:
     picture = beyond_figures.distance_against_calls(quality[quality.dataset == d], floor[d])
     caption = (
-        f"KID-AlexNet against network calls, {d}, a panel a method, with 95 % over samples; grey: plain respaced sampling"
-        " by the same network; band: real images. Where both networks leave grey alike, the method helps both alike"
+        f"KID-AlexNet against network calls, {d}, a panel a method, with 95 % over samples; dotted: plain respaced sampling"
+        " by the same network; band: real images. Where both networks leave the dots alike, the method helps both alike"
     )
     run.save_figure(picture, f"ext_accelerations_{d}", caption)
     display(picture)
