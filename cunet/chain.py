@@ -172,8 +172,9 @@ def check(plan: Plan, data: bool = True) -> list[str]:
     data: refuse photographs that are not there; else only say, a text each, which are missing.
 
     Raises:
-        InputError: an unknown data set, network or size; a training's setting that is out of range; no
-            network that was released, where released ones are asked for; photographs that are not there.
+        InputError: an unknown data set, network or size; a training's setting that is out of range; more
+            samples than there are real images to hold them against; no network that was released, where
+            released ones are asked for; photographs that are not there.
     """
     named = {
         kind: [(job, name) for job in plan.jobs for name in _names(job.parameters, kind)]
@@ -184,7 +185,7 @@ def check(plan: Plan, data: bool = True) -> list[str]:
         named["model"] += [(job, name) for name in plan.profile.networks()]
     if not any(named.values()):
         return []
-    from cunet import checkpoints, datasets, drawn, models, recipe  # 3 s
+    from cunet import checkpoints, datasets, drawn, models, recipe, synthesis, work  # 3 s
 
     known = {"dataset": datasets.DATASETS, "model": models.MODELS, "size": models.SIZES}
     for kind, found in named.items():
@@ -208,6 +209,14 @@ def check(plan: Plan, data: bool = True) -> list[str]:
             drawn.check(name, datasets.data_root() / "drawn")
     declared = {stem: declaration(source(stem)) for stem in plan.profile.notebooks}
     for job in plan.jobs:
+        if job.notebook == SHARDED:
+            given = {**declared[job.notebook], **job.parameters}
+            known = {
+                *work.IMAGES,
+                *drawn.RECIPES,
+            }  # of other data sets only reading them tells how many there are
+            for name in [name for name in given["datasets"] if name in known]:
+                synthesis.refuse_too_few(given, name, *work.images(name)[:2])
         if job.notebook.startswith(TRAINING):
             fields = {**declared[job.notebook], **job.parameters}
             config = recipe.configure({k: fields[k] for k in recipe.TrainConfig.model_fields if k in fields})

@@ -78,7 +78,15 @@ def draws(given: Mapping[str, Any], found: Mapping[Trained, Path]) -> list[Draw]
     """The sets of samples that do not depend on what others show, as this module's docstring has them.
 
     given: the parameters of notebook 07; found: what `trainings` gave.
+
+    Raises InputError for a list that needs an element and has none.
     """
+    needed = {"samplers": "", "step_counts": ""}
+    if given["draws"] > 1:
+        needed["further_step_counts"] = ", at which further draws are made, or draws=1"
+    for key, why in needed.items():
+        if not given[key]:
+            raise InputError(f"{key} is empty: give at least one{why}.")
     first, main, made = next(iter(found)).dataset, given["samplers"][0], []
     for which, path in found.items():
         like_first = which.dataset == first
@@ -90,8 +98,8 @@ def draws(given: Mapping[str, Any], found: Mapping[Trained, Path]) -> list[Draw]
         if leads(which, given):
             few = (given["sampler_step_counts"], given["sampler_samples"])
             asked += [(s, n, given["seed"], few[1]) for s in given["samplers"][1:] for n in few[0]]
-            at = given["further_step_counts"][0]
-            asked += [(main, at, given["seed"] + more, count) for more in range(1, given["draws"])]
+            at = given["further_step_counts"][:1]
+            asked += [(main, n, given["seed"] + more, count) for n in at for more in range(1, given["draws"])]
         made += [Draw(which, Samples(path, *one)) for one in asked]
     return made
 
@@ -112,6 +120,28 @@ def calls(sets: list[Draw]) -> pd.DataFrame:
     return frame.pivot_table("calls", ["dataset", "model"], "sampler", "sum", fill_value=0, sort=False)
 
 
+def refuse_too_few(given: Mapping[str, Any], dataset: str, train: int, test: int) -> None:
+    """Raise InputError where a data set has too few images for the floor of as many as are to be sampled.
+
+    train, test: its images. Of the training images those after the first `reference_images` count.
+    """
+    count = "samples" if dataset == given["datasets"][0] else "other_samples"
+    largest = max((count, "best_samples", "sampler_samples"), key=lambda key: given[key])
+    there = test + max(0, train - given["reference_images"])
+    if given[largest] > there:
+        raise InputError(
+            f"{largest}={given[largest]} of {dataset}: {_no_floor(given[largest], there)} Lower "
+            f"{largest} or reference_images."
+        )
+
+
+def _no_floor(count: int, there: int) -> str:
+    return (
+        f"a distance of {count} samples is read above that of as many real images which it is not to, and "
+        f"there are {there} of these, so nothing could be judged."
+    )
+
+
 class Yardstick:
     """What the samples of one data set are held against: its images, and their features.
 
@@ -125,6 +155,7 @@ class Yardstick:
 
     def __init__(self, dataset: str, side: int, limit: int, seed: int = 0):
         self.train, self.test = (datasets.load(dataset, split, side) for split in datasets.SPLITS)
+        self.limit = min(limit, len(self.train))
         self.seed, self.near_duplicates = seed, None
         if dataset in drawn.RECIPES:
             self.near_duplicates = drawn.card(dataset, datasets.data_root() / "drawn").get("near_duplicates")
@@ -135,9 +166,28 @@ class Yardstick:
     def _test_features(self) -> Tensor:
         return frechet.dataset_features(self.test)
 
+    def _others(self, count: int) -> Tensor:
+        """Features of `count` training images after those that the distances are to."""
+        chosen = self.train.images[self.limit : self.limit + count]
+        return frechet.dataset_features(datasets.ImageDataset(self.train.name, "train", chosen))
+
     def floor(self, count: int) -> float:
-        """The distance of `count` test images, or of all there are: no network's fault."""
-        return self.distance(self._test_features[:count])
+        """The distance of `count` real images that it is not to: no network's fault.
+
+        They are test images; where these are too few (LSUN Church has 300), training images after the first
+        `limit`, too. A distance of fewer images is larger, and samples would seem as good as real images.
+
+        Raises InputError if there are not as many.
+        """
+        lacking = count - len(self.test)
+        if lacking <= 0:
+            return self.distance(self._test_features[:count])
+        there = len(self.test) + len(self.train) - self.limit
+        if count > there:
+            raise InputError(
+                f"{self.train.name}: {_no_floor(count, there)} Take fewer samples or lower reference_images."
+            )
+        return self.distance(torch.cat([self._test_features, self._others(lacking)]))
 
     def ceiling(self, count: int) -> float:
         """The distance of `count` images of pure noise."""
@@ -147,7 +197,11 @@ class Yardstick:
 
     def measure(self, features: Tensor, resamples: int) -> dict[str, float]:
         """Of samples, given by their features (n, 256): `fd` with the ends of its 95 % bootstrap interval
-        (centred), `above`, the distance above `floor`, `kid`, `precision` and `recall`."""
+        (centred), `above`, the distance above `floor`, `kid`, `precision` and `recall`.
+
+        Raises InputError for samples that are all the same, or more than `floor` takes.
+        """
+        frechet.refuse_alike(features)
         fd = metrics.bootstrap_interval(features, self.distance, resamples, seed=self.seed, centred=True)
         kid, _ = metrics.kid(self.features, features, seed=self.seed)
         precision, recall = metrics.precision_recall(self.features[: len(features)], features)

@@ -22,6 +22,7 @@ WHY = {
     "C08": "the paper reports no distance at equal steps",
     "C23": "the paper shows no curve; the learning rate falls to zero at the end of each training",
 }
+NO_FLOOR = "not measured: there are fewer real images to read the floor from than samples"
 STAND_IN = "; a stand-in's distances say nothing of the paper's data set"
 TOLERANCE = 1.1  # times the first's distance above the floor still counts as no worse (as rule C06 has it)
 
@@ -36,7 +37,8 @@ def at_best(
 ) -> Iterator[dict[str, Any]]:
     """C06 and C07 of one data set: each network at its own best steps.
 
-    chosen: rows of a curve, indexed by network; found: `best` of each network's curve.
+    chosen: rows of a curve, indexed by network; found: `best` of each network's curve. Without a floor (NaN),
+    C06 is not measured.
     """
     c, u = chosen.loc[model], chosen.loc[first]
     text = (
@@ -46,7 +48,8 @@ def at_best(
     )
     overlap = bool(c.fd_low <= u.fd_high and u.fd_low <= c.fd_high)
     value = dict(cunet=float(c.above), unet=float(u.above), overlap=overlap)
-    yield dict(id="C06", measured=text, value=value, n=int(c.n))
+    row = dict(id="C06", measured=text, value=value)
+    yield (row if pd.notna([c.above, u.above]).all() else _unmeasured("C06", model)) | dict(n=int(c.n))
     mine, theirs = found[model], found[first]
     steps = dict(cunet=mine.steps, unet=theirs.steps, cunet_flat=mine.flat, unet_flat=theirs.flat)
     text = "{cunet} steps against {unet} for the lowest, {cunet_flat} against {unet_flat} to come within 5 %"
@@ -54,7 +57,9 @@ def at_best(
 
 
 def at_equal_steps(model: str, pairs: pd.DataFrame) -> dict[str, Any]:
-    """C08 of one data set and any number of training seeds."""
+    """C08 of one data set and any number of training seeds; without a floor somewhere (NaN), not measured."""
+    if pairs[["above", "above_first"]].isna().any(axis=None):
+        return _unmeasured("C08", model) | dict(n=int(pairs.n.max()))
     text = (
         f"{label(model)}: {pairs.share.min():.2f} to {pairs.share.max():.2f} of the U-Net's distance above"
         f" the floor at {sorted(set(pairs.steps.tolist()))} steps"
@@ -62,6 +67,10 @@ def at_equal_steps(model: str, pairs: pd.DataFrame) -> dict[str, Any]:
     return dict(
         id="C08", measured=text, value=dict(share=float(no_worse(pairs).mean())), n=int(pairs.n.max())
     )
+
+
+def _unmeasured(claim: str, model: str) -> dict[str, Any]:
+    return dict(id=claim, measured=f"{label(model)}: {NO_FLOOR}", value=None)
 
 
 def over_seeds(model: str, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -78,7 +87,8 @@ def over_seeds(model: str, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
     )
     overlap = bool(ours.fd.min() <= others.fd.max() and others.fd.min() <= ours.fd.max())
     value = dict(cunet=float(ours.above.mean()), unet=float(others.above.mean()), overlap=overlap)
-    yield dict(id="C06", measured=text, value=value)
+    row = dict(id="C06", measured=text, value=value)
+    yield row if pd.notna(list(value.values())).all() else _unmeasured("C06", model)
     if pairs.steps.nunique() > 2:
         means = {
             f"{who}{rule}": sum(getattr(one, what) for one in found) / len(found)

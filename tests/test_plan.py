@@ -151,6 +151,16 @@ def test_profiles_of_the_repository_pass_but_for_data_that_is_not_here():
     assert "data_root" not in (content["notebooks"]["05_training"] or {})
 
 
+def test_more_samples_than_real_images_to_hold_them_against_are_refused_before_anything_starts():
+    asked = ["07_synthesis.best_samples=10001", "07_synthesis.reference_images=60000"]
+    with pytest.raises(InputError, match="best_samples=10001 of mnist: .* there are 10000 of these"):
+        chain.check(chain.plan(profiles.load("laptop", asked), reproduce.folder("none")))
+    absent = chain.check(chain.plan(profiles.load("paper"), reproduce.folder("none")), data=False)
+    assert isinstance(absent, list), (
+        "30,000 samples of LSUN Church, whose 300 test images are not enough alone"
+    )
+
+
 def test_make_setup_looks_whether_the_installed_library_is_this_checkouts(tmp_path):
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     code = next(line.removeprefix("HERE := ") for line in text.splitlines() if line.startswith("HERE"))

@@ -105,9 +105,47 @@ def test_a_yardstick_tells_digits_from_noise_and_measures_test_images_at_the_flo
     found = stick.measure(frechet.features(stick.test.batch(range(200))), resamples=5)
     assert found["above"] == pytest.approx(0, abs=1e-4) and found["fd_low"] < found["fd"] < found["fd_high"]
     assert found["precision"] > 0.8 and found["recall"] > 0.8 and abs(found["kid"]) < 0.01
+    with pytest.raises(InputError, match="20 images of one of the two sets all have the same features"):
+        stick.measure(stick.features[:1].repeat(20, 1), resamples=5)
 
 
-def _few(monkeypatch):
+def test_the_floor_is_of_as_many_real_images_as_there_are_samples_or_there_is_none(tmp_path, monkeypatch):
+    """100 test images, as LSUN Church has few: further ones are training images that distances are not to."""
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path))
+    monkeypatch.setattr("cunet.datasets._mnist", _few(monkeypatch, test=100))
+    stick = synthesis.Yardstick("mnist", 16, limit=300)
+    real = torch.cat([frechet.features(stick.test), frechet.features(stick.train.batch(range(300, 400)))])
+    for count in (60, 100, 130, 200):
+        wanted = float(frechet.frechet_distance(stick.features, real[:count]))
+        assert stick.floor(count) == pytest.approx(wanted, rel=1e-4)
+    assert stick.floor(200) < 0.9 * stick.floor(100), "the distance of fewer images is another"
+    for more in (stick.floor, lambda n: stick.measure(torch.rand(n, 256), resamples=2)):
+        with pytest.raises(
+            InputError, match="201 samples .* there are 200 of these.* lower reference_images"
+        ):
+            more(201)
+
+
+def test_more_samples_than_real_images_are_refused_by_their_parameter():
+    given = GIVEN | dict(reference_images=1000)
+    synthesis.refuse_too_few(given, "mnist", 1000, 500)  # as many as best_samples
+    synthesis.refuse_too_few(given, "mnist", 1200, 300)
+    with pytest.raises(InputError, match="best_samples=500 of mnist: .* 499 of these"):
+        synthesis.refuse_too_few(given, "mnist", 900, 499)
+    with pytest.raises(InputError, match="other_samples=600 of avatars"):
+        synthesis.refuse_too_few(given | dict(other_samples=600), "avatars", 1000, 500)
+
+
+def test_lists_without_an_element_are_refused_where_one_is_needed():
+    found = {Trained("mnist", "unet"): Path("u"), Trained("mnist", "unet", 1): Path("v")}
+    for key, changes in {"samplers": {}, "step_counts": {}, "further_step_counts": dict(draws=2)}.items():
+        with pytest.raises(InputError, match=f"^{key} is empty: give at least one"):
+            synthesis.draws(GIVEN | changes | {key: []}, found)
+    few = synthesis.draws(GIVEN | dict(draws=1, further_step_counts=[]), found)
+    assert {one.trained.seed for one in few} == {0}, "the other training makes no sets"
+
+
+def _few(monkeypatch, test=400):
     """MNIST's loader, cut to 400 images: features of 60,000 take a minute."""
     from cunet import datasets
 
@@ -115,7 +153,8 @@ def _few(monkeypatch):
 
     def few(split, side):
         loaded = whole(split, side)
-        return datasets.ImageDataset("mnist", split, loaded.images[:400], loaded.labels[:400])
+        count = test if split == "test" else 400
+        return datasets.ImageDataset("mnist", split, loaded.images[:count], loaded.labels[:count])
 
     return few
 
@@ -250,6 +289,14 @@ def test_a_training_that_is_worse_is_not_called_a_match():
     assert verdicts["C06"] == verdicts["C08"] == scorecard.NOT_REPRODUCED
     _, timed = claims(frame, ratio=(1.2, 1.1, 1.3))
     assert scorecard.verdict("C05", timed[-2]["value"]) == scorecard.NOT_REPRODUCED
+
+
+def test_without_a_floor_nothing_above_it_is_judged_and_the_row_says_why():
+    for model in ("unet", "cunet"):
+        made, _ = claims(TWO.assign(above=TWO.above.where(TWO.model == model)))
+        for row in made:
+            judged_so = scorecard.verdict(row["id"], row["value"]) == scorecard.NOT_TESTABLE
+            assert judged_so == (row["id"] in ("C06", "C08")) == ("fewer real images" in row["measured"])
 
 
 def test_a_stand_in_is_called_one_in_every_row():
