@@ -11,6 +11,9 @@ blocks' (torchmetrics adds them up), so that the memory of the evaluation does n
 samples; what wants every image's features, as the bootstrap does, holds 1 kB an image.
 """
 
+import functools
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cunet import alexnet, datasets, frechet, runs, sampling, storage
+from cunet import alexnet, checkpoints, datasets, frechet, runs, sampling, storage
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
-from cunet.provenance import sampling_code, sha256
+from cunet.provenance import sampling_code
 
 BATCH = 64  # images at once
 BLOCK = 8 * BATCH  # images a block
@@ -45,9 +48,13 @@ class Samples:
         return [(first, min(BLOCK, self.count - first)) for first in range(0, self.count, BLOCK)]
 
     def folder(self, run_dir: Path) -> Path:
-        """Where the blocks are: another folder for another network, seed, or code."""
-        key = f"{sha256(self.checkpoint)[:12]}-{sampling_code()[:12]}"
-        return run_dir / "samples" / f"{self.name}-{key}"
+        """Where the blocks are: another folder for another network, diffusion, seed, or code.
+
+        Raises InputError for a checkpoint that is missing or damaged.
+        """
+        weights, diffusion = _card(self.checkpoint)
+        key = hashlib.sha256(f"{weights} {json.dumps(diffusion, sort_keys=True)}".encode()).hexdigest()
+        return run_dir / "samples" / f"{self.name}-{key[:12]}-{sampling_code()[:12]}"
 
     @property
     def name(self) -> str:
@@ -55,21 +62,42 @@ class Samples:
         return f"{self.checkpoint.stem}-{self.sampler}{self.steps}-s{self.seed}"
 
 
+def _card(checkpoint: Path) -> tuple[str, dict]:
+    """What decides a checkpoint's samples: the hash of its weights, and the settings of its diffusion."""
+    files = [file for file in (checkpoint, checkpoint.with_suffix(".json")) if file.is_file()]
+    return _read_card(checkpoint, *((file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+@functools.cache
+def _read_card(checkpoint: Path, *stamp: tuple[int, int]) -> tuple[str, dict]:
+    """`_card`, read once while the files stay as they are: it is asked for with every set."""
+    card = checkpoints.verify(checkpoint)
+    return card["sha256"], card["diffusion"]
+
+
 def make(
     which: Samples, run_dir: Path, network: nn.Module, diffusion: Diffusion, shard: int = 0, of: int = 1
 ) -> None:
-    """Make those blocks of a set that belong to a shard and are not there yet.
+    """Make those blocks of a set that belong to a shard and are not there yet, or are damaged.
 
-    The network is on the first GPU, or shard k on GPU k of this machine's, for the time of the call.
+    Sets of the same name that another network, diffusion or code has made are deleted, which is printed. The
+    network is on the first GPU, or shard k on GPU k of this machine's, for the time of the call.
 
     Raises:
-        InputError: as `cunet.sampling.sample`; or `shard` is not 0 ... of - 1.
+        InputError: as `cunet.sampling.sample`; `shard` is not 0 ... of - 1; or `diffusion` is not that of the
+            checkpoint's card, by which the set is known.
     """
     if not 0 <= shard < of:
         raise InputError(f"There is no shard {shard} of {of}: shards are 0 ... {of - 1}.")
+    if diffusion.settings() != (known := _card(which.checkpoint)[1]):
+        raise InputError(
+            f"{which.checkpoint.name} was trained with the diffusion {known}, but is sampled with "
+            f"{diffusion.settings()}. Give Diffusion(**card['diffusion']), of its own card."
+        )
     folder, gpus = which.folder(run_dir), torch.cuda.device_count()
-    for old in folder.parent.glob(f"{which.name}-????????????-????????????"):  # another network's, or code's
+    for old in sorted(folder.parent.glob(f"{which.name}-????????????-????????????")):
         if old != folder:
+            print(f"Deleting {runs.shown(old)}: samples of another network, diffusion or code by this name.")
             shutil.rmtree(old, ignore_errors=True)
     before, device = sampling.device_of(network), torch.device("cuda", shard % gpus) if gpus else None
     network.to(device or before)
@@ -90,9 +118,9 @@ def make(
 
 
 def _there(folder: Path, first: int, count: int) -> bool:
-    """Whether a block is whole."""
+    """Whether a block is there and as it was written: its content is read and compared with its hash."""
     kinds = ("features", "pixels") if first < KEPT else ("features",)
-    return all((folder / f"{first}-{count}-{kind}.safetensors").is_file() for kind in kinds)
+    return all(storage.kept(folder / f"{first}-{count}-{kind}.safetensors") is not None for kind in kinds)
 
 
 def features(which: Samples, run_dir: Path) -> Tensor:
@@ -123,6 +151,6 @@ def _blocks(which: Samples, run_dir: Path, kind: str, limit: int) -> Iterator[Te
         if found is None:
             raise InputError(
                 f"Images {first} ... {first + count - 1} are missing in {runs.shown(folder)}, or damaged. "
-                "Delete the folder, and make the set again with the same command."
+                "The same command as before makes them again, and them alone."
             )
         yield found

@@ -83,12 +83,44 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(trained, tmp_pat
     assert torch.equal(shards.features(which, tmp_path), before)
 
 
-def test_another_network_or_code_makes_the_set_anew_and_drops_the_old(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["features", "pixels"])
+def test_a_damaged_block_is_made_again_and_no_other(trained, tmp_path, monkeypatch, kind):
+    which = made(trained, tmp_path)
+    read = {"features": shards.features, "pixels": shards.pixels}[kind]
+    before, file = read(which, tmp_path), which.folder(tmp_path) / f"8-8-{kind}.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(InputError, match="8 ... 15 are missing"):
+        read(which, tmp_path)
+    sample, asked = sampling.sample, []
+    monkeypatch.setattr(sampling, "sample", lambda *a, first: asked.append(first) or sample(*a, first=first))
+    with pytest.warns(UserWarning, match="damaged .* made again"):
+        made(trained, tmp_path)
+    assert asked == [8] and torch.equal(read(which, tmp_path), before)
+
+
+def test_another_network_or_code_makes_the_set_anew_and_drops_the_old(trained, tmp_path, monkeypatch, capsys):
     old = made(trained, tmp_path).folder(tmp_path)
     other = made(trained, tmp_path, steps=3).folder(tmp_path)
+    assert "Deleting" not in capsys.readouterr().out
     monkeypatch.setattr(shards, "sampling_code", lambda: "0" * 64)
     new = made(trained, tmp_path).folder(tmp_path)
     assert new != old and new.is_dir() and other.is_dir() and not old.exists()
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Deleting")]
+    assert str(old) in said and "another network, diffusion or code" in said
+
+
+def test_one_networks_weights_with_another_diffusion_are_another_set(trained, tmp_path):
+    path, network = trained
+    card = {"dataset": "mnist", "seed": 0, "variant": ""}
+    sets, other = [], Diffusion("linear", 1000, "epsilon")
+    for number, diffusion in enumerate((DIFFUSION, other)):
+        place = tmp_path / str(number) / path.name
+        checkpoints.save(place, network, {**card, "diffusion": diffusion.settings()})
+        sets.append(shards.Samples(place, "ddpm", 2, 3, 4))
+        shards.make(sets[-1], tmp_path, network, diffusion)
+    assert sets[0].folder(tmp_path) != sets[1].folder(tmp_path)
+    with pytest.raises(InputError, match="trained with the diffusion .*'linear'.*of its own card"):
+        shards.make(sets[1], tmp_path, network, DIFFUSION)
 
 
 def test_a_shard_that_there_is_not_is_refused(trained, tmp_path):
