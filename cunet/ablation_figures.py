@@ -6,19 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from .figures import MARKERS, PAGE, colour, label, style
 
 MEASURES = {"fd": "FD-AlexNet", "lpips": "LPIPS, denoised", "loss": "validation loss"}
-DISTURBANCES = {
-    "level": "noise level told,\nover the true one",
-    "input": "further noise,\nstandard deviation",
-    "impulses": "share of the pixels\nblack or white",
-    "weights": "noise of the weights,\nrelative",
+SHORT = {
+    "level": "noise level told ×",
+    "input": "further noise",
+    "impulses": "impulses",
+    "weights": "noise of weights",
 }
 # ticks of an axis of factors: a short one, and any other
 CLOSE = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2)
@@ -38,7 +38,7 @@ def contributions(frame: pd.DataFrame) -> Figure:
     """
     models = list(dict.fromkeys(frame.model))
     with style():
-        figure = Figure(figsize=(PAGE, 0.3 * len(models) + 1.1))
+        figure = Figure(figsize=(PAGE, 0.36 * len(models) + 1.2))
         panels = figure.subplots(1, len(MEASURES), sharey=True)
         for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
             rows = frame[frame.measure == measure]
@@ -50,11 +50,14 @@ def contributions(frame: pd.DataFrame) -> Figure:
                 axes.tick_params(axis="x", labelsize=7)
             for row in rows.itertuples():
                 at, hue = models.index(row.model), colour(row.model)
-                axes.plot((row.low, row.high), (at, at), color=hue, lw=1.6)
                 filled = hue if row.over == "training seeds" else "white"
-                axes.plot(row.percent, at, MARKERS.get(row.model, "o"), mfc=filled, mec=hue, ms=5)
+                reach = ([max(row.percent - row.low, 0)], [max(row.high - row.percent, 0)])
+                axes.errorbar([row.percent], [at], xerr=reach, marker=MARKERS.get(row.model, "o"), color=hue,
+                              mfc=filled, ms=5, lw=1.6, capsize=3)  # fmt: skip
+                axes.annotate(f"{row.percent:+.0f} %", (row.percent, at), (0, 5), ha="center", fontsize=6.5,
+                              color=hue, textcoords="offset points")  # fmt: skip
             axes.axvline(0, color="0.4", lw=0.8)
-            axes.margins(x=0.12)
+            axes.margins(x=0.2)
             axes.set(title=title, ylim=(len(models) - 0.5, -0.5))
         panels[0].set_yticks(range(len(models)), [label(model) for model in models])
         figure.supxlabel(
@@ -70,39 +73,54 @@ def _thousands(value: float, _) -> str:
 
 
 def growths(frame: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """By what factor errors grow: a row of panels a task, a column a disturbance, a line a network.
+    """By what factor the second network's error grows, over the first's: a panel a task, a line a setting.
 
-    frame: of `robustness.compared`, for one data set. names: the two networks. A ring: the network in
-    whose favour the paired test decides.
+    frame: of `robustness.compared`, for one data set. names: the two networks. Bars: 95 %. Filled and in
+    a network's colour: the paired test decides for it. On the right, in grey, the two factors themselves.
     """
-    tasks, kinds = list(dict.fromkeys(frame.task)), list(dict.fromkeys(frame.kind))
+    tasks = list(dict.fromkeys(frame.task))
+    settings = list(dict.fromkeys(zip(frame.kind, frame.strength, strict=True)))
     with style():
-        figure = Figure(figsize=(PAGE, 1.35 * len(tasks) + 0.75))
-        grid = figure.subplots(len(tasks), len(kinds), sharey="row", squeeze=False)
-        for line, task in zip(grid, tasks, strict=True):
-            for axes, kind in zip(line, kinds, strict=True):
-                rows = frame[(frame.task == task) & (frame.kind == kind)].sort_values("strength")
-                _growth(axes, rows, names)
-            line[0].set_ylabel(ERRORS[task])
-            _factors(line[0].yaxis)
-        for axes, kind in zip(grid[-1], kinds, strict=True):
-            axes.set_xlabel(DISTURBANCES[kind], fontsize=7)
-        handles, texts = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside upper center", ncols=len(names), fontsize=7)
-        figure.supylabel("error, over the undisturbed one", fontsize=8.5)
+        figure = Figure(figsize=(PAGE, 0.24 * len(settings) + 1.5))
+        panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+        for axes, task in zip(panels, tasks, strict=True):
+            for row in frame[frame.task == task].itertuples():
+                at = settings.index((row.kind, row.strength))
+                ahead = {"first": names[0], "second": names[1]}.get(row.ahead)
+                hue = colour(ahead) if ahead else "0.5"
+                reach = ([row.ratio - row.low], [row.high - row.ratio])
+                axes.errorbar([row.ratio], [at], xerr=reach, color=hue, mfc=hue if ahead else "white", lw=1.2,
+                              marker=MARKERS.get(ahead, "o"), ms=5, capsize=2)  # fmt: skip
+                axes.annotate(f"{row.first:.2g} / {row.second:.2g}", (1, at), (-2, 0), ha="right",
+                              va="center", xycoords=("axes fraction", "data"), textcoords="offset points",
+                              fontsize=6, color="0.45")  # fmt: skip
+            axes.axvline(1, color="0.4", lw=0.8, zorder=0)
+            axes.set(xscale="log", title=ERRORS[task].replace("\n", " "), ylim=(len(settings) - 0.4, -0.6))
+            mine = frame[frame.task == task]
+            low, high = min(mine.low.min(), 0.9), max(mine.high.max(), 1.1)
+            axes.set_xlim(low / 1.05, high * (high / low) ** 0.45)  # room for the factors
+            axes.tick_params(axis="x", labelsize=7)
+            _factors(axes.xaxis)
+        panels[0].set_yticks(range(len(settings)), [f"{SHORT[kind]} {x:g}" for kind, x in settings])
+        figure.supxlabel(
+            f"growth of the error, {label(names[1])} over {label(names[0])} (grey: growth of"
+            f" {label(names[0])} / of {label(names[1])})",
+            fontsize=7.5,
+        )
+        handles = [
+            Line2D(
+                [],
+                [],
+                ls="",
+                marker=MARKERS.get(name, "o"),
+                color=colour(name),
+                label=f"{label(name)} is more robust",
+            )
+            for name in names
+        ]
+        handles.append(Line2D([], [], ls="", marker="o", mfc="white", color="0.5", label="undecided"))
+        figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=7)
     return figure
-
-
-def _growth(axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
-    at = np.arange(len(rows))
-    for which, name in zip(("first", "second"), names, strict=True):
-        axes.plot(at, rows[which], color=colour(name), marker=MARKERS.get(name, "o"), label=label(name))
-        ahead = rows.ahead.to_numpy() == which
-        axes.plot(at[ahead], rows[which][ahead], "o", ms=10, mfc="none", mec=colour(name))
-    axes.axhline(1, color="0.4", lw=0.8)
-    axes.set_xticks(at, [f"{strength:g}" for strength in rows.strength])
-    axes.set(yscale="log", xlim=(-0.4, len(rows) - 0.6))
-    axes.margins(y=0.25)
 
 
 def _factors(axis) -> None:

@@ -69,9 +69,13 @@ def command(key: Key, size: str, like: Mapping, folder: Path) -> str:
 
 
 def unequal(card: Mapping, full: Mapping) -> str:
-    """In words, what else than network and seed sets two trainings apart; empty if nothing does."""
-    config = recipe.configure({**card["recipe"], "model": full["model"], "seed": full["seed"]})
-    return config.changes({**full["recipe"], "model": full["model"], "seed": full["seed"]})
+    """In words, what else than network and seed sets two trainings apart; empty if nothing does.
+
+    A setting that a card does not have, since it came later, had its default.
+    """
+    alike = {"model": full["recipe"]["model"], "seed": full["recipe"]["seed"]}
+    one, other = (recipe.configure({**each["recipe"], **alike}) for each in (card, full))
+    return one.changes(other.model_dump())
 
 
 class Held(nn.Module):

@@ -216,3 +216,20 @@ def weigh(frame: pd.DataFrame) -> dict[str, int]:
     ahead = frame.ahead
     counted = {"confirmed": ahead == "second", "contradicted": ahead == "first"}
     return {name: int(found.sum()) for name, found in counted.items()} | {"settings": len(frame)}
+
+
+def reason(value: Mapping[str, int], continuous: float, discrete: float) -> str:
+    """In words, whether the stretch of the two networks goes with their robustness; whatever came out.
+
+    value: of `weigh`. continuous, discrete: each network's largest norm of the Jacobian, noisy image to
+    recovered image.
+    """
+    lead = value["confirmed"] - value["contradicted"]
+    text = (
+        "the paper argues from a bound on the flow. From noisy to recovered image, the largest norm of the"
+        f" Jacobian found is {continuous:.2f} for the cU-Net and {discrete:.2f} for the U-Net"
+    )
+    if continuous == discrete or not lead:
+        return f"{text}; neither network is ahead in both, so that this explains nothing"
+    agrees = "also" if (continuous < discrete) == (lead > 0) else "not"
+    return f"{text}: the network that stretches less is {agrees} the one whose error grows less more often"

@@ -13,15 +13,21 @@ def test_contributions_have_a_panel_a_measure_and_a_line_a_network():
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(ablation_figures.MEASURES.values())
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == ["cU-Net, no attention", "cU-Net, no residuals"]
-    assert all(len(axes.lines) == 5 for axes in figure.axes)
+    assert all(len(axes.containers) == 2 and len(axes.texts) == 2 for axes in figure.axes)
 
 
-def test_growths_mark_the_network_that_is_ahead():
-    row = dict(task="one call", kind="level", first=1.2, second=1.1, ahead="second")
-    frame = pd.DataFrame([row | {"strength": 0.7}, row | {"strength": 1.4, "ahead": ""}])
+def test_growths_have_a_line_a_setting_and_fill_where_a_network_is_ahead():
+    row = dict(task="one call", kind="level", first=1.2, second=1.1, ratio=0.92, low=0.9, high=0.95)
+    other = row | {"strength": 1.4, "ahead": "", "task": "one call"}
+    frame = pd.DataFrame([row | {"strength": 0.7, "ahead": "second"}, other])
     (axes,) = ablation_figures.growths(frame, ("unet", "cunet")).axes
-    rings = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
-    assert [line.get_ydata().tolist() for line in rings] == [[], [1.1]]
+    points = [one.lines[0] for one in axes.containers]
+    assert [line.get_markerfacecolor() for line in points] == ["#D55E00", "white"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        "noise level told × 0.7",
+        "noise level told × 1.4",
+    ]
+    assert [text.get_text() for text in axes.texts] == ["1.2 / 1.1"] * 2
 
 
 def test_stretch_and_readings_have_a_line_a_network():

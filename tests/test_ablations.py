@@ -34,13 +34,16 @@ def test_the_command_trains_by_the_recipe_of_the_network_to_be_compared_with(tmp
     given |= {"seed": int(given["seed"]), "images": int(given["images"])}
     config = recipe.configure(given | parameters.assignments([v for name, v in options if name == "--set"]))
     assert (config.model, config.seed) == ("cunet-nores", 2)
-    assert not config.changes({**like, "model": config.model, "seed": config.seed})
+    expected = recipe.configure({**like, "model": config.model, "seed": config.seed})
+    assert not config.changes(expected.model_dump())
 
 
 def test_trainings_that_differ_in_more_than_network_and_seed_are_told_apart():
     one = {"model": "cunet", "seed": 0, "recipe": recipe.TrainConfig().model_dump()}
     other = {"model": "unet", "seed": 1, "recipe": recipe.TrainConfig(model="unet", seed=1).model_dump()}
     assert not ablations.unequal(other, one)
+    older = {name: value for name, value in one["recipe"].items() if name != "clip"}  # a card of before it
+    assert not ablations.unequal(other, one | {"recipe": older})
     other["recipe"]["images"] = 5
     assert "images was 200000 and is now 5" in ablations.unequal(other, one)
 

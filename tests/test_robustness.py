@@ -139,3 +139,15 @@ def test_growth_is_a_factor_of_pairs():
 def test_unknown_kinds_and_strengths_out_of_range_are_refused(kind, strength):
     with pytest.raises(InputError, match="kind of disturbance|strength="):
         robustness.disturb(Gaussian(), DIFFUSION, kind, strength)
+
+
+def test_the_reason_follows_from_the_numbers():
+    ahead = dict(confirmed=5, contradicted=2, settings=9)
+    behind = dict(confirmed=2, contradicted=5, settings=9)
+    for value, norms, word in (
+        *((ahead, (4, 8), "also"), (ahead, (8, 4), "not")),
+        *((behind, (8, 4), "also"), (behind, (4, 8), "not")),
+    ):
+        assert f"is {word} the one" in robustness.reason(value, *norms)
+    even = dict(confirmed=2, contradicted=2, settings=9)
+    assert "explains nothing" in robustness.reason(even, 4, 8) and "4.00" in robustness.reason(even, 4, 8)
