@@ -237,3 +237,32 @@ def saved_work(frame: pd.DataFrame, floor: Distances) -> Figure:
         panels[0].set_ylabel("KID-AlexNet / 0.001 (lower is better)")
         _legend(figure, panels)
     return figure
+
+
+def guidance(frame: pd.DataFrame, floor: Distances, real: float) -> Figure:
+    """Left: share of images of the class asked for; right: distance; against the guidance scale.
+
+    frame: columns model, scale, right, right_low, right_high, kid, kid_low, kid_high. floor: of real images,
+    a band. real: the share that the classifier gets right of real images, 0 ... 1.
+    """
+    models = list(dict.fromkeys(frame["model"]))
+    reach = max(frame.scale.max() - frame.scale.min(), 1)
+    with figures.style():
+        figure = Figure(figsize=(figures.PAGE, 2.9))
+        left, right = figure.subplots(1, 2)
+        left.axhline(100 * real, color="0.5", ls=":", lw=1, label="real images")
+        right.axhspan(*floor.interval, color="0.85", lw=0)
+        for number, model in enumerate(models):
+            some = frame[frame.model == model].sort_values("scale")
+            at = some.scale + 0.008 * reach * (2 * number - len(models) + 1)
+            look = dict(marker=figures.MARKERS.get(model, "o"), color=figures.colour(model), ms=4, lw=1.2)
+            look |= dict(elinewidth=0.9, capsize=2, label=figures.label(model))
+            for axes, of, unit in ((left, "right", 100), (right, "kid", 1)):
+                value, low, high = (unit * some[of + end] for end in ("", "_low", "_high"))
+                axes.errorbar(at, value, ((value - low).clip(lower=0), (high - value).clip(lower=0)), **look)
+        left.set(xlabel="guidance scale s", ylabel="of the class asked for, %", ylim=(0, 105))
+        right.set(xlabel="guidance scale s", ylabel="KID-AlexNet / 0.001 (lower is better)")
+        right.set_yscale("symlog", linthresh=LINEAR)
+        _distance_ticks(right, frame)
+        left.legend(fontsize=7, loc="lower right")
+    return figure

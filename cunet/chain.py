@@ -226,9 +226,10 @@ def check(plan: Plan, data: bool = True) -> list[str]:
 
 
 def _names(parameters: dict[str, Any], kind: str) -> list[str]:
-    """What a job's parameters `dataset` and `datasets` (or of another kind) name."""
+    """What a job's `dataset` and `datasets` (or of another kind) name; with networks, `further` too."""
     one, several = parameters.get(kind), parameters.get(f"{kind}s") or []
-    return [*([one] if one else []), *several]
+    further = parameters.get("further") or [] if kind == "model" else []
+    return [*([one] if one else []), *several, *further]
 
 
 def _needs(stem: str, named: dict[str, list[str]]) -> tuple[str, ...]:

@@ -169,6 +169,14 @@ def find(name: str, root: str | Path | None = None) -> None:
         raise InputError(f"Unknown data set {name!r}; expected one of {', '.join(DATASETS)}.")
 
 
+def class_names(name: str) -> tuple[str, ...]:
+    """What the labels 0, 1, ... of a data set stand for; empty where an image has no single class."""
+    if name == "mnist":
+        return tuple("0123456789")
+    styles = tuple(drawn.RECIPES[name]["styles"]) if name in drawn.RECIPES else ()
+    return styles if len(styles) > 1 else ()
+
+
 def read_idx(content: bytes) -> np.ndarray:
     """Array from the content of an IDX file of bytes (magic 0, 0, 8, rank; big-endian sizes; data).
 

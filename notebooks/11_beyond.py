@@ -35,7 +35,7 @@ size = "laptop"  # of the networks
 datasets = ["mnist"]  # data sets; all but the accelerations takes the first
 models = ["unet", "cunet"]  # the network compared with, and the one that is
 seeds = [0]  # training seeds; the first is used here
-further = ["cunet-randomdepth"]  # continuous networks that section 5 looks at besides, where they are there
+further = ["cunet-randomdepth", "unet@classes=10", "cunet@classes=10"]  # of sections 5, 6, if there
 onnx = True  # whether the networks are written as ONNX, which takes a minute
 methods = ["ddpm", "analytic", "ddim", "dpmsolver++", "dpmsolver++sde", "unipc", "heun", "ddim-early",
            "dpmsolver++-early"]  # accelerations, names in cunet.accelerations.METHODS  # fmt: skip
@@ -55,6 +55,9 @@ reuse = [2, 3]  # deep blocks are computed at every 2nd, 3rd ... call
 ode_depths = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]  # multiples of the solver's own steps in section 5
 ode_levels = [50, 200, 500, 800]  # diffusion steps there
 ode_images = 16  # test images there
+scales = [0.0, 1.0, 2.0, 4.0]  # of the guidance in section 6; 0 ignores the class
+guided_images = 60  # a network and scale there
+guided_steps = 10  # DDIM steps there
 
 # %%
 # %matplotlib inline
@@ -76,6 +79,7 @@ from cunet import (
     export,
     figures,
     frechet,
+    guidance,
     likelihood,
     metrics,
     panel,
@@ -569,7 +573,7 @@ for m in models:
 # not depend on it lowers the loss at every draw. Where it was trained, it stands beside the other.
 
 # %%
-more, unseen = store.there(folder, size, [main], further, seeds[:1])
+more, unseen = store.there(folder, size, [main], [m for m in further if "@" not in m], seeds[:1])
 print("Not there, so left out:", ", ".join(unseen) or "none")
 solved = {second: pair[second]}
 for which, path in more.items():
@@ -606,7 +610,97 @@ for m, x in change.items():
 converged.round(4)
 
 # %% [markdown]
-# ## 6. Try it
+# ## 6. A class on demand
+#
+# Told in training what is in the picture, and now and then not, a network can answer both with the class $c$ and
+# without. Classifier-free guidance (Ho and Salimans 2022) takes the difference $s$ times:
+#
+# $$v = v_\theta(x_t, t) + s\, \big(v_\theta(x_t, t, c) - v_\theta(x_t, t)\big).$$
+#
+# **Does it work as well for the cU-Net, and what does it cost in quality?** Both networks went on from their released
+# weights, with a vector a class added to the embedding of the step. Whether an image is of its class is judged by a
+# linear classifier on AlexNet features, which has seen real images only; its score on real test images is the best that
+# can be hoped for.
+
+# %%
+told, untold = store.there(folder, size, datasets, [m for m in further if "classes=" in m], seeds[:1])
+print("Not there, so left out:", ", ".join(untold) or "none")
+rows, grids, judged_real = [], {}, {}
+for d in dict.fromkeys(which.dataset for which in told):
+    train, test = data.load(d, "train", side), data.load(d, "test", side)
+    count = min(reference_images, len(train))
+    probe = guidance.LinearProbe(frechet.dataset_features(train, count), train.labels[:count])
+    some = slice(0, min(2000, len(test)))
+    judged_real[d] = float((probe(frechet.features(test.batch(some))) == test.labels[some]).float().mean())
+    labels = torch.arange(guided_images) % len(data.class_names(d))
+    for which, path in [(w, p) for w, p in told.items() if w.dataset == d]:
+        one, card = store.load(path)
+        family = which.model.partition("@")[0]
+        for scale in scales:
+            images = guidance.sample(
+                one, labels, scale, Diffusion(**card["diffusion"]), steps=guided_steps, seed=seed
+            )
+            found_features = frechet.features(images)
+            right = (probe(found_features) == labels).float()
+            far = accelerations.distances(real[d], found_features, resamples, seed)
+            grids.setdefault(d, []).append((f"{figures.label(family)}\ns = {scale:g}", images[:10]))
+            rows.append(
+                dict(dataset=d, model=family, scale=scale)
+                | dict(
+                    zip(
+                        ("right", "right_low", "right_high"),
+                        metrics.bootstrap_interval(right, seed=seed),
+                        strict=True,
+                    )
+                )
+                | dict(kid=far.value, kid_low=far.interval[0], kid_high=far.interval[1])
+            )
+guided = pd.DataFrame(
+    rows,
+    columns=["dataset", "model", "scale", "right", "right_low", "right_high", "kid", "kid_low", "kid_high"],
+)
+guided.round(2)
+
+# %%
+caption = (
+    f"of {guided_images} samples of {guided_steps} DDIM steps against the guidance scale, 95 % over samples"
+)
+if len(guided):
+    run.save_table(
+        guided, "ext_guidance", f"Share of the asked class, and KID-AlexNet (thousandths), {caption}"
+    )
+for d in grids:
+    picture = beyond_figures.guidance(guided[guided.dataset == d], floor[d], judged_real[d])
+    run.save_figure(
+        picture,
+        f"ext_guidance_{d}",
+        f"Left: share of the asked class, {d}; right: distance to real images; {caption}",
+    )
+    display(picture)
+    sheet = figures.image_rows(grids[d], [data.class_names(d)[n] for n in labels[:10].tolist()])
+    run.save_figure(
+        sheet,
+        f"ext_guided_samples_{d}",
+        f"A column a class asked for, {d}, from one noise: a row a network and scale",
+    )
+    display(sheet)
+
+# %%
+for d in grids:
+    for m, of in guided[guided.dataset == d].groupby("model", sort=False):
+        best = of.loc[of.right.idxmax()]
+        unguided = of.loc[(of.scale - 1).abs().idxmin()]
+        rows_beyond.append(
+            dict(id="ext_guidance", claim=f"{figures.label(m)}: images of the class asked for",
+                 measured=f"{100 * unguided.right:.0f} % at s = {unguided.scale:g}, {100 * best.right:.0f} % at s = {best.scale:g}"
+                          f" (real images {100 * judged_real[d]:.0f} %); KID-AlexNet {unguided.kid:.0f} and {best.kid:.0f} thousandths",
+                 spread=f"[{100 * unguided.right_low:.0f}, {100 * unguided.right_high:.0f}] and"
+                        f" [{100 * best.right_low:.0f}, {100 * best.right_high:.0f}] %, 95 % over samples",
+                 n=guided_images, dataset=d, size=size)
+        )  # fmt: skip
+
+# %% [markdown]
+# ## 7. Try it
 #
 # Turn a control, and the image is noised and denoised anew, here and now. In a report nobody can, so here are some
 # positions of the panel.
@@ -625,7 +719,7 @@ if panel.live():
     display(panel.Panel(test, pair, seed).widget)
 
 # %% [markdown]
-# ## 7. What the scorecard gets
+# ## 8. What the scorecard gets
 
 # %%
 longest = max(panel.denoise(test.batch([0]), setting, pair, seed).seconds for setting in settings)
@@ -646,6 +740,8 @@ result = run.save_result(
         "evaluations": {f"{m}/{how}": n for (m, how), n in evaluations.items()},
         "saved_work": saved.astype(object).where(saved.notna(), None).to_dict("records"),
         "inner_ode": by_depth,
+        "guidance": guided.to_dict("records"),
+        "classifier_on_real_images": judged_real,
         "mixture": {name: float(error.abs().max()) for name, error in by_trace.items()},
     },
     claims=rows_beyond,

@@ -66,3 +66,23 @@ def test_the_others_show_what_they_are_given():
     figure = beyond_figures.saved_work(work, FLOOR)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["U-Net", "cU-Net as described"]
     assert [len(axes.containers) for axes in figure.axes] == [1, 1]
+
+
+def test_guidance_is_shown_for_both_networks_beside_real_images():
+    rows = [
+        dict(
+            model=m,
+            scale=s,
+            right=0.5,
+            right_low=0.4,
+            right_high=0.6,
+            kid=300.0,
+            kid_low=200.0,
+            kid_high=400.0,
+        )
+        for m in ("unet", "cunet")
+        for s in (0.0, 1.0, 4.0)
+    ]
+    left, right = beyond_figures.guidance(pd.DataFrame(rows), FLOOR, 0.9).axes
+    assert len(left.containers) == len(right.containers) == 2
+    assert left.lines[0].get_ydata()[0] == 90

@@ -5,6 +5,7 @@ import graphlib
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -175,6 +176,21 @@ def test_released_checkpoints_are_inputs_of_the_training_jobs_that_read_them(tra
         inputs = chain.inputs(plan, plan.of(TRAINING)[0])
         assert sum("safetensors" in path for path in inputs) == count
         assert not any("-s4" in path for path in inputs)
+
+
+def test_released_networks_of_a_further_list_are_inputs_too(training, tmp_path, monkeypatch):
+    package = tmp_path / "cunet"
+    (package / "assets" / "checkpoints").mkdir(parents=True)
+    for name in ("mnist-unet@classes=10-laptop-s0", "mnist-cunet-laptop-s0"):
+        (package / "assets" / "checkpoints" / f"{name}.safetensors").touch()
+    monkeypatch.setattr(chain, "PACKAGE", package)
+    plan = prepared(("checkpoints=released",))
+    (job,) = plan.of("06_sampling")
+    source = training / "notebooks" / "06_sampling.py"
+    source.write_text(source.read_text() + "\nfolder = store.ASSETS\n")
+    of = dict(datasets=["mnist"], models=["unet"], further=["unet@classes=10"], seeds=[0], size="laptop")
+    found = [p for p in chain.inputs(plan, replace(job, parameters=of)) if p.endswith(".safetensors")]
+    assert [path.rsplit("/", 1)[-1] for path in found] == ["mnist-unet@classes=10-laptop-s0.safetensors"]
 
 
 def test_shards_wait_for_the_networks_and_the_notebook_for_the_shards(training):

@@ -149,3 +149,13 @@ def test_classes_that_the_data_do_not_have_are_refused(dataset, classes, tmp_pat
     monkeypatch.setattr(datasets, "load", lambda *_, **__: images)
     with pytest.raises(InputError, match="class"):
         training.train(recipe(dataset=dataset, model=f"cunet@classes={classes}"), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("name", ["mnist", "landscapes", "celeba"])
+def test_class_names_are_those_of_the_labels(name):
+    names = datasets.class_names(name)
+    if name == "mnist":
+        labels = datasets.load(name, "test", image_size=16).labels
+        assert len(names) == int(labels.max()) + 1 and names[7] == "7"
+    else:
+        assert names == ()
