@@ -2,7 +2,9 @@
 
 papermill_runs/reference/ holds what a reader wants of a run and git can carry: the executed notebooks, each
 below `slim.LIMIT`, figures as PNG, tables, the scorecard and the result files, without what the machine
-happened to use. It is written as a whole or not at all.
+happened to use. It is written as a whole or not at all: a run that lacks a notebook of the profile
+`reference`, or of the committed run that it would replace, is refused, and until the new one is in its place
+the old one is there or comes back.
 
 A result file carries, as `source`, a hash of the code that its notebook had when it ran. Where the code of
 today is another one, the committed result is out of date and has to be computed again. Where only words
@@ -16,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cunet import chain, notebook, pages, profiles, report, results_page, runs, slim
+from cunet import chain, notebook, pages, processes, profiles, report, results_page, runs, slim
 from cunet.errors import InputError
 from cunet.results_page import FOLDER
 
@@ -36,12 +38,26 @@ def publish(run_dir: str | Path) -> Path:
         Path of the committed run.
 
     Raises:
-        InputError: the run is the committed one, unfinished, of smoke size, made by hand or by other code
-            than the notebooks of now, or a notebook stays above `slim.LIMIT`; what was there stays.
+        InputError: the run is the committed one, unfinished, partial, of smoke size, made by hand or by other
+            code than the notebooks of now, a notebook stays above `slim.LIMIT`, the README's results cannot
+            be made of it, or another process is publishing; what was there stays.
     """
     run_dir, target = runs.resolve(run_dir), runs.resolve(FOLDER)
-    results = _finished(run_dir, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with processes.locked(target.parent / ".locks" / "publish.lock", f"{FOLDER}"):
+        _recover(target)
+        return _replace(target, run_dir, _finished(run_dir, target))
+
+
+def _recover(target: Path) -> None:
+    """Put back the committed run that a killed publisher had moved away, and clear what it left."""
+    for folder in target.parent.glob(".publish-*"):
+        if (folder / "old").is_dir() and not target.exists():
+            (folder / "old").rename(target)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(target: Path, run_dir: Path, results: dict[str, dict]) -> Path:
+    """Write the run beside the committed one, then exchange the two."""
     with tempfile.TemporaryDirectory(prefix=".publish-", dir=target.parent) as folder:
         new, old = Path(folder) / "new", Path(folder) / "old"
         for name in ("executed", "figures", "tables", "results"):
@@ -53,9 +69,15 @@ def publish(run_dir: str | Path) -> Path:
         ):
             if path.is_file():
                 shutil.copy(path, new / path.name)
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
+        results_page.block(new)
+        try:
+            if target.exists():
+                target.rename(old)
+            new.rename(target)
+        except BaseException:  # the folder of both is about to be deleted
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
     return target
 
 
@@ -76,6 +98,18 @@ def _finished(run_dir: Path, target: Path) -> dict[str, dict]:
             raise InputError(
                 f"{name} is unfinished: it lacks {job.name}. The command that started the run goes on."
             )
+    if any(runs.SCORECARD in result["outputs"]["tables"] for result in results.values()):
+        for kind in ("csv", "md"):
+            _read(run_dir / f"{runs.SCORECARD}.{kind}")
+    wanted = set(profiles.load(PROFILE).notebooks)
+    if target.is_dir():  # a damaged result there is no reason not to replace it
+        files = (target / "results").glob("*.json")
+        wanted |= {stem for file in files if chain.source(stem := _stem(file)).is_file()}
+    if lacking := sorted(wanted - {result["notebook"] for result in results.values()}):
+        raise InputError(
+            f"{name} is partial: of the profile {PROFILE} and the committed run it lacks "
+            f"{', '.join(lacking)}. Publish a run of all notebooks: make reference."
+        )
     wrong = [job for job, result in results.items() if result.get("source") != _code(result["notebook"])]
     if wrong:
         raise InputError(
@@ -83,6 +117,14 @@ def _finished(run_dir: Path, target: Path) -> dict[str, dict]:
             "hand. The command that started the run brings it up to date."
         )
     return results
+
+
+def _stem(file: Path) -> str:
+    """The notebook of a result file; empty if it cannot be read."""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["notebook"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _code(stem: str) -> str:

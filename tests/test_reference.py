@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from cunet import chain, notebook, profiles, publish, results_page, runs, slim
+from cunet import chain, notebook, processes, profiles, publish, results_page, runs, slim
 from cunet.errors import InputError
 
 HEADER = (ROOT / "notebooks" / "00_start_here.py").read_text(encoding="utf-8").split("# %%")[0]
@@ -193,6 +193,76 @@ def test_a_run_that_must_not_be_published_is_refused_and_the_committed_one_stays
     with pytest.raises(InputError, match=message):
         publish.publish("papermill_runs/mine")
     assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_run_without_a_notebook_of_the_reference_profile_or_of_the_committed_run_is_refused(
+    root, published
+):
+    before = content(published)
+    profile = root / "papermill_runs" / "profiles" / "reference.yaml"
+    shutil.copy(root / "notebooks" / "04_networks.py", root / "notebooks" / "06_more.py")
+    profile.write_text(PROFILE + "  06_more:\n")
+    with pytest.raises(InputError, match="mine is partial: .* it lacks 06_more. .* make reference"):
+        publish.publish("papermill_runs/mine")
+    assert content(published) == before
+    profile.write_text(PROFILE)
+    result = json.loads((published / "results" / "04_networks.json").read_text())
+    more = published / "results" / "06_more.json"
+    more.write_text(json.dumps(result | dict(job="06_more", notebook="06_more")))
+    with pytest.raises(InputError, match="mine is partial: .* it lacks 06_more"):
+        publish.publish("papermill_runs/mine")
+    assert more.is_file()
+    (root / "notebooks" / "06_more.py").unlink()  # what is no notebook any more need not be in it
+    publish.publish("papermill_runs/mine")
+    assert content(published) == before
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
+def test_the_committed_run_comes_back_when_the_new_one_cannot_take_its_place(published, monkeypatch, error):
+    (published / "old.txt").write_text("the old one")
+    before, rename = content(published), Path.rename
+
+    def failing(self, where):
+        if self.name == "new":
+            raise error
+        return rename(self, where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises(type(error)):
+            publish.publish("papermill_runs/mine")
+    assert content(published) == before and not list(published.parent.glob(".publish-*"))
+
+
+def test_the_committed_run_comes_back_after_a_kill_between_the_two_renames(published):
+    before = content(published)
+    (folder := published.parent / ".publish-killed").mkdir()
+    published.rename(folder / "old")
+    with pytest.raises(InputError, match="absent"):
+        publish.publish("papermill_runs/absent")
+    assert content(published) == before and not folder.exists()
+
+
+def test_a_second_publisher_is_refused_while_the_first_lives(published):
+    with processes.locked(published.parent / ".locks" / "publish.lock", "test"):
+        with pytest.raises(InputError, match="papermill_runs/reference"):
+            publish.publish("papermill_runs/mine")
+
+
+def test_a_run_of_which_the_readme_cannot_be_written_is_not_published(published, monkeypatch):
+    before = content(published)
+
+    def refuse(run_dir):
+        raise InputError(f"{run_dir.name} has no table 1")
+
+    monkeypatch.setattr(results_page, "block", refuse)
+    with pytest.raises(InputError, match="no table 1"):
+        publish.publish("papermill_runs/mine")
+    assert content(published) == before
 
 
 def test_the_committed_run_cannot_take_its_own_place(published):
