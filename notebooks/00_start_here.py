@@ -178,7 +178,8 @@ display(Markdown("\n".join(lines) if len(measured) else none))
 # | $x_0$, $x_t$ | clean image, and image at step $t$, in [-1, 1]; inside a block $x$ is the position | `x0`, `x` |
 # | $\epsilon$ | the noise in $x_t$, from $\mathcal N(0, I)$ | `noise`, `epsilon` |
 # | $L$ | noise level: how many steps of noise an image has, so that $t = L - 1$ (08, 09) | `level` |
-# | $\sigma_L$ | standard deviation of the noise at level $L$, once the image is back at full contrast: $x_t/\sqrt{\bar\alpha_t} = x_0 + \sigma_L\,\epsilon$, which is also called $y$ | `noise_std` |
+# | $\sigma_L$ | standard deviation of the noise at level $L$, once the image is back at full contrast: $x_t/\sqrt{\bar\alpha_t} = x_0 + \sigma_L\,\epsilon$ | `noise_std` |
+# | $y$ | a noisy image at full contrast, $x_t/\sqrt{\bar\alpha_t}$ (03, 08); in 05 what the network is asked for | `noisy`, `target` |
 # | $\sigma_t$ | standard deviation of the fresh noise in one step back (03, 06) | `posterior_std` |
 # | $\beta_t$, $\alpha_t = 1 - \beta_t$ | variance that one step adds, share of the signal's that it keeps | `betas`, `alphas` |
 # | $\bar\alpha_t$ | product of the $\alpha$'s up to $t$ | `alphas_cumprod` |

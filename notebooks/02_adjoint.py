@@ -405,7 +405,7 @@ adjoint_times = cost.time_interleaved(
 )
 cost_ratio = macs["second order"] / macs["first order"]
 assert cost_ratio > 1.1
-print({name: f"{m / macs['force']:.2f} times the force" for name, m in macs.items()})
+print("; ".join(f"{name}: {m / macs['force']:.2f} times the force" for name, m in macs.items()))
 print(
     f"second order against first: {cost_ratio:.2f} times the multiply-accumulates, {adjoint_times.ratios['second order']:.2f} times the time"
 )

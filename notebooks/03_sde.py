@@ -929,4 +929,4 @@ common = {"dataset": "Gaussian mixture", "size": "2-D", "n": points}
 result = run.save_result(values, claims=[c18 | common, c26 | common])
 
 # %%
-Markdown(scorecard.conclusion(run.result(job)))
+Markdown(scorecard.conclusion(result))

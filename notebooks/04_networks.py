@@ -361,8 +361,8 @@ with torch.no_grad():
 (x, v), (moved, _) = z.chunk(2, dim=1), moved.chunk(2, dim=1)
 order_gap["cunet-released"] = gap(moved, x, v, h)
 derivative.float()
-print({name: f"{value:.2g}" for name, value in order_gap.items()})
 assert order_gap["cunet"] < 1e-4
+pd.Series(order_gap, name="distance of dx/ds from v, as a share of v").map("{:.2g}".format).to_frame()
 
 # %% [markdown]
 # **Told the step, told the noise.** A denoiser has to know how noisy its input is: from the diffusion step $t$, or
@@ -450,8 +450,9 @@ try:
     refusal = None
 except ValueError as error:
     refusal = str(error)
-print(adjoint, "|", refusal)
 assert adjoint["cunet, gradient='adjoint'"] and not adjoint["cunet-released"] and refusal
+print("The switch turned on:", refusal)
+pd.Series(adjoint, name="the adjoint is in the graph").to_frame()
 
 # %% [markdown]
 # ## 7. Result
@@ -474,6 +475,8 @@ width_is_ours = (
     "the paper gives no widths: how small the network as described is, is our choice, so its verdict says what this"
     " repository's network costs; the paper's claim is about the network *as released*"
 )
+
+# %%
 claims = []
 for name, whose in cost_of.items():
     total, gmac = counts.parameters[name], counts.macs[name] / 1e9
@@ -486,6 +489,8 @@ claims[-1]["why"] = (
     "the MB of table 5 follow from the number of parameters alone; what a step holds in memory also depends on"
     f" activations, which shrink with the width and not with its square (batches of {memory_batch} here)"
 )
+
+# %%
 made = [module.evaluations for module in networks["cunet"].modules() if isinstance(module, ODEBlock)]
 each_block = " to ".join(str(n) for n in sorted({min(made), max(made)}))
 as_counted = theirs.gmac_convolutions[1] / theirs.gmac_convolutions[0]
