@@ -4,6 +4,10 @@
     several, one machine       torchrun --standalone --nproc-per-node D -m cunet.training
     several machines           srun, which starts a torchrun on each machine of this Slurm job
 
+A job of Snakemake's is a step of the Slurm job already, which holds all processors of its machine. A further
+step would wait for that one to end, so it asks to share them (`--overlap`): one task a machine, with as many
+processors as the job has there (`--cpus-per-task`), bound to none of them.
+
 The processes form a group for Fabric's DDP (NCCL between GPUs, gloo between CPUs). Each draws the numbers of
 the whole batch and computes its own share by index, so that the sequence of batches, and the loss curve up to
 rounding, are those of one process (`cunet.recipe`). If one of them dies, torchrun ends the others: they wait
@@ -12,6 +16,7 @@ saved state, and may do so with another number of devices.
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -91,8 +96,16 @@ def command(config: TrainConfig, settings: Path, out: Path) -> list[str]:
     first, count = PORTS
     meeting = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-id={job}"]
     meeting += [f"--rdzv-endpoint={socket.gethostname()}:{first + int(job) % count}"]
-    srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    srun = ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    srun += [f"--cpus-per-task={cores}"] if (cores := _cores_a_machine()) else []
+    srun += ["--cpu-bind=none", "--kill-on-bad-exit=1"]
     return [*srun, *python, *torchrun, *meeting, "-m", *train]
+
+
+def _cores_a_machine() -> int:
+    """Processors that this Slurm job has on each of its machines, the fewest; 0 if Slurm does not say."""
+    text = re.sub(r"\(x\d+\)", "", os.environ.get("SLURM_JOB_CPUS_PER_NODE", ""))  # "16(x2),8"
+    return min((int(count) for count in text.split(",") if count.isdigit()), default=0)
 
 
 def _threads(config: TrainConfig) -> dict[str, str]:

@@ -197,8 +197,12 @@ def table(found: list[Need]) -> pd.DataFrame:
     )
 
 
-def resources(found: list[Need]) -> dict[str, dict[str, int]]:
-    """For a cluster: rule -> mem_mb, runtime (minutes) and GPUs of its largest job, with room to spare."""
+def resources(found: list[Need]) -> dict[str, dict[str, int | str]]:
+    """For a cluster: rule -> mem_mb, runtime (minutes) and GPUs of its largest job, with room to spare.
+
+    On several machines GPUs are asked for by machine (`gres`), since Slurm hands out a total as it likes, and
+    a task a machine where there are none, or it would take one machine for one task.
+    """
     asked: dict[str, dict[str, int]] = {}
     for need in found:
         mine = {"mem_mb": int(need.memory * SAFETY), "runtime": int(need.seconds / 60 * SAFETY) + LEAST}
@@ -206,7 +210,15 @@ def resources(found: list[Need]) -> dict[str, dict[str, int]]:
         mine |= {"nodes": need.nodes} if need.nodes > 1 else {}
         old = asked.setdefault(need.rule, mine)
         asked[need.rule] = {key: max(value, old.get(key, 0)) for key, value in {**old, **mine}.items()}
-    return asked
+    return {rule: _on_machines(mine) for rule, mine in asked.items()}
+
+
+def _on_machines(asked: dict[str, int]) -> dict[str, int | str]:
+    """What a rule asks for, said as Slurm understands it where it is for several machines."""
+    if asked.get("nodes", 1) == 1:
+        return asked
+    rest = {key: value for key, value in asked.items() if key != "gpu"}
+    return rest | ({"gres": f"gpu:{asked['gpu']}"} if "gpu" in asked else {"tasks": asked["nodes"]})
 
 
 def report(plan: Plan, jobs: int, gpus: int | None = None) -> str:

@@ -42,7 +42,13 @@ def test_several_machines_are_those_of_a_slurm_job_and_nothing_else(tmp_path, mo
         command(tmp_path, num_nodes=2)
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     asked = command(tmp_path, num_nodes=2, devices=4)
-    assert asked[:3] == ["srun", "--nodes=2", "--ntasks=2"]
+    options = asked[1 : asked.index("-m") - 1]
+    assert asked[0] == "srun" and {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1"} < set(options)
+    assert "--overlap" in options, "or it waits for the step that it is started from"
+    assert "--cpu-bind=none" in options and not any(word.startswith("--cpus-per-task") for word in options)
+    for said, cores in (("16(x2)", 16), ("16,8", 8), ("36(x2),24", 24)):
+        monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", said)
+        assert f"--cpus-per-task={cores}" in command(tmp_path, num_nodes=2)
     assert {"--nnodes=2", "--nproc-per-node=4", "--rdzv-id=123456"} < set(asked)
     assert any(word.startswith("--rdzv-endpoint=") and word.endswith(":23456") for word in asked)
 

@@ -141,7 +141,12 @@ def test_jobs_are_laid_out_as_the_chain_runs_them():
 def test_a_cluster_is_asked_for_twice_the_largest_job_of_a_rule():
     small, large = need("a", 600, memory=1000.0), need("a", 60, memory=3000.0, devices=8, nodes=2)
     asked = estimate.resources([small, large])["notebook_a"]
-    assert asked == {"mem_mb": 6000, "runtime": 2 * 10 + estimate.LEAST, "gpu": 8, "nodes": 2}
+    alone = {"mem_mb": 6000, "runtime": 2 * 10 + estimate.LEAST}
+    assert asked == alone | {"gres": "gpu:8", "nodes": 2}, "8 on each of two machines, not 8 in all"
+    one = need("a", 600, memory=3000.0, devices=8)
+    assert estimate.resources([one])["notebook_a"] == alone | {"gpu": 8}
+    none = need("a", 600, memory=3000.0, nodes=2)
+    assert estimate.resources([none])["notebook_a"] == alone | {"nodes": 2, "tasks": 2}
 
 
 def test_more_gpus_and_threads_take_less_time_and_the_same_work():
