@@ -268,7 +268,7 @@ def loss_curves(cards: Mapping[str, Mapping] | Sequence[tuple[str, Mapping]], zo
         panels[0].set(yscale="log", xlabel="thousands of images seen", ylabel="loss", title="at equal images")
         readable(panels[0].yaxis)
         checked = [loss for _, card in pairs for _, loss in card["validation"]]
-        if zoom and checked:
+        if zoom and len(checked) > len(pairs):  # one validation each is no curve
             low, high = min(checked), max(checked)
             margin = (high / low) ** 0.08
             panels[0].set_ylim(low / margin, high * margin)

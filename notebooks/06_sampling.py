@@ -153,8 +153,8 @@ for k in range(1, d.timesteps):
     for name, weight in lines.items():
         formula = (x - weight[k] * eps) / alpha.sqrt()
         worst[name] = max(worst[name], float((formula - mean).abs().max()))
-print({name: f"largest error {error:.1e}" for name, error in worst.items()})
 assert worst["Ho et al. (2020)"] < 1e-9 < 1 < worst["as printed"]
+pd.Series(worst, name="largest error of the mean").map("{:.1e}".format).to_frame()
 
 # %% [markdown]
 # The library has the corrected step (`cunet.sampling.ancestral_step`). **Check**, against diffusers' scheduler, with
@@ -381,11 +381,11 @@ values = {
     "device": sampling.device_name(device),
 }
 result = run.save_result(values, claims, inputs=paths.values())
+
 # %% [markdown]
 # ## What the paper says, what we measured, why they differ
 
 # %%
-
 found = result["values"]["equation_2"]
 display(Markdown(scorecard.conclusion(result)))
 display(

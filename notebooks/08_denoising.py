@@ -128,7 +128,8 @@ deviation = {
 }
 display(pd.DataFrame(deviation, index=pd.Index(levels, name="noise steps")).round(1))
 first_peak = {row.model: row.ssim_step / row.noise for row in paper.TABLE_3 if row.noise == max(levels)}
-print("Table 3's peak of SSIM at the highest level, as a share of the way:", first_peak)
+print("Table 3's peak of SSIM at the highest level, as a share of the way:")
+pd.Series(first_peak, name="share").rename({"unet": "U-Net", "cunet": "cU-Net"}).round(2).to_frame()
 
 # %% [markdown]
 # ## 2. The runs
@@ -542,6 +543,7 @@ def sides(rows, better):
     return text + f"{where['second'] or 'no level'}, undecided at {where[''] or 'no level'}"
 
 
+# %%
 claims, timed_claims = [], []
 for d in datasets:
     frame = compared[d]

@@ -279,7 +279,7 @@ ahead = pd.concat(
 )
 printed = ahead.assign(
     method=ahead.method.map(denoiser_tables.label),
-    undecided=[", ".join(map(denoiser_tables.label, tied)) or "-" for tied in ahead.undecided],
+    undecided=[" / ".join(map(denoiser_tables.label, tied)) or "-" for tied in ahead.undecided],
 ).set_index(["dataset", "walk", "noise"])
 run.save_table(printed, "ext_denoisers_leaders", "Lowest mean LPIPS by reading of the walk, and what is not told from it")
 printed.round(3)
@@ -399,7 +399,7 @@ def sentence(reading):
     """Who has the lowest mean LPIPS at each level, by one reading of the walk."""
     parts = []
     for row in (row for row in result["values"]["leaders"] if row["walk"] == reading):
-        tied = ", ".join(map(denoiser_tables.label, row["undecided"]))
+        tied = " / ".join(map(denoiser_tables.label, row["undecided"]))
         text = f"{row['dataset']} at {row['noise']}: {denoiser_tables.label(row['method'])}"
         text += f" {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         parts.append(text + (f", not told from {tied}" if tied else ""))
@@ -407,7 +407,7 @@ def sentence(reading):
 
 
 ratios = "; ".join(
-    f"{d} {f['ratio']:.0f} [{f['low']:.0f}, {f['high']:.0f}] times {denoiser_tables.label(f['slowest'])}"
+    f"{d} {f['ratio']:.3g} [{f['low']:.3g}, {f['high']:.3g}] times {denoiser_tables.label(f['slowest'])}"
     for d, f in result["timings"]["walk against the slowest"].items()
 )
 display(
