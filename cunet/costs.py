@@ -56,7 +56,7 @@ class Costs:
     def seconds(self, item: Item, amount: float) -> float:
         """Seconds of one thread that an amount of work takes."""
         if item.network is None:
-            return amount * self.other[item.kind]
+            return amount * self.other["feature" if item.kind == "made" else item.kind]
         kind = "train" if item.kind == "train" else "call"
         model, size, _ = item.network
         known = self.networks.get(model.partition("@")[0]) or self.networks["unet"]

@@ -23,9 +23,9 @@ from cunet.chain import Job, Plan
 from cunet.costs import Costs, load
 from cunet.errors import InputError
 from cunet.parameters import declaration
-from cunet.work import Work
+from cunet.work import Item, Work
 
-ON_GPU = ("train", "sample", "feature")  # kinds of work that a GPU takes over
+ON_GPU = ("train", "sample", "made")  # kinds of work that a GPU takes over
 STATE = 9 * 4  # bytes a parameter on disk while it is trained: two states of four copies each, a checkpoint
 TRAINED = 5 * 4  # and in memory: weights, gradient, Adam's two moments, the average
 PAGES = 2.0  # MB that a job leaves of notebook, figures and pages
@@ -54,23 +54,32 @@ class Need:
 def needs(plan: Plan, costs: Costs, gpus: int, threads: int) -> list[Need]:
     """What each job of a plan takes, the shards of samples included.
 
-    gpus: GPUs of a machine; 0: the processor does everything. threads: of a job.
+    gpus: GPUs of a machine; 0: the processor does everything. threads: of a job. Features of data sets that
+    several jobs read are counted with the first: it keeps them for the others.
     """
-    found = []
+    found, seen = [], set()
     declared = {stem: declaration(chain.source(stem)) for stem in plan.profile.notebooks}
     for job in plan.jobs:
         given = {**declared[job.notebook], **job.parameters}
-        amount, after = work.count(job.notebook, given), job.needs
-        if job.notebook == chain.SHARDED and plan.receipts:
-            share = Work({item: n for item, n in amount.items() if item.kind in ("sample", "feature")})
-            for name in plan.receipts:
-                part = Work({item: n / len(plan.receipts) for item, n in share.items()})
-                stem = name.rpartition("/")[2].removesuffix(".txt")
-                found.append(_need(stem, "samples", job, given, part, costs, gpus, threads, job.needs))
-            amount = Work({item: n for item, n in amount.items() if item not in share})
-            after = (*job.needs, *(need.name for need in found if need.rule == "samples"))
+        amount, after, kept = work.count(job.notebook, given), job.needs, 0.0
+        read = work.read(job.notebook, given)
+        amount = amount - Work({Item("feature"): sum(n for which, n in read.items() if which in seen)})
+        seen |= read.keys()
+        if job.notebook == chain.SHARDED:
+            drawn, kept = work.kept(given)
+            if shards_of := len(plan.receipts):
+                share = work.shared(given)
+                part = Work({item: n / shards_of for item, n in share.items()})
+                for name in plan.receipts:
+                    stem = name.rpartition("/")[2].removesuffix(".txt")
+                    mine = (costs, gpus, threads, job.needs, drawn / shards_of)
+                    found.append(_need(stem, "samples", job, given, part, *mine))
+                amount = amount - share
+                after = (*job.needs, *(need.name for need in found if need.rule == "samples"))
+            else:
+                kept += drawn
         rule = f"notebook_{job.notebook}"
-        found.append(_need(job.name, rule, job, given, amount, costs, gpus, threads, after))
+        found.append(_need(job.name, rule, job, given, amount, costs, gpus, threads, after, kept))
     return found
 
 
@@ -84,8 +93,9 @@ def _need(
     gpus: int,
     threads: int,
     after: tuple[str, ...],
+    kept: float,
 ) -> Need:
-    """What a job takes for an amount of work."""
+    """What a job takes for an amount of work; kept: bytes of samples on the disk."""
     on_gpu = Work({item: n for item, n in amount.items() if gpus and item.kind in ON_GPU})
     on_cpu = Work({item: n for item, n in amount.items() if item not in on_gpu})
     macs = {
@@ -105,7 +115,8 @@ def _need(
         gpu,
         memory,
         gpu_memory,
-        PAGES + _disk(given, amount),
+        PAGES
+        + (kept + sum(STATE * parameters(item.network) for item in amount if item.kind == "train")) / 2**20,
         devices,
         given.get("num_nodes", 1),
         after,
@@ -140,14 +151,6 @@ def activations(network: tuple[str, str, int]) -> float:
     return max(0.0, whole - 16 * parameters(network)) / 2
 
 
-def _disk(given: dict[str, Any], amount: Work) -> float:
-    """MB that a job needs on the disk: the state of its training, its samples' features and pixels."""
-    trained = sum(STATE * parameters(item.network) for item in amount if item.kind == "train")
-    images = sum(n for item, n in amount.items() if item.kind == "feature" and "samples" in given)
-    side = models.image_size(given["size"]) if "size" in given else 0
-    return (trained + images * 4 * 256 + (images and shards.KEPT * 3 * side**2)) / 2**20
-
-
 @functools.cache
 def parameters(network: tuple[str, str, int]) -> int:
     """Parameters of a network: (model, size, channels)."""
@@ -158,11 +161,13 @@ def parameters(network: tuple[str, str, int]) -> int:
 
 def data_disk(plan: Plan) -> float:
     """MB of the data sets that a run decodes or draws once, with their features."""
-    side, total = models.image_size(plan.profile.size), 0
-    for dataset in plan.profile.datasets:
+    side, total, read = models.image_size(plan.profile.size), 0, {}
+    for job in plan.jobs:
+        read |= work.read(job.notebook, {**declaration(chain.source(job.notebook)), **job.parameters})
+    for dataset in dict.fromkeys([*plan.profile.datasets, *(which[0] for which in read)]):
         train, test, channels = work.images(dataset)
-        total += (train + test) * channels * side**2 * (dataset != "mnist") + train * 4 * 256
-    return total / 2**20
+        total += (train + test) * channels * side**2 * (dataset != "mnist")
+    return (total + sum(read.values()) * work.FEATURES) / 2**20
 
 
 def duration(found: list[Need], jobs: int) -> float:

@@ -5,7 +5,8 @@ Work is counted in images that pass through a network, by kind:
     train     an image of a training step, forward and backward       on the GPU if there is one
     sample    an image of a network call in sampling or validation    on the GPU if there is one
     call      an image of a network call that a notebook makes itself on the processor
-    feature   an image through AlexNet, for FD-AlexNet                as `sample`
+    made      an image through AlexNet where it was sampled           as `sample`
+    feature   an image through AlexNet that a notebook has in memory  on the processor
     score     a pair of images for SSIM, PSNR and LPIPS               on the processor
     distance  a Frechet distance between given statistics             on the processor
     unit      what else a notebook does, in a measure of its own parameters (`UNITS`)
@@ -23,11 +24,14 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cunet import checkpoints, drawn, models
 from cunet.samplers import SAMPLERS
 from cunet.validation import VALIDATION_IMAGES
+
+if TYPE_CHECKING:
+    from cunet.synthesis import Draw
 
 IMAGES = {  # of the data sets: training and test images, channels
     "mnist": (60_000, 10_000, 1),
@@ -35,6 +39,8 @@ IMAGES = {  # of the data sets: training and test images, channels
     "lsun_church": (126_227, 300, 3),
 }
 DRAWN = (drawn.COUNTS["train"], drawn.COUNTS["test"], 3)  # of the drawn ones
+FEATURES = 4 * 256  # bytes of an image's features
+READERS = ("07_synthesis", "08_denoising", "10_ablations", "11_beyond")  # of a data set's kept features
 VARIANTS = 4  # protocols of denoising that notebook 08 compares
 STOPS = 8  # moments of a walk at which it takes distances
 FLOW = 70  # evaluations along the probability flow of notebook 11, each two calls and their gradient
@@ -66,8 +72,10 @@ def macs(network: tuple[str, str, int]) -> int:
 
 
 def count(notebook: str, given: dict[str, Any]) -> Work:
-    """The work of one job: a notebook's name, and all its parameters."""
+    """The work of one job: a notebook's name, and all its parameters; what it `read`s included."""
     work = _COUNTS[notebook](given) if notebook in _COUNTS else Work()
+    if found := read(notebook, given):
+        work[Item("feature")] += sum(found.values())
     if notebook in UNITS:
         work[Item("unit")] += UNITS[notebook](given)
     return work
@@ -89,16 +97,16 @@ def _sampling(of: dict[str, Any]) -> Work:
     """Notebook 06: who was told which step, one walk, and the samplers side by side."""
     channels, work = images(of["datasets"][0])[2], Work()
     for model in of["models"]:
-        work[Item("call", (model, of["size"], channels))] += of["error_images"] * len(of["told_steps"]) ** 2
-    last = Item("call", (of["models"][-1], of["size"], channels))
+        work[Item("sample", (model, of["size"], channels))] += of["error_images"] * len(of["told_steps"]) ** 2
+    last = Item("sample", (of["models"][-1], of["size"], channels))
     work[last] += 2 * of["steps"] + 3 * of["shown"] * sum(of["few_steps"])
     return work
 
 
-def _synthesis(of: dict[str, Any]) -> Work:
-    """Notebook 07: every training's sets of samples, their features, and their intervals.
+def _sets(of: dict[str, Any]) -> tuple[list[Draw], list[tuple[Draw, Draw]]]:
+    """Notebook 07's sets of samples, and those at the best steps, each with the set that it goes on from.
 
-    At which number of steps a network is best, and so makes more images, is not known before: the middle one.
+    At which number of steps a network is best is not known before: the middle one.
     """
     from cunet import synthesis
 
@@ -109,23 +117,94 @@ def _synthesis(of: dict[str, Any]) -> Work:
         found = {
             checkpoints.Trained(*which): Path(checkpoints.stem(*which[:2], of["size"])) for which in asked
         }
-    work, draws, sizes = Work(), synthesis.draws(of, found), {}
+    draws, best = list(dict.fromkeys(synthesis.draws(of, found))), []
     for which in (which for which in found if synthesis.leads(which, of)):
         lines = [
-            draw for draw in draws if draw.trained == which and draw.samples.sampler == of["samplers"][0]
+            one
+            for one in draws
+            if one.trained == which
+            and one.samples.sampler == of["samplers"][0]
+            and one.samples.seed == of["seed"]
         ]
         lines.sort(key=lambda draw: draw.samples.steps)
-        draws.append(synthesis.at_best(lines[0], lines[len(lines) // 2].samples.steps, of))
-    for one in {(draw.trained, draw.samples) for draw in draws}:
-        which, samples = one
-        calls = samples.count * SAMPLERS[samples.sampler].calls(samples.steps)
-        work[Item("sample", (which.model, of["size"], images(which.dataset)[2]))] += calls
-        work[Item("feature")] += samples.count
-        work[Item("distance")] += of["resamples"] + 1
-        sizes.setdefault(which.dataset, set()).add(samples.count)
-    for dataset, counts in sizes.items():
+        middle = lines[len(lines) // 2]
+        best.append((synthesis.at_best(middle, middle.samples.steps, of), middle))
+    return draws, best
+
+
+def _there(best: Draw, before: Draw) -> int:
+    """How many images of a set at the best steps the set that it goes on from has: its blocks, if whole."""
+    from cunet.shards import BLOCK
+
+    whole = before.samples.count == best.samples.count
+    return before.samples.count if whole else before.samples.count // BLOCK * BLOCK
+
+
+def _made(of: dict[str, Any], draw: Draw, count: int) -> Work:
+    """`count` images of a set, made and passed through AlexNet."""
+    which, samples = draw
+    network = (which.model, of["size"], images(which.dataset)[2])
+    calls = count * SAMPLERS[samples.sampler].calls(samples.steps)
+    return Work({Item("sample", network): calls, Item("made"): count})
+
+
+def shared(of: dict[str, Any]) -> Work:
+    """What of notebook 07's work shards do, if there are any: its sets, without those at the best steps."""
+    return sum((_made(of, draw, draw.samples.count) for draw in _sets(of)[0]), Work())
+
+
+def kept(of: dict[str, Any]) -> tuple[int, int]:
+    """Bytes that notebook 07's sets keep, features and first pixels: those of `shared`, and what is left."""
+    from cunet.shards import KEPT
+
+    def size(draw: Draw, there: int) -> int:
+        pixels = images(draw.trained.dataset)[2] * models.image_size(of["size"]) ** 2
+        count = draw.samples.count
+        return (count - there) * FEATURES + max(0, min(KEPT, count) - there) * pixels
+
+    draws, best = _sets(of)
+    return sum(size(one, 0) for one in draws), sum(size(one, _there(one, before)) for one, before in best)
+
+
+def read(notebook: str, of: dict[str, Any]) -> dict[tuple, int]:
+    """Images of data sets whose features a notebook reads: computed once, by the first that asks, and kept.
+
+    Returns which they are (data set, size, split, first, number) and how many.
+    """
+    if notebook not in READERS:
+        return {}
+    found = []
+    for dataset in of["datasets"]:
         train, test, _ = images(dataset)
-        work[Item("feature")] += min(of["reference_images"], train) + test + sum(counts)
+        limit = min(of["reference_images"], train)
+        counts = _counts(of, dataset) if notebook == "07_synthesis" else None
+        if counts == set():
+            continue  # there is no network of it
+        found.append((dataset, of["size"], "train", 0, limit))
+        if counts:
+            found.append((dataset, of["size"], "test", 0, test))
+            for count in sorted(counts):
+                more = min(count - test, train - limit)
+                found += [(dataset, of["size"], "train", limit, more)] if more > 0 else []
+    return {one: one[-1] for one in found}
+
+
+def _counts(of: dict[str, Any], dataset: str) -> set[int]:
+    """The sizes of notebook 07's sets of a data set, of which it takes floor and ceiling."""
+    found = {draw.samples.count for draw in _sets(of)[0] if draw.trained.dataset == dataset}
+    return {*found, of["best_samples"]} if found else set()
+
+
+def _synthesis(of: dict[str, Any]) -> Work:
+    """Notebook 07: every training's sets of samples, their features, and their intervals."""
+    draws, best = _sets(of)
+    work = shared(of)
+    for one, before in best:
+        work += _made(of, one, one.samples.count - _there(one, before))
+    work[Item("distance")] += (len(draws) + len(best)) * (of["resamples"] + 1)
+    for dataset in dict.fromkeys(draw.trained.dataset for draw in draws):
+        counts = _counts(of, dataset)
+        work[Item("feature")] += sum(counts)  # of pure noise
         work[Item("distance")] += 2 * len(counts)
     return work
 
@@ -145,11 +224,10 @@ def _denoising(of: dict[str, Any]) -> Work:
     )
     curve += of["mean_images"] * len(of["mean_levels"])
     for dataset in of["datasets"]:
-        train, _, channels = images(dataset)
+        channels = images(dataset)[2]
         for model in pair:
-            work[Item("call", (model, of["size"], channels))] += scored + curve
+            work[Item("sample", (model, of["size"], channels))] += scored + curve
             work[Item("score")] += scored / of["every"]
-        work[Item("feature")] += min(of["reference_images"], train)
         work[Item("feature")] += len(pair) * 2 * STOPS * of["tradeoff_images"]
         timed = 3 * sum(of["cost_images"]) * walks(of["stride_levels"], of["stride"])
         work[Item("call", (pair[-1], of["size"], channels))] += timed
@@ -164,7 +242,7 @@ def _denoisers(of: dict[str, Any]) -> Work:
     for dataset in of["datasets"]:
         for model in (of["models"][0], of["models"][-1]):
             first = of["images"] * len(levels)
-            work[Item("call", (model, of["size"], images(dataset)[2]))] += calls + first
+            work[Item("sample", (model, of["size"], images(dataset)[2]))] += calls + first
             work[Item("score")] += calls + first
     return work
 
@@ -179,12 +257,11 @@ def _ablations(of: dict[str, Any]) -> Work:
     held = len(of["held_steps"]) * of["loss_images"]
     read = 2 * of["rungs"] * (of["known_images"] + of["read_images"] * len(of["true_steps"])) + held
     for dataset in of["datasets"]:
-        train, _, channels = images(dataset)
+        channels = images(dataset)[2]
         networks = [(model, seed) for model in of["models"] for seed in of["seeds"]]
         if of["checkpoints"] == "released":
             found, _ = checkpoints.there(checkpoints.ASSETS, size, [dataset], of["models"], of["seeds"])
             networks = [(one.model, one.seed) for one in found]
-        work[Item("feature")] += min(of["reference_images"], train)
         for model in [m for m, _ in networks] + [m for m, _ in networks if m == full]:  # again, told one step
             item = Item("call", (model, size, channels))
             work[item] += of["samples"] * of["steps"] + of["images"] * walks + of["loss_images"]
@@ -205,12 +282,12 @@ def _beyond(of: dict[str, Any]) -> Work:
     work, pair = Work(), of["models"][:2]
     sets = [of["heun_calls"] if method == "heun" else of["calls"] for method in of["methods"]]
     for number, dataset in enumerate(of["datasets"]):
-        train, test, channels = images(dataset)
+        _, test, channels = images(dataset)
         networks = [Item("call", (model, of["size"], channels)) for model in pair]
         for network in networks:
             work[network] += of["samples"] * sum(map(sum, sets)) + 20 * 32  # the latter for Analytic-DPM
             work[Item("feature")] += of["samples"] * sum(map(len, sets))
-        work[Item("feature")] += min(of["samples"], test) + min(of["reference_images"], train)
+        work[Item("feature")] += min(of["samples"], test)
         if number:
             continue
         chains = {
@@ -224,6 +301,19 @@ def _beyond(of: dict[str, Any]) -> Work:
         solved = of["depth_images"] * of["depth_calls"] * sum(of["depths"])
         solved += of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
         work[networks[1]] += solved
+    if of["checkpoints"] == "released":
+        work += _told(of)
+    return work
+
+
+def _told(of: dict[str, Any]) -> Work:
+    """Images of a class, of networks that know classes and are there: two calls a step, one at scale 0."""
+    names, work = [name for name in of["further"] if "classes=" in name], Work()
+    for one in checkpoints.there(checkpoints.ASSETS, of["size"], of["datasets"], names, of["seeds"][:1])[0]:
+        calls = sum(2 if scale else 1 for scale in of["scales"]) * of["guided_steps"]
+        network = (one.model, of["size"], images(one.dataset)[2])
+        work[Item("call", network)] += of["guided_images"] * calls
+        work[Item("feature")] += of["guided_images"] * len(of["scales"])
     return work
 
 

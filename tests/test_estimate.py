@@ -42,8 +42,37 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
     leading = 100 * (10 + 20 + 40) + 50 * (19 + 39) + 100 * 20  # Heun asks twice a step, but for the last
     further, best = 100 * 20, 150 * 20
     assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == leading + further + best
-    assert found[Item("feature")] == 2 * (5 * 100 + 2 * 50 + 150) + 500 + 10_000 + (100 + 50 + 150)
+    assert found[Item("made")] == 2 * (5 * 100 + 2 * 50 + 150)
+    assert found[Item("feature")] == 500 + 10_000 + (100 + 50 + 150)
     assert found[Item("distance")] == 2 * 8 * (3 + 1) + 2 * 3
+    shared = work.shared(of)
+    assert shared[Item("sample", UNET)] == leading + further, "shards do not know which steps are best"
+    assert shared[Item("made")] == found[Item("made")] - 2 * 150 and Item("feature") not in shared
+
+
+def test_images_at_the_best_steps_go_on_from_the_blocks_that_are_there():
+    """As many as the set has: none; more: those after its last whole block of 512. They are counted once."""
+    of = given("07_synthesis", size="smoke", checkpoints="train", samples=1100, samplers=["ddim"])
+    of |= dict(datasets=["mnist"], seeds=[0], step_counts=[10, 20, 40], draws=1)
+    drawn = 1100 * (10 + 20 + 40)
+    pixels, features = 16**2, 4 * 256
+    for best, further in ((1000, 0), (1100, 0), (1101, 77), (3000, 3000 - 1024)):
+        found = work.count("07_synthesis", of | dict(best_samples=best))
+        assert found[Item("sample", UNET)] == drawn + 20 * further
+        assert found[Item("made")] == 2 * (3 * 1100 + further)
+        kept = work.kept(of | dict(best_samples=best))
+        assert kept[0] == 2 * 3 * 1100 * (features + pixels)
+        assert kept[1] == 2 * (further * features + min(further, 2048 - 1024) * pixels), "2048 are kept"
+
+
+def test_a_floor_of_more_images_than_the_test_set_has_reads_training_images_too():
+    of = given("07_synthesis", size="smoke", checkpoints="train", datasets=["lsun_church"], samples=1000)
+    of |= dict(best_samples=1000, sampler_samples=100, reference_images=5000)
+    assert work.read("07_synthesis", of) == {
+        ("lsun_church", "smoke", "train", 0, 5000): 5000,
+        ("lsun_church", "smoke", "test", 0, 300): 300,
+        ("lsun_church", "smoke", "train", 5000, 700): 700,
+    }
 
 
 def test_denoising_is_counted_by_levels_over_strides():
@@ -53,8 +82,8 @@ def test_denoising_is_counted_by_levels_over_strides():
     found = work.count("08_denoising", of)
     scored = 10 * (10 + 21) + 10 * 5 * 4 + 2 * (30 + 3)
     timed = 3 * 3 * 3
-    assert found[Item("call", UNET)] == scored + 7 * (2 * 4 + 2) + 2
-    assert found[Item("call", CUNET)] == found[Item("call", UNET)] + timed
+    assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == scored + 7 * (2 * 4 + 2) + 2
+    assert found[Item("call", CUNET)] == timed and Item("call", UNET) not in found
     assert found[Item("score")] == pytest.approx(2 * scored / 3 + timed)
 
 
@@ -62,7 +91,7 @@ def test_the_other_denoisers_are_counted_by_walks_and_by_planes_of_bm3d():
     of = given("09_denoisers", size="smoke", images=4, levels=[50, 105], stride=10, timing_rounds=3)
     found = work.count("09_denoisers", of)
     calls = 4 * (5 + 11) + 4 * 2
-    assert found[Item("call", UNET)] == found[Item("call", CUNET)] == calls
+    assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == calls
     assert found[Item("score")] == 2 * calls and found[Item("unit")] == 2 * 4 * 2 + 3 + 1
 
 
@@ -170,6 +199,39 @@ def test_shards_share_the_samples_and_the_notebook_waits_for_them():
     assert {n.name for n in shards} < set(after.after)
     (before,) = (n for n in estimate.needs(whole, COSTS, 1, 1) if n.name == "07_synthesis")
     assert sum(n.gpu for n in shards) + after.gpu == pytest.approx(before.gpu)
+    pages = estimate.PAGES
+    assert sum(n.disk - pages for n in shards) + after.disk == pytest.approx(before.disk)
+    of = chain.plan(profiles.load("smoke"), reproduce.folder("none")).of("07_synthesis")[0].parameters
+    drawn, best = work.kept(given("07_synthesis", **of))
+    assert 2**20 * (before.disk - pages) == pytest.approx(drawn + best)
+    assert 2**20 * (after.disk - pages) == pytest.approx(best)
+
+
+def test_what_several_jobs_read_of_a_data_set_is_counted_with_the_first_and_no_other_job_keeps_samples():
+    plan = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
+    found = {need.name: need for need in estimate.needs(plan, COSTS, 0, 1)}
+    alone = {}
+    for job in plan.jobs:
+        one = chain.Plan(plan.run_dir, plan.profile, (job,))
+        alone[job.name] = estimate.needs(one, COSTS, 0, 1)[0]
+        again = work.read(job.notebook, given(job.notebook, **job.parameters))
+        if job.notebook in ("10_ablations", "11_beyond"):
+            assert found[job.name].disk == estimate.PAGES
+            saved = alone[job.name].cpu - found[job.name].cpu
+            before = [
+                work.read(o.notebook, given(o.notebook, **o.parameters))
+                for o in plan.jobs[: plan.jobs.index(job)]
+            ]
+            known = sum(n for which, n in again.items() if any(which in other for other in before))
+            assert known and saved == pytest.approx(known * COSTS.other["feature"])
+    assert alone["07_synthesis"].cpu == pytest.approx(found["07_synthesis"].cpu), "it is the first"
+
+
+def test_features_of_images_that_a_notebook_holds_ask_for_no_gpu():
+    plan = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
+    asked = {need.name: need.devices for need in estimate.needs(plan, COSTS, 1, 1)}
+    assert asked["10_ablations"] == asked["11_beyond"] == asked["04_networks"] == 0
+    assert asked["07_synthesis"] == asked["08_denoising"] == 1
 
 
 def test_the_estimate_says_jobs_hours_memory_disk_formula_and_what_was_not_measured(monkeypatch):
