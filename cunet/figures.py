@@ -248,12 +248,17 @@ def readable(axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def loss_curves(cards: Mapping[str, Mapping] | Sequence[tuple[str, Mapping]], zoom: bool = False) -> Figure:
+def loss_curves(
+    cards: Mapping[str, Mapping] | Sequence[tuple[str, Mapping]],
+    zoom: bool = False,
+    seconds: Mapping[str, float] | None = None,
+) -> Figure:
     """Training (thin) and validation loss (thick) against images seen, and against wall time.
 
     cards: model -> checkpoint card, or pairs of the two where a network was trained several times; loss_curve
     and validation hold [images, loss] pairs; time is taken as proportional to images. zoom: the validation
-    losses fill the panels, and the steep start of the training losses is cut off.
+    losses fill the panels, and the steep start of the training losses is cut off. seconds: an image takes in
+    training, by model; by default what it took, on average, in the training itself.
     """
     pairs, named = list(cards.items() if isinstance(cards, Mapping) else cards), set()
     with style():
@@ -262,8 +267,8 @@ def loss_curves(cards: Mapping[str, Mapping] | Sequence[tuple[str, Mapping]], zo
         for model, card in pairs:
             text = None if model in named else f"{label(model)}, validation"
             named.add(model)
-            minutes_an_image = card["wall_time_s"] / 60 / max(card["images_seen"], 1)
-            for axes, factor in zip(panels, (1e-3, minutes_an_image), strict=True):
+            took = seconds[model] if seconds else card["wall_time_s"] / max(card["images_seen"], 1)
+            for axes, factor in zip(panels, (1e-3, took / 60), strict=True):
                 _losses(axes, model, card, factor, text)
         panels[0].set(yscale="log", xlabel="thousands of images seen", ylabel="loss", title="at equal images")
         readable(panels[0].yaxis)

@@ -91,8 +91,11 @@ def restore(training: Training) -> None:
     checkpoints.fill(training.network, parts["network"], path)
     checkpoints.fill(training.ema, parts["ema"], path)
     moments: dict[int, dict[str, Tensor]] = {}
+    weights = dict(training.network.named_parameters())
     for name, value in parts["adam"].items():
         parameter, _, key = name.rpartition(".")
+        if value.shape == weights[parameter].shape:  # the fused Adam pairs values by their place in memory
+            value = torch.empty_like(weights[parameter], dtype=value.dtype).copy_(value)
         moments.setdefault(training.names.index(parameter), {})[key] = value
     groups = training.adam.state_dict()["param_groups"]
     training.adam.load_state_dict({"state": moments, "param_groups": groups})

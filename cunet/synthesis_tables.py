@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
-from . import figures, paper
+from . import bench_tasks, cost, figures, models, paper
 from .datasets import STAND_INS
 
 PAPERS = {"avatars": "celeba", "landscapes": "lsun_church"}  # the data set whose place a stand-in takes
@@ -141,12 +142,39 @@ def images_to(card: Mapping[str, Any], level: float) -> float:
     return float(np.interp(-np.log(level), -np.log(lowest), seen))
 
 
-def convergence(cards: Mapping[tuple[str, str, int], Mapping], first: str) -> pd.DataFrame:
+def training_seconds(
+    cards: Mapping[tuple[str, str, int], Mapping], rounds: int, seed: int = 0
+) -> dict[tuple[str, str], float]:
+    """Seconds that an image takes in training on this machine, by data set and network.
+
+    How long trainings took depends on the day, the threads and what ran beside them. This is the median of
+    optimiser steps, with the card's batch and memory format, of all networks of a data set in turn.
+
+    cards: as in `convergence`. rounds: how many, 2 or more. seed: of their order.
+    """
+    found = {}
+    for dataset in dict.fromkeys(key[0] for key in cards):
+        of = {key[1]: card for key, card in reversed(cards.items()) if key[0] == dataset}
+        tasks = {}
+        for name, card in of.items():
+            network = models.build(card["model"], size=card["size"], channels=card["channels"])
+            images = torch.randn(card["batch_size"], card["channels"], *2 * [card["image_size"]])
+            if card["recipe"]["channels_last"]:
+                network, images = (x.to(memory_format=torch.channels_last) for x in (network, images))
+            tasks[name] = bench_tasks.training_task(network, images, network)
+        times = cost.time_interleaved(tasks, repeats=max(2, rounds), warmup=1, seed=seed)
+        found |= {(dataset, name): times.medians[name] / of[name]["batch_size"] for name in tasks}
+    return found
+
+
+def convergence(
+    cards: Mapping[tuple[str, str, int], Mapping], first: str, seconds: Mapping[tuple[str, str], float]
+) -> pd.DataFrame:
     """What a network needs to come down to a loss that it and the first both reach: the higher of their two
     last ones.
 
     cards: of checkpoints, by data set, network and training seed; those without the first beside them are
-    left out. `images` and `time` are shares of what the first needs.
+    left out. seconds: `training_seconds`. `images` and `time` are shares of what the first needs.
     """
     rows = []
     for (dataset, model, seed), card in cards.items():
@@ -155,6 +183,6 @@ def convergence(cards: Mapping[tuple[str, str, int], Mapping], first: str) -> pd
             continue
         level = max(other["validation"][-1][1], card["validation"][-1][1])
         images = images_to(card, level) / images_to(other, level)
-        time = images * other["images_per_second"] / card["images_per_second"]
+        time = images * seconds[dataset, model] / seconds[dataset, first]
         rows.append(dict(dataset=dataset, model=model, seed=seed, to_loss=level, images=images, time=time))
     return pd.DataFrame(rows)

@@ -143,9 +143,6 @@ def test_a_training_that_was_stopped_draws_what_an_undisturbed_one_draws(stopped
     assert len(whole) == 12 and set(whole) == {1, 2, 3} and drawn == whole
 
 
-@pytest.mark.xfail(
-    reason="Adam's moments come back with another memory layout than weights with the channels last"
-)
 def test_a_training_that_was_stopped_ends_with_the_same_bits(stopped):
     _, _, once, resumed = stopped
     assert all(torch.equal(a, b) for a, b in zip(once.parameters(), resumed.parameters(), strict=True))

@@ -119,10 +119,12 @@ def test_distances_can_stand_against_time():
     assert list(axes.lines[0].get_xdata()) == [0.5, 5.0, 10.0]
 
 
-def test_time_in_loss_curves_is_wall_time():
+def test_time_in_loss_curves_is_wall_time_or_what_an_image_is_said_to_take():
     images, minutes = figures.loss_curves({"unet": CARD}).axes
     assert images.lines[0].get_xdata().max() == pytest.approx(1.0)  # thousands
     assert minutes.lines[0].get_xdata().max() == pytest.approx(2.0)
+    _, minutes = figures.loss_curves({"unet": CARD}, seconds={"unet": 0.6}).axes
+    assert minutes.lines[0].get_xdata().max() == pytest.approx(10.0)
 
 
 def test_losses_can_be_shown_without_their_steep_start():

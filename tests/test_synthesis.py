@@ -228,19 +228,32 @@ def test_table_1_has_the_papers_row_beside_ours_and_a_stand_in_is_named_as_one()
     assert shown.loc["U-Net, paper: FID", "MNIST: distance"] == f"{printed['mnist', 'unet']:g}"
 
 
-def card(*losses: float, rate: float = 100.0) -> dict:
-    return dict(validation=[[100 * (i + 1), x] for i, x in enumerate(losses)], images_per_second=rate)
+def card(*losses: float) -> dict:
+    return dict(validation=[[100 * (i + 1), x] for i, x in enumerate(losses)])
+
+
+AN_IMAGE = {("mnist", "unet"): 0.02, ("mnist", "cunet"): 0.01}
 
 
 def test_convergence_is_read_off_at_a_loss_that_both_reach_and_pairs_training_seeds():
     cards = {("mnist", "unet", s): card(0.8, 0.4, 0.2) for s in (0, 1)}
-    cards["mnist", "cunet", 0] = card(0.4, 0.2, 0.1, rate=200.0)
+    cards["mnist", "cunet", 0] = card(0.4, 0.2, 0.1)
     cards["mnist", "cunet", 2] = card(0.1)
-    frame = tables.convergence(cards, "unet").set_index(["model", "seed"])
+    frame = tables.convergence(cards, "unet", AN_IMAGE).set_index(["model", "seed"])
     assert frame.loc[("cunet", 0), "images"] == pytest.approx(2 / 3)
     assert frame.loc[("cunet", 0), "to_loss"] == 0.2
     assert frame.loc[("cunet", 0), "time"] == pytest.approx(1 / 3)
     assert ("cunet", 2) not in frame.index and frame.loc[("unet", 1), "images"] == 1
+
+
+def test_training_seconds_are_of_the_networks_that_the_cards_name():
+    settings = dict(channels=1, batch_size=4, recipe=dict(channels_last=True))
+    large = settings | dict(model="unet", size="laptop", image_size=64)
+    small = settings | dict(model="cunet", size="smoke", image_size=16)
+    cards = {("mnist", "large", 0): large, ("mnist", "small", 0): small}
+    found = tables.training_seconds(cards, 2)
+    assert found.keys() == {("mnist", "large"), ("mnist", "small")}
+    assert found["mnist", "large"] > found["mnist", "small"] > 0
 
 
 # --------------------------------------------------------- claims
@@ -251,7 +264,7 @@ def claims(frame=TWO, ratio=(0.5, 0.4, 0.6)):
     best = {key: tables.best(lines) for key, lines in judges.groupby(["dataset", "model"], sort=False)}
     chosen = judges[[best[r.dataset, r.model].steps == r.steps for r in judges.itertuples()]]
     cards = {("mnist", m, s): card(0.4, 0.2) for m in ("unet", "cunet") for s in (0, 1)}
-    converged = tables.convergence(cards, "unet")
+    converged = tables.convergence(cards, "unet", AN_IMAGE)
     ratios = {("mnist", "unet"): (1, 1, 1), ("mnist", "cunet"): ratio}
     return judged.claims(GIVEN, frame, chosen, best, ratios, converged)
 

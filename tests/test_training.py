@@ -318,14 +318,17 @@ def test_time_that_was_used_before_an_interruption_counts(tmp_path, monkeypatch,
 # --- stopped anywhere
 
 
-def test_stopped_and_resumed_ends_with_the_same_bits(undisturbed, tmp_path, stop_at):
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_stopped_and_resumed_ends_with_the_same_bits(tmp_path, stop_at, channels_last):
+    config = settings(channels_last=channels_last)
     for number in (1, 3, 8, 19):
         stop_at(number)
         with pytest.raises(TrainingInterrupted, match=f"step {number} .*Start it again"):
-            train(settings(), tmp_path, progress=False)
+            train(config, tmp_path / "stopped", progress=False)
     stop_at(0)
-    train(settings(), tmp_path, progress=False)
-    assert final(tmp_path) == final(undisturbed)
+    for folder in ("stopped", "undisturbed"):
+        train(config, tmp_path / folder, progress=False)
+    assert final(tmp_path / "stopped") == final(tmp_path / "undisturbed")
 
 
 def test_a_resumed_state_has_the_same_network_average_and_moments(tmp_path, stop_at):
