@@ -27,6 +27,7 @@ from cunet.work import Item, Work
 
 ON_GPU = ("train", "sample", "made")  # kinds of work that a GPU takes over
 STATE = 9 * 4  # bytes a parameter on disk while it is trained: two states of four copies each, a checkpoint
+HANDS = 400  # MB of papermill and of Snakemake's own processes in a cluster's job, which counts them all
 TRAINED = 5 * 4  # and in memory: weights, gradient, Adam's two moments, the average
 PAGES = 2.0  # MB that a job leaves of notebook, figures and pages
 SAFETY = 2.0  # how many times what is estimated a cluster is asked for
@@ -124,7 +125,7 @@ def _need(
 
 
 def _memory(given: dict[str, Any], amount: Work, costs: Costs, gpu: bool) -> tuple[float, float]:
-    """MB that a job holds at most: the process with its data, and one device with its networks."""
+    """MB that a job holds at most: its processes with the data, and one device with its networks."""
     data = [given["dataset"]] if "dataset" in given else given.get("datasets", [])
     side = models.image_size(given["size"]) if data and "size" in given else 0
     pixels = max((sum(work.images(d)[:2]) * work.images(d)[2] for d in data), default=0) * side**2
@@ -137,7 +138,8 @@ def _memory(given: dict[str, Any], amount: Work, costs: Costs, gpu: bool) -> tup
             parts = given["devices"] * given["num_nodes"] * given["accumulate"]
             share, weights, kept = given["batch_size"] / parts, TRAINED, 1
         held = max(held, weights * parameters(item.network) + share * kept * activations(item.network))
-    main = costs.start_mb + pixels / 2**20
+    kernels = 2 if any(item.kind == "train" for item in amount) else 1  # a training is a process of its own
+    main = HANDS + kernels * costs.start_mb + pixels / 2**20
     return (main, held / 2**20) if gpu else (main + held / 2**20, 0.0)
 
 

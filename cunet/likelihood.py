@@ -96,8 +96,8 @@ def log_likelihood(
 
     network: network(x, t), any prediction type. x: (B, C, H, W) float, at noise level t = 0. trace: "exact",
     by as many backward passes as there are pixels, or "hutchinson". tolerance: of dopri5, relative and
-    absolute. seed: of the random signs; those of image i depend on (seed, i) alone. first: number of the first
-    image, so that a set can be measured in parts. The network is where x is.
+    absolute. seed: of the random signs; those of image i depend on (seed, i) alone. first: number of the
+    first image, so that a set can be measured in parts. The network is where x is.
 
     Raises InputError for an unknown trace, a tolerance that is not above 0, an answer that is not finite.
     """
@@ -141,8 +141,10 @@ def bits_per_dimension(
     like the signs, depends on (seed, image) alone, whatever the batches are. The others as `log_likelihood`;
     the evaluations are the mean over batches, the bits are on the CPU.
 
-    Raises InputError for another dtype or an unknown name.
+    Raises InputError for another dtype, an unknown name, or a batch_size below 1.
     """
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size!r}: give the number of images at once, 1 or more.")
     one_of("dequantisation", dequantisation, DEQUANTISATIONS)
     if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
         raise InputError(

@@ -260,3 +260,11 @@ def test_the_committed_costs_are_whole_and_of_this_moment():
     assert 0 <= found.scaling <= 1 and found.kernel <= found.start and "default" in found.notebooks
     for sizes in found.networks.values():
         assert all(math.isfinite(x) and x > 0 for measured in sizes.values() for x in measured.values())
+
+
+def test_a_training_is_a_process_of_its_own_and_a_cluster_counts_papermill_and_snakemake():
+    plan = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
+    found = {need.rule: need.memory for need in estimate.needs(plan, COSTS, 0, 1)}
+    kernel = estimate.HANDS + COSTS.start_mb
+    assert found["notebook_03_sde"] >= kernel
+    assert found["notebook_05_training"] >= kernel + COSTS.start_mb
