@@ -93,7 +93,8 @@ def features(images: Tensor | ImageDataset, batch_size: int = 250) -> Tensor:
     for start in range(0, max(len(images), 1), batch_size):
         chosen = slice(start, start + batch_size)
         batch = images.batch(chosen) if isinstance(images, ImageDataset) else images[chosen]
-        parts.append(network.to(batch.device)(checked(batch).float()).cpu())
+        batch = checked(batch)
+        parts.append(network.to(batch.device)(batch.float()).cpu())
     return torch.cat(parts)
 
 

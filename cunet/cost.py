@@ -162,7 +162,15 @@ def _wait() -> None:
 
 
 def compare(samples: Mapping[str, Sequence[float]]) -> Timings:
-    """Medians, ratios to the first and their spread, of seconds measured in rounds: (name -> one a round)."""
+    """Medians, ratios to the first and their spread, of seconds measured in rounds: (name -> one a round).
+
+    Raises InputError without a name, or with names that have no or not as many rounds.
+    """
+    counts = {name: len(seconds) for name, seconds in samples.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise InputError(
+            f"Times of these numbers of rounds cannot be compared: {counts}; give as many of each."
+        )
     medians = {name: statistics.median(seconds) for name, seconds in samples.items()}
     first, *_ = samples
     rounds = len(samples[first])
@@ -221,8 +229,10 @@ def roofline(
 def fastest(fn: Callable[[], object], repeats: int, clock: Callable[[], float] | None = None) -> float:
     """Seconds of the fastest of `repeats` runs, after one that is not timed.
 
-    clock: gives seconds; None is `time.perf_counter`, wall time.
+    clock: gives seconds; None is `time.perf_counter`, wall time. Raises InputError for no run.
     """
+    if repeats < 1:
+        raise InputError(f"repeats={repeats!r}: the fastest of some runs takes 1 or more.")
     clock = clock or time.perf_counter
     fn()
     seconds = []

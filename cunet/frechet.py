@@ -301,14 +301,22 @@ def kid(
         subsets: number of subsets.
         size: images a subset; lowered to the smaller set.
         seed: of the choice of subsets.
+
+    Raises:
+        InputError: fewer than two images in a set or a subset, all alike, or no subset.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
     sets = _two_sets(real, generated)
+    size = min(size, *(len(each) for each in sets))
+    if size < 2 or subsets < 1:
+        raise InputError(
+            f"KID was asked for {subsets} subsets of {size} images, of {len(sets[0])} real and "
+            f"{len(sets[1])} generated ones; it takes one or more, of two or more."
+        )
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # that it keeps the features, which are small here
         torch.manual_seed(seed)
-        size = min(size, *(len(each) for each in sets))
         metric = KernelInceptionDistance(feature=_Given(sets[0].shape[1]), subsets=subsets, subset_size=size)
         metric.update(sets[0], real=True)
         metric.update(sets[1], real=False)

@@ -164,7 +164,7 @@ def bootstrap_interval(
             images, so that its covariance is poorer, and its distance larger, than that of N different ones.
 
     Raises:
-        InputError: fewer than two rows, or rows that are not finite.
+        InputError: fewer than two rows, rows that are not finite, or no resample.
     """
     estimate, draws = resampled(values, statistic, resamples, seed)
     if centred:
@@ -191,6 +191,8 @@ def resampled(
             "rows of finite numbers (leave out infinite ones, such as the PSNR of equal images, and say "
             "how many)."
         )
+    if resamples < 1:
+        raise InputError(f"resamples={resamples!r}: a bootstrap takes 1 or more; 1000 are usual.")
     statistic = statistic or (lambda rows: rows.double().mean())
     generator = torch.Generator().manual_seed(seed)
     chosen = (torch.randint(len(values), (len(values),), generator=generator) for _ in range(resamples))

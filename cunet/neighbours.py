@@ -43,7 +43,12 @@ class Duplicates(NamedTuple):
 
 
 def near_duplicates(test: Tensor, train: Tensor, threshold: float = 8.0) -> Duplicates:
-    """Near-duplicates of the images `test` among the images `train`, both as in `nearest`."""
+    """Near-duplicates of the images `test` among the images `train`, both as in `nearest`.
+
+    Raises InputError as `nearest`, or if `test` is empty.
+    """
+    if not len(test):
+        raise InputError("Near-duplicates were asked for of no images: give one or more.")
     distances, _ = nearest(test, train)
     share = float((distances < threshold).float().mean())
     return Duplicates(share, float(distances.min()), float(distances.median()), threshold)

@@ -53,7 +53,11 @@ def noise_found(network: nn.Module, diffusion: Diffusion, full: Tensor, told: Se
 
     full: noisy images at full contrast, (N, C, H, W). told: the steps that it is told, one after the other,
     and by whose weights its answer is read.
+
+    Raises InputError for no steps.
     """
+    if not len(told):
+        raise InputError("told is empty: give one diffusion step or more; `ladder` has some.")
     columns = []
     with evaluating(network):
         for t in told:
@@ -86,7 +90,12 @@ def read(
 
     A row an image and true step: true (the step), noise and read (true and read deviation of the noise at
     full contrast), octaves (binary logarithm of read over true).
+
+    Raises InputError for no images, known images, or true or told steps.
     """
+    counts = dict(known=len(known), images=len(images), true=len(true), told=len(told))
+    if lacking := [name for name, count in counts.items() if not count]:
+        raise InputError(f"{lacking[0]} is empty: a noise level is read of one image and step or more.")
     expected = [
         noise_found(network, diffusion, at_full_contrast(diffusion, known, t, seed + 1), [t])[:, 0]
         for t in told

@@ -37,8 +37,11 @@ def posterior(noisy: Tensor, images: Tensor, noise_std: float, chunk: int = 4096
     noisy: float (N, C, H, W), images in [-1, 1] plus noise_std e.    images: (M, C, H, W), float in [-1, 1]
     or uint8 as in `datasets.ImageDataset.images`.    chunk: images in float64 at once.
 
-    Raises InputError for shapes that do not fit, no images, or a noise_std that is not above 0.
+    Raises InputError for shapes that do not fit, no images, a noise_std that is not above 0, or a chunk
+    below 1.
     """
+    if chunk < 1:
+        raise InputError(f"chunk={chunk!r}: give the number of images at once, 1 or more.")
     if images.ndim != 4 or not len(images) or images.shape[1:] != noisy.shape[1:] or not noise_std > 0:
         raise InputError(
             f"No posterior of noisy images {tuple(noisy.shape)} over images {tuple(images.shape)} at "

@@ -125,6 +125,8 @@ def walk(
     stochastic = SAMPLERS[sampler].stochastic or eta > 0
     if stochastic and noise is None and sampler != "ddpm":
         raise InputError(f"The sampler {sampler!r} with eta={eta} needs noise: give it NoiseStreams.")
+    if not len(timesteps):
+        raise InputError("timesteps is empty: give one diffusion step or more, falling.")
     if any(a <= b for a, b in zip(timesteps, timesteps[1:], strict=False)):
         raise InputError(
             f"timesteps={list(timesteps)}: the reverse process goes down, every step below the last."

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from cunet import models
+from cunet import cost, likelihood, metrics, models, noise_reading, posterior, sampling
 from cunet.blocks import ODEBlock
+from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.ode import solve
 from cunet.recipe import configure
@@ -74,6 +75,34 @@ def test_timesteps_that_are_no_integers_are_refused(name, dtype):
 def test_spans_and_tolerances_that_mean_nothing_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         solve(lambda s, x, v: -x, torch.ones(1), torch.ones(1), **changes)
+
+
+NONE, ONE, FEATURES = torch.zeros(0, 1, 16, 16), torch.zeros(1, 1, 16, 16), torch.rand(5, 256)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: metrics.bootstrap_interval(FEATURES, resamples=0), "resamples=0"),
+        (lambda: metrics.near_duplicates(NONE.byte(), torch.zeros(3, 1, 16, 16).byte()), "no images"),
+        (lambda: metrics.features([]), "no batch of images"),
+        (lambda: metrics.kid(FEATURES, FEATURES + 1, subsets=0), "0 subsets of 5 images"),
+        (lambda: metrics.kid(FEATURES[:1], FEATURES), "subsets of 1 images, of 1 real and 5"),
+        (lambda: list(sampling.walk(lambda x, t: x, NONE, Diffusion(), [])), "timesteps is empty"),
+        (lambda: cost.fastest(lambda: 0, 0), "repeats=0"),
+        (lambda: cost.compare({}), "cannot be compared"),
+        (lambda: cost.compare({"a": [1.0], "b": []}), "'b': 0"),
+        (lambda: posterior.posterior(NONE, NONE, 1.0, chunk=0), "chunk=0"),
+        (lambda: likelihood.bits_per_dimension(None, Diffusion(), NONE, batch_size=0), "batch_size=0"),
+        (lambda: noise_reading.noise_found(None, Diffusion(), NONE, []), "told is empty"),
+        (lambda: noise_reading.read(None, Diffusion(), NONE, NONE + 1, [5], [5, 9, 20]), "known is empty"),
+        (lambda: noise_reading.read(None, Diffusion(), ONE, ONE, [], [5, 9, 20]), "true is empty"),
+        (lambda: noise_reading.read(None, Diffusion(), ONE, ONE, [5], []), "told is empty"),
+    ],
+)
+def test_nothing_to_do_is_refused_by_name_and_not_by_an_index_that_is_out_of_range(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
 
 
 def test_a_folder_of_images_is_a_data_set_with_a_root_and_its_path_in_no_files_name():
