@@ -307,10 +307,10 @@ def _beyond(of: dict[str, Any]) -> Work:
 
 
 def _told(of: dict[str, Any]) -> Work:
-    """Images of a class, of networks that know classes and are there: two calls a step, one at scale 0."""
+    """Images of a class, of networks that know classes and are there: two calls a step, one at 0 and 1."""
     names, work = [name for name in of["further"] if "classes=" in name], Work()
     for one in checkpoints.there(checkpoints.ASSETS, of["size"], of["datasets"], names, of["seeds"][:1])[0]:
-        calls = sum(2 if scale else 1 for scale in of["scales"]) * of["guided_steps"]
+        calls = sum(1 if scale in (0.0, 1.0) else 2 for scale in of["scales"]) * of["guided_steps"]
         network = (one.model, of["size"], images(one.dataset)[2])
         work[Item("call", network)] += of["guided_images"] * calls
         work[Item("feature")] += of["guided_images"] * len(of["scales"])
