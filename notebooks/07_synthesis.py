@@ -139,8 +139,9 @@ converged.round(3)
 # ## 3. How small can the distance be?
 #
 # Two sets of real images are not at distance zero: they are finite, and the distance is biased upwards, the more so
-# the smaller the set. So the floor is measured: as many *test* images as there are samples, against the same training
-# images. The ceiling is noise.
+# the smaller the set. So the floor is measured: as many real images as there are samples, against the same training
+# images. They are *test* images, taken evenly from all of them, and where these are too few, training images outside
+# the reference set, too. The ceiling is noise.
 
 # %%
 side = {d: loaded[leading[d, models[0]]][0].image_size for d in sets_of}
@@ -221,7 +222,7 @@ for d in sets_of:
     others = main[(main.dataset == d) & (main.seed != seeds[0])]
     picture = figures.fd_against_steps(here, floors, others=others)
     caption = (
-        f"FD-AlexNet against sampling steps, {d}: where do the 95 % intervals part? Ring: lowest; dashed: as many test "
+        f"FD-AlexNet against sampling steps, {d}: where do the 95 % intervals part? Ring: lowest; dashed: as many real "
         "images; thin lines, if any: other training seeds"
     )
     run.save_figure(picture, f"ext_fd_against_steps_{d}", caption)
