@@ -87,6 +87,7 @@ from cunet import (
     sampling,
     scorecard,
     sde,
+    synthesis,
 )
 from cunet import checkpoints as store
 from cunet import datasets as data
@@ -214,7 +215,7 @@ tables, found, floor, real, prepared = [], {}, {}, {}, {}
 for d in datasets:
     train, test = data.load(d, "train", side), data.load(d, "test", side)
     real[d] = accelerations.RealImages.of(frechet.dataset_features(train, min(reference_images, len(train))))
-    some = torch.linspace(0, len(test) - 1, min(reference_images, len(test), 2000)).round().long()
+    some = synthesis.evenly(len(test), min(reference_images, len(test), 2000))
     floor[d] = accelerations.distances(real[d], frechet.features(test.batch(some)), resamples, seed + 1)
     for m in models:
         network, diffusion = nets[d, m], processes[d, m]
@@ -627,11 +628,12 @@ told, untold = store.there(folder, size, datasets, [m for m in further if "class
 print("Not there, so left out:", ", ".join(untold) or "none")
 rows, grids, judged_real = [], {}, {}
 for d in dict.fromkeys(which.dataset for which in told):
-    train, test = data.load(d, "train", side), data.load(d, "test", side)
-    count = min(reference_images, len(train))
-    probe = guidance.LinearProbe(frechet.dataset_features(train, count), train.labels[:count])
-    some = slice(0, min(2000, len(test)))
-    judged_real[d] = float((probe(frechet.features(test.batch(some))) == test.labels[some]).float().mean())
+    seen, held_out = data.load(d, "train", side), data.load(d, "test", side)
+    count = min(reference_images, len(seen))
+    probe = guidance.LinearProbe(frechet.dataset_features(seen, count), seen.labels[:count])
+    some = synthesis.evenly(len(held_out), min(2000, len(held_out)))
+    right = probe(frechet.features(held_out.batch(some))) == held_out.labels[some]
+    judged_real[d] = float(right.float().mean())
     labels = torch.arange(guided_images) % len(data.class_names(d))
     for which, path in [(w, p) for w, p in told.items() if w.dataset == d]:
         one, card = store.load(path)
@@ -677,7 +679,8 @@ for d in grids:
         f"Left: share of the asked class, {d}; right: distance to real images; {caption}",
     )
     display(picture)
-    sheet = figures.image_rows(grids[d], [data.class_names(d)[n] for n in labels[:10].tolist()])
+    names = data.class_names(d)
+    sheet = figures.image_rows(grids[d], [names[n % len(names)] for n in range(min(10, guided_images))])
     run.save_figure(
         sheet,
         f"ext_guided_samples_{d}",
@@ -729,7 +732,7 @@ timed_beyond.append(
 )  # fmt: skip
 result = run.save_result(
     values={
-        "missing": [*missing, *unseen],
+        "missing": [*missing, *unseen, *untold],
         "floor": {d: (one.value, *one.interval) for d, one in floor.items()},
         "accelerations": quality.to_dict("records"),
         "gain": {d: g[:3] if g.used else None for d, g in gain.items()},
@@ -751,7 +754,7 @@ result = run.save_result(
         "multiply": multiply.to_dict("records"),
         "runtimes": {f"{m}/{n}": ratio for (m, n), ratio in runtimes.items()},
     },
-    inputs=[*paths.values(), *more.values()],
+    inputs=[*paths.values(), *more.values(), *told.values()],
 )
 
 # %% [markdown]
