@@ -145,7 +145,11 @@ def needed(frame: pd.DataFrame, share: float = 0.01, of: str = "evaluations") ->
     Read off the line through the two neighbouring points on two logarithms, from the last crossing on, so
     the answer need not be whole; beyond the last point it follows the last two. Infinite where the error does
     not fall.
+
+    Raises InputError for a frame without rows.
     """
+    if not len(frame):
+        raise InputError("No error was measured, so what brings it down cannot be said: give a row or more.")
 
     def crossing(line: pd.DataFrame) -> float:
         line = line.sort_values(of)

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from torch import Tensor, nn
 
 from . import diagram
+from .errors import InputError
 
 PAGE = 7.2  # inches: the width of a page, and of every full figure
 COLOURS = {
@@ -110,9 +111,13 @@ def image_rows(rows: Mapping | Sequence[tuple], columns: Sequence[str] = (), tit
 
     rows: label -> images, or pairs (label, images); images are (N, C, H, W) or N of (C, H, W), in [-1, 1].
     columns: N headings, or none.
+
+    Raises InputError for no rows, or rows without an image.
     """
     rows = list(rows.items() if isinstance(rows, Mapping) else rows)
-    wide = max(len(images) for _, images in rows)
+    wide = max((len(images) for _, images in rows), default=0)
+    if not wide:
+        raise InputError(f"{len(rows)} rows without an image cannot be drawn: give a row with one or more.")
     with style():
         cell = min(0.8, (PAGE - 1.1) / wide)
         figure = Figure(figsize=(cell * wide + 1.1, cell * len(rows) + (0.5 if title or columns else 0.1)))
@@ -132,7 +137,7 @@ def image_rows(rows: Mapping | Sequence[tuple], columns: Sequence[str] = (), tit
 
 
 def image_grid(images: Tensor, columns: int = 8, title: str = "") -> Figure:
-    """(N, C, H, W) in [-1, 1] as one sheet, `columns` wide, rows filled from the left."""
+    """(N, C, H, W) in [-1, 1] as one sheet, `columns` wide, rows filled from the left; as `sheet_rows`."""
     return sample_sheets({title: images}, columns)
 
 
@@ -145,7 +150,16 @@ def sheet_rows(rows: Mapping[str, Mapping[str, Tensor]], columns: int = 8) -> Fi
     """Rows of sheets of samples, a row a data set, a sheet a network (figure 3 of the paper).
 
     rows: the row's label -> the sheet's label -> (N, C, H, W), as many sheets in each row.
+
+    Raises InputError for no rows, a row without sheets, a sheet without images, or fewer than one column.
     """
+    if columns < 1:
+        raise InputError(f"columns={columns!r}: a sheet is one image wide, or more.")
+    empty = [label or "the sheet" for label, sheets in rows.items() if not _some_images(sheets)]
+    if empty or not rows:
+        raise InputError(
+            f"There are no images to draw in {', '.join(empty) or 'a sheet of no rows'}: give one or more."
+        )
     with style():
         wide = max(len(sheets) for sheets in rows.values())
         down = [-(-max(len(s) for s in sheets.values()) // columns) for sheets in rows.values()]
@@ -160,6 +174,10 @@ def sheet_rows(rows: Mapping[str, Mapping[str, Tensor]], columns: int = 8) -> Fi
                 axes.set_title(title)
             line[0].text(-0.02, 0.5, label, rotation=90, ha="right", va="center", transform=line[0].transAxes)
     return figure
+
+
+def _some_images(sheets: Mapping[str, Tensor]) -> bool:
+    return bool(sheets) and all(len(images) for images in sheets.values())
 
 
 def _tiled(images: Tensor, columns: int, gap: int = 1) -> np.ndarray:
@@ -186,11 +204,15 @@ def fd_against_steps(
     """Distance against the number of sampling steps, a panel a sampler, a line a network, with intervals.
 
     frame: columns model, sampler, fd, fd_low, fd_high, and x; with `n`, images a set, which the titles then
-    say. floor: the distance between training and test images, drawn dashed; one for all samplers, or by
-    sampler. x: "steps", or "seconds" for the time a sample. others: further trainings of the networks, a
-    thin line for each value of its column `seed`. A ring marks each network's lowest distance. Networks stand
-    a little apart, so that their intervals can be told apart.
+    say. floor: the distance of as many real images, drawn dashed; one for all samplers, or by sampler. x:
+    "steps", or "seconds" for the time a sample. others: further trainings of the networks, a thin line for
+    each value of its column `seed`. A ring marks each network's lowest distance. Networks stand a little
+    apart, so that their intervals can be told apart.
+
+    Raises InputError for a frame without rows.
     """
+    if not len(frame):
+        raise InputError("There are no distances to draw: give a row or more.")
     samplers = list(dict.fromkeys(frame["sampler"]))
     models = list(dict.fromkeys(frame["model"]))
     floors = floor if isinstance(floor, Mapping) else dict.fromkeys(samplers, floor)
@@ -208,7 +230,7 @@ def fd_against_steps(
                 thin = dict(color=colour(model), lw=0.7, ms=3, alpha=0.8)
                 axes.plot(line[x], line.fd, marker=MARKERS.get(model, "o"), mfc="white", **thin)
             if floors[sampler] is not None:
-                axes.axhline(floors[sampler], color="0.4", ls="--", lw=0.9, label="as many test images")
+                axes.axhline(floors[sampler], color="0.4", ls="--", lw=0.9, label="as many real images")
             xlabel = {"steps": "sampling steps", "seconds": "seconds a sample"}[x]
             title = f"{sampler}\n{here['n'].max():,} images a set" if "n" in here else sampler
             axes.set(xscale="log", yscale="log", xlabel=xlabel, title=title)

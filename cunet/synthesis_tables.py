@@ -16,6 +16,7 @@ import torch
 
 from . import bench_tasks, cost, figures, models, paper
 from .datasets import STAND_INS
+from .errors import InputError
 
 PAPERS = {"avatars": "celeba", "landscapes": "lsun_church"}  # the data set whose place a stand-in takes
 NAMES = {"mnist": "MNIST", "celeba": "CelebA", "lsun_church": "LSUN Church"}
@@ -41,7 +42,11 @@ class Best(NamedTuple):
 
 
 def best(lines: pd.DataFrame) -> Best:
-    """Of one network's rows of a curve."""
+    """Of one network's rows of a curve. Raises InputError without a row that has a distance."""
+    if not lines.fd.notna().any():
+        raise InputError(
+            f"None of {len(lines)} rows has a distance, so no number of steps is best: give one."
+        )
     lowest = lines.loc[lines.fd.idxmin()]
     return Best(int(lowest.steps), int(lines.steps[lines.fd <= FLAT * lowest.fd].min()), float(lowest.fd))
 
@@ -136,7 +141,12 @@ def over_seeds(curve: pd.DataFrame, given: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def images_to(card: Mapping[str, Any], level: float) -> float:
-    """Images seen when the validation loss first is `level`, interpolated in the logarithm of the loss."""
+    """Images seen when the validation loss first is `level`, interpolated in the logarithm of the loss.
+
+    Raises InputError for a card without a validation.
+    """
+    if not card["validation"]:
+        raise InputError("The card has no validation loss, so when it came down to one cannot be said.")
     seen, loss = np.array(card["validation"], dtype=float).reshape(-1, 2).T
     lowest = np.minimum.accumulate(loss)  # a rising np.interp needs
     return float(np.interp(-np.log(level), -np.log(lowest), seen))

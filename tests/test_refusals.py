@@ -2,10 +2,22 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
-from cunet import cost, likelihood, metrics, models, noise_reading, posterior, sampling
+from cunet import (
+    convergence,
+    cost,
+    figures,
+    likelihood,
+    metrics,
+    models,
+    noise_reading,
+    posterior,
+    sampling,
+    synthesis_tables,
+)
 from cunet.blocks import ODEBlock
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
@@ -98,6 +110,16 @@ NONE, ONE, FEATURES = torch.zeros(0, 1, 16, 16), torch.zeros(1, 1, 16, 16), torc
         (lambda: noise_reading.read(None, Diffusion(), NONE, NONE + 1, [5], [5, 9, 20]), "known is empty"),
         (lambda: noise_reading.read(None, Diffusion(), ONE, ONE, [], [5, 9, 20]), "true is empty"),
         (lambda: noise_reading.read(None, Diffusion(), ONE, ONE, [5], []), "told is empty"),
+        (lambda: figures.image_grid(NONE), "no images to draw in the sheet"),
+        (lambda: figures.image_grid(ONE, columns=0), "columns=0"),
+        (lambda: figures.image_rows({}), "0 rows without an image"),
+        (lambda: figures.image_rows({"a": NONE}), "1 rows without an image"),
+        (lambda: figures.sheet_rows({}), "no images to draw in a sheet of no rows"),
+        (lambda: figures.sheet_rows({"mnist": {}}), "no images to draw in mnist"),
+        (lambda: figures.fd_against_steps(pd.DataFrame(columns=["sampler"])), "no distances to draw"),
+        (lambda: synthesis_tables.best(pd.DataFrame(dict(steps=[], fd=[]))), "None of 0 rows"),
+        (lambda: synthesis_tables.images_to(dict(validation=[]), 0.1), "no validation loss"),
+        (lambda: convergence.needed(pd.DataFrame()), "No error was measured"),
     ],
 )
 def test_nothing_to_do_is_refused_by_name_and_not_by_an_index_that_is_out_of_range(call, message):
