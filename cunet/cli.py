@@ -316,7 +316,10 @@ def bench(
 )
 def solvers(
     choices: Annotated[
-        str | None, typer.Option(help="solver:evaluations a block, with commas; by default all.")
+        str | None,
+        typer.Option(
+            help="solver:evaluations a block, or own, the released steps; with commas, by default all."
+        ),
     ] = None,
     images: Annotated[int, typer.Option(help="Images that each training sees.")] = 50_000,
     samples: Annotated[int, typer.Option(help="Images behind each distance; 0 leaves distances out.")] = 500,
