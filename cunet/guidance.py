@@ -70,16 +70,19 @@ def sample(
 
     Returns (N, C, H, W) float32 on the CPU, in [-1, 1]. Raises InputError as `Guided` and that function do.
     """
-    first = settings.pop("first", 0)
+    labels, first = torch.as_tensor(labels), settings.pop("first", 0)
+    if not len(labels) or batch_size < 1:
+        raise InputError(
+            f"{len(labels)} labels in batches of {batch_size}: give the class of each image that is wanted, "
+            "and one image at once or more."
+        )
     parts = [
         sampling.sample(
             Guided(network, part, scale), len(part), diffusion, batch_size=batch_size,
             first=first + begin * batch_size, **settings,
         )
-        for begin, part in enumerate(torch.as_tensor(labels).split(batch_size))
+        for begin, part in enumerate(labels.split(batch_size))
     ]  # fmt: skip
-    if not parts or not len(labels):
-        raise InputError("There are no labels: give the class of each image that is wanted.")
     return torch.cat(parts)
 
 

@@ -140,6 +140,12 @@ def test_what_cannot_be_is_refused(wrong):
         wrong()
 
 
+@pytest.mark.parametrize(("labels", "batch"), [([], 64), ([1], 0)])
+def test_no_labels_and_no_batches_are_refused_as_such(labels, batch):
+    with pytest.raises(InputError, match=f"{len(labels)} labels in batches of {batch}: give the class"):
+        guidance.sample(network("cunet"), labels, 2.0, Diffusion(), batch_size=batch)
+
+
 @pytest.mark.parametrize(("dataset", "classes"), [("landscapes", 3), ("mnist", 4)])
 def test_classes_that_the_data_do_not_have_are_refused(dataset, classes, tmp_path, monkeypatch):
     digits = datasets.load("mnist", "test", image_size=16)
