@@ -264,6 +264,18 @@ def test_training_seconds_are_of_the_networks_that_the_cards_name():
     assert found["mnist", "large"] > found["mnist", "small"] > 0
 
 
+def test_training_seconds_are_of_no_larger_batches_than_a_processor_takes(monkeypatch):
+    """As an image's: the paper's batches take gigabytes, and the time an image is the same."""
+    given, rounds = [], dict(channels=1, batch_size=4000, recipe=dict(channels_last=False), image_size=16)
+    monkeypatch.setattr(
+        tables.bench_tasks, "training_task", lambda call, images, model: given.append(len(images)) or len
+    )
+    timings = tables.cost.Timings(medians=dict(cunet=8.0), samples={}, ratios={}, spread={})
+    monkeypatch.setattr(tables.cost, "time_interleaved", lambda *_, **__: timings)
+    found = tables.training_seconds({("mnist", "cunet", 0): rounds | dict(model="cunet", size="smoke")}, 2)
+    assert given == [tables.MOST] and found == {("mnist", "cunet"): 8.0 / tables.MOST}
+
+
 # --------------------------------------------------------- claims
 
 
