@@ -229,6 +229,7 @@ def _denoising(of: dict[str, Any]) -> Work:
             work[Item("sample", (model, of["size"], channels))] += scored + curve
             work[Item("score")] += scored / of["every"]
         work[Item("feature")] += len(pair) * 2 * STOPS * of["tradeoff_images"]
+        work[Item("distance")] += len(pair) * 2 * STOPS * (of["tradeoff_resamples"] + 1)
         timed = 3 * sum(of["cost_images"]) * walks(of["stride_levels"], of["stride"])
         work[Item("call", (pair[-1], of["size"], channels))] += timed
         work[Item("score")] += timed
@@ -287,7 +288,7 @@ def _beyond(of: dict[str, Any]) -> Work:
         for network in networks:
             work[network] += of["samples"] * sum(map(sum, sets)) + 20 * 32  # the latter for Analytic-DPM
             work[Item("feature")] += of["samples"] * sum(map(len, sets))
-        work[Item("feature")] += min(of["samples"], test)
+        work[Item("feature")] += min(of["reference_images"], test, 2000)  # of the floor
         if number:
             continue
         chains = {

@@ -85,6 +85,7 @@ def test_denoising_is_counted_by_levels_over_strides():
     assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == scored + 7 * (2 * 4 + 2) + 2
     assert found[Item("call", CUNET)] == timed and Item("call", UNET) not in found
     assert found[Item("score")] == pytest.approx(2 * scored / 3 + timed)
+    assert found[Item("distance")] == 2 * 2 * work.STOPS * (of["tradeoff_resamples"] + 1)
 
 
 def test_the_other_denoisers_are_counted_by_walks_and_by_planes_of_bm3d():
