@@ -14,6 +14,7 @@ import ast
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -205,6 +206,8 @@ def _papermill(content, stage: Path, job: str, parameters: dict, progress: bool,
     import papermill  # 1 s
     from traitlets.config import Config
 
+    # its own reading of the parameters cell stumbles over an = in a value; ours has checked them already
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     output = str(stage / "executed" / f"{job}.ipynb").replace("{", "{{").replace("}", "}}")
     (stage / "executed").mkdir()
     try:
