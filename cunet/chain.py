@@ -313,8 +313,8 @@ def inputs(plan: Plan, job: Job) -> list[str]:
 def _checkpoints(plan: Plan, job: Job) -> list[str]:
     """Patterns of the released checkpoints that a job may read: of the networks that its parameters name, if
     it takes them from the folder of the run otherwise; of all, if it asks for one by name."""
-    of, trains = job.parameters, job.notebook.startswith(TRAINING)
-    text = source(job.notebook).read_text(encoding="utf-8")
+    of = {**declaration(source(job.notebook)), **job.parameters}
+    trains, text = job.notebook.startswith(TRAINING), source(job.notebook).read_text(encoding="utf-8")
     size = of.get("size", plan.profile.size)
     if not trains and re.search(r"\breleased\(", text):
         return [f"*-{size}-s*"]

@@ -191,21 +191,32 @@ def load(
     return network.eval(), card
 
 
-def start(network: nn.Module, name: str) -> None:
+def start(network: nn.Module, name: str, diffusion: dict[str, Any]) -> str:
     """Give an untrained network the weights of a released checkpoint; what it has beyond keeps its own.
 
     Args:
         network: like the checkpoint's, or with classes where that has none.
         name: what `stem` says of the checkpoint, such as `mnist-cunet-laptop-s0`.
+        diffusion: the settings that the network will be trained with (`Diffusion.settings`).
+
+    Returns:
+        The SHA-256 of the weights, as the checkpoint's card has it.
 
     Raises:
-        InputError: no such checkpoint was released, or it is of another network.
+        InputError: no such checkpoint was released, or it is of another network, or was trained to predict
+            something else.
     """
     path = _shipped(name)
     tensors, card = storage.read(path)
     _refuse_foreign(path, card)
+    if card["diffusion"] != diffusion:
+        raise InputError(
+            f"{name} was trained with {card['diffusion']}, and cannot be the start of a training with "
+            f"{diffusion}: its answers mean something else. Take the settings of the checkpoint."
+        )
     added = {key: value for key, value in network.state_dict().items() if key.startswith("labels.")}
     fill(network, {**added, **tensors}, path)
+    return card["sha256"]
 
 
 def verify(path: str | Path) -> dict[str, Any]:

@@ -138,8 +138,9 @@ class Training:
         network = models.build(config.model, size=config.size, channels=self.data.channels)
         self.classes = getattr(network, "classes", 0)
         _check_labels(self.data, self.classes)
+        self.started = ""  # SHA-256 of the weights that training starts from
         if config.start:
-            checkpoints.start(network, config.start)
+            self.started = checkpoints.start(network, config.start, self.diffusion.settings())
         layout = torch.channels_last if config.channels_last else torch.preserve_format
         self.network = network.to(fabric.device, memory_format=layout).train()
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -365,6 +366,7 @@ class Training:
             "diffusion": self.diffusion.settings(),
             "code": training_code(),
             "recipe": config.model_dump(),
+            **({"start_sha256": self.started} if self.started else {}),
             "images_seen": self.images_seen,
             "steps": self.step,
             "batch_size": config.batch_size,

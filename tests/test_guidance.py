@@ -110,14 +110,19 @@ def test_a_training_starts_from_released_weights(tmp_path, monkeypatch):
     first = training.train(recipe(model="cunet"), tmp_path, progress=False)
     monkeypatch.setattr(checkpoints, "ASSETS", tmp_path)
     told = models.build("cunet@classes=10", size="smoke", channels=1)
-    checkpoints.start(told, first.stem)
+    known = Diffusion(**checkpoints.load(first)[1]["diffusion"]).settings()
+    checkpoints.start(told, first.stem, known)
     plain, x = checkpoints.load(first)[0], torch.randn(2, 1, 16, 16)
     with torch.no_grad():
         assert torch.equal(told.eval()(x, 7, torch.tensor([3, 4])), plain(x, 7))
     with pytest.raises(InputError, match="not those of the network"):
-        checkpoints.start(models.build("unet", size="smoke", channels=1), first.stem)
+        checkpoints.start(models.build("unet", size="smoke", channels=1), first.stem, known)
+    with pytest.raises(InputError, match="mean something else"):
+        checkpoints.start(told, first.stem, known | {"prediction_type": "epsilon"})
     with pytest.raises(InputError, match="no released checkpoint 'nothing'"):
-        checkpoints.start(told, "nothing")
+        checkpoints.start(told, "nothing", known)
+    again = training.train(recipe(images=32, start=first.stem), tmp_path / "on", progress=False)
+    assert checkpoints.verify(again)["start_sha256"] == checkpoints.verify(first)["sha256"]
 
 
 @pytest.mark.parametrize(
