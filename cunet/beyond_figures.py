@@ -264,5 +264,5 @@ def guidance(frame: pd.DataFrame, floor: Distances, real: float) -> Figure:
         right.set(xlabel="guidance scale s", ylabel="KID-AlexNet / 0.001 (lower is better)")
         right.set_yscale("symlog", linthresh=LINEAR)
         _distance_ticks(right, frame)
-        left.legend(fontsize=7, loc="lower right")
+        _legend(figure, (left,))
     return figure
