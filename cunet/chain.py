@@ -313,16 +313,18 @@ def inputs(plan: Plan, job: Job) -> list[str]:
 def _checkpoints(plan: Plan, job: Job) -> list[str]:
     """Patterns of the released checkpoints that a job may read: of the networks that its parameters name, if
     it takes them from the folder of the run otherwise; of all, if it asks for one by name."""
-    of = {**declaration(source(job.notebook)), **job.parameters}
-    trains, text = job.notebook.startswith(TRAINING), source(job.notebook).read_text(encoding="utf-8")
+    released = plan.profile.checkpoints == "released"
+    if job.notebook.startswith(TRAINING):  # its parameters say all: of a thousand of them, no file is read
+        of = job.parameters
+        named = [(of["dataset"], of["model"], of["seed"])] if released else []
+    else:
+        path = source(job.notebook)
+        text, of = path.read_text(encoding="utf-8"), {**declaration(path), **job.parameters}
+        if re.search(r"\breleased\(", text):
+            return [f"*-{of.get('size', plan.profile.size)}-s*"]
+        named = product(_names(of, "dataset"), _names(of, "model"), of.get("seeds") or [of["seed"]])
+        named = named if released and re.search(r"\bASSETS\b", text) else []
     size = of.get("size", plan.profile.size)
-    if not trains and re.search(r"\breleased\(", text):
-        return [f"*-{size}-s*"]
-    if plan.profile.checkpoints != "released" or not (trains or re.search(r"\bASSETS\b", text)):
-        return []
-    named = product(_names(of, "dataset"), _names(of, "model"), of.get("seeds") or [of["seed"]])
-    if trains:
-        named = [(of["dataset"], of["model"], of["seed"])]
     return [f"{dataset}-{model}-{size}-s{seed}[.-]*" for dataset, model, seed in named]
 
 

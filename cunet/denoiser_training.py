@@ -37,7 +37,7 @@ from .diffusion import Diffusion, one_of
 from .errors import InputError
 from .models import image_size
 from .recipe import BatchOrder, TrainConfig, generator
-from .sampling import progress_bar, whole_numbers
+from .sampling import best_device, progress_bar, whole_numbers
 
 FLOOR = 0.01  # in the weight 1 / (s^2 + FLOOR): below s = 0.1 errors count alike
 VALIDATION_LEVELS = (50, 150, 400)  # table 4
@@ -121,7 +121,7 @@ def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
 
 def _fit(network: nn.Module, recipe: Recipe, data, diffusion: Diffusion, progress: bool) -> list[list[float]]:
     """All steps. Returns the loss curve, [images, mean loss since the last point] ..."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     stds = noise_stds(diffusion).float()
     network.to(device, memory_format=torch.channels_last)  # a fifth faster on a CPU
     order = BatchOrder(len(data), recipe.batch_size, recipe.seed)

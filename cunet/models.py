@@ -31,8 +31,8 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from .blocks import ODEBlock
 from .continuous import ContinuousUNet
+from .depth import solved_with
 from .errors import InputError
 from .released import ReleasedCUNet
 from .unet import UNet
@@ -86,22 +86,13 @@ class RandomDepth(ContinuousUNet):
         """As `ContinuousUNet.forward`."""
         if not self.training:
             return super().forward(sample, timestep, class_labels)
-        own = self._deepen()
-        try:
+        with solved_with(self, depth=self._drawn()):
             return super().forward(sample, timestep, class_labels)
-        finally:
-            for block, steps in own:
-                block.steps = steps
 
     @torch.compiler.disable
-    def _deepen(self) -> list[tuple[ODEBlock, int]]:
-        """Multiply the steps by what is drawn; the blocks, each with the steps that it had."""
+    def _drawn(self) -> int:
         low, high = self.depths
-        factor = int(torch.randint(low, high + 1, ()))
-        own = [(block, block.steps) for block in self.modules() if isinstance(block, ODEBlock)]
-        for block, steps in own:
-            block.steps = factor * steps
-        return own
+        return int(torch.randint(low, high + 1, ()))
 
 
 _FAMILIES = {

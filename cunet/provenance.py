@@ -13,13 +13,13 @@ from pathlib import Path
 
 TRAINING = (
     *("training", "recipe", "validation", "diffusion", "datasets", "inputs"),
-    *("models", "unet", "continuous", "blocks", "ode", "outside", "released"),
+    *("models", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
 )
 """The modules that decide what a training computes."""
 
 SAMPLING = (
     *("shards", "sampling", "samplers", "diffusion", "alexnet", "datasets", "inputs"),
-    *("models", "unet", "continuous", "blocks", "ode", "outside", "released"),
+    *("models", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
 )
 """The modules that decide what samples a trained network gives, and their features."""
 

@@ -99,9 +99,8 @@ def make(
         if old != folder:
             print(f"Deleting {runs.shown(old)}: samples of another network, diffusion or code by this name.")
             shutil.rmtree(old, ignore_errors=True)
-    before, device = sampling.device_of(network), torch.device("cuda", shard % gpus) if gpus else None
-    network.to(device or before)
-    try:
+    device = torch.device("cuda", shard % gpus) if gpus else sampling.device_of(network)
+    with sampling.placed(device, network):
         for first, count in which.blocks[shard::of]:
             if _there(folder, first, count):
                 continue
@@ -111,10 +110,8 @@ def make(
             pixels = datasets.to_uint8(images[: max(0, KEPT - first)])
             if len(pixels):
                 storage.keep(folder / f"{first}-{count}-pixels.safetensors", pixels)
-            found = alexnet.features(images.to(device or before), BATCH)
+            found = alexnet.features(images.to(device), BATCH)
             storage.keep(folder / f"{first}-{count}-features.safetensors", found)
-    finally:
-        network.to(before)
 
 
 def _there(folder: Path, first: int, count: int) -> bool:

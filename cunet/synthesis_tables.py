@@ -167,16 +167,15 @@ def training_seconds(
     found = {}
     for dataset in dict.fromkeys(key[0] for key in cards):
         of = {key[1]: card for key, card in reversed(cards.items()) if key[0] == dataset}
-        tasks = {}
+        tasks, counts = {}, {name: min(card["batch_size"], MOST) for name, card in of.items()}
         for name, card in of.items():
             network = models.build(card["model"], size=card["size"], channels=card["channels"])
-            count = min(card["batch_size"], MOST)
-            images = torch.randn(count, card["channels"], *2 * [card["image_size"]])
+            images = torch.randn(counts[name], card["channels"], *2 * [card["image_size"]])
             if card["recipe"]["channels_last"]:
                 network, images = (x.to(memory_format=torch.channels_last) for x in (network, images))
             tasks[name] = bench_tasks.training_task(network, images, network)
         times = cost.time_interleaved(tasks, repeats=max(2, rounds), warmup=1, seed=seed)
-        found |= {(dataset, name): times.medians[name] / min(of[name]["batch_size"], MOST) for name in tasks}
+        found |= {(dataset, name): times.medians[name] / count for name, count in counts.items()}
     return found
 
 

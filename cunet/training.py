@@ -187,7 +187,8 @@ class Training:
         if self.ahead[0] == step:
             return self.ahead[1]
         draw = generator(self.config.seed, "step", step)
-        images = self.data.batch(self.order(step))
+        numbers = self.order(step)
+        images = self.data.batch(numbers)
         t = torch.randint(0, self.config.timesteps, (len(images),), generator=draw)
         noise = torch.randn(images.shape, generator=draw)
         if self.config.flip:
@@ -196,7 +197,7 @@ class Training:
         if not self.classes:
             return images, t, noise
         hidden = torch.rand(len(images), generator=draw) < self.config.label_dropout
-        return images, t, noise, self.data.labels[self.order(step)].masked_fill(hidden, self.classes)
+        return images, t, noise, self.data.labels[numbers].masked_fill(hidden, self.classes)
 
     def share(self, batch: tuple[Tensor, ...], part: int) -> tuple[Tensor, ...]:
         """What this device computes of a batch in its `part`-th accumulation."""

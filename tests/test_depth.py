@@ -113,14 +113,13 @@ def stopped(tmp_path, monkeypatch):
     """A training of random depth, undisturbed and stopped in between: draws and weights of both."""
     config = TrainConfig(model="cunet-randomdepth", size="smoke", images=48, batch_size=4, warmup=2,
                          validate_every=0)  # fmt: skip
-    drawn, deepen = [], RandomDepth._deepen
+    drawn, draw = [], RandomDepth._drawn
 
     def noted(network):
-        own = deepen(network)
-        drawn.append(own[0][0].steps // own[0][1])
-        return own
+        drawn.append(draw(network))
+        return drawn[-1]
 
-    monkeypatch.setattr(RandomDepth, "_deepen", noted)
+    monkeypatch.setattr(RandomDepth, "_drawn", noted)
     once = checkpoints.load(train(config, tmp_path / "a", progress=False))[0]
     whole, step, number = list(drawn), training.Training.train_step, itertools.count()
 
