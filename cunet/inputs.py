@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -65,15 +67,20 @@ def check(
 class ClassEmbedding(nn.Module):
     """A vector a class, and one for "no class", added to the embedding of the diffusion step.
 
-    classes: how many; labels are 0 ... classes - 1, and the label `classes` stands for none. Starts at zero:
-    a network to which it is added gives the answers that it gave before.
+    embedding + sqrt(width) w[label]
+
+    classes: how many; labels are 0 ... classes - 1, and the label `classes` stands for none. The weights w
+    start at zero: a network to which they are added gives the answers that it gave before. The factor, as in
+    EDM (Karras et al. 2022), is for Adam, which moves a weight by about the learning rate a step however
+    large its gradient is: without it the vectors stay short beside the step's embedding, and the network
+    does not learn to tell the classes apart.
     """
 
     def __init__(self, classes: int, width: int):
         super().__init__()
         if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
             raise InputError(f"classes={classes!r}: expected how many classes there are, 1 or more.")
-        self.classes = classes
+        self.classes, self.gain = classes, math.sqrt(width)
         self.table = nn.Embedding(classes + 1, width)
         nn.init.zeros_(self.table.weight)
 
@@ -83,7 +90,7 @@ class ClassEmbedding(nn.Module):
         Raises InputError for labels of another shape or kind, or out of range.
         """
         if labels is None:
-            return embedding + self.table.weight[self.classes]
+            return embedding + self.gain * self.table.weight[self.classes]
         if labels.shape != embedding.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
             raise InputError(
                 f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype} for "
@@ -95,4 +102,4 @@ class ClassEmbedding(nn.Module):
                     f"The labels reach from {int(labels.min())} to {int(labels.max())}, but this network "
                     f"knows 0 ... {self.classes - 1}, and {self.classes} for no class."
                 )
-        return embedding + self.table(labels)
+        return embedding + self.gain * self.table(labels)
