@@ -43,6 +43,7 @@ FEATURES = 4 * 256  # bytes of an image's features
 READERS = ("07_synthesis", "08_denoising", "10_ablations", "11_beyond")  # of a data set's kept features
 VARIANTS = 4  # protocols of denoising that notebook 08 compares
 STOPS = 8  # moments of a walk at which it takes distances
+BACKWARD = 3  # calls that an image costs forward and backward
 FLOW = 70  # evaluations along the probability flow of notebook 11, each two calls and their gradient
 
 
@@ -196,9 +197,14 @@ def _counts(of: dict[str, Any], dataset: str) -> set[int]:
 
 
 def _synthesis(of: dict[str, Any]) -> Work:
-    """Notebook 07: every training's sets of samples, their features, and their intervals."""
+    """Notebook 07: every training's sets of samples, their features, their intervals, and timed steps."""
+    from cunet.synthesis_tables import MOST
+
     draws, best = _sets(of)
     work = shared(of)
+    steps = 1 + max(2, of["timing_rounds"] // 3)  # the first warms up
+    for dataset, model in dict.fromkeys((one.trained.dataset, one.trained.model) for one in draws):
+        work[Item("call", (model, of["size"], images(dataset)[2]))] += steps * MOST * BACKWARD
     for one, before in best:
         work += _made(of, one, one.samples.count - _there(one, before))
     work[Item("distance")] += (len(draws) + len(best)) * (of["resamples"] + 1)
@@ -299,18 +305,25 @@ def _beyond(of: dict[str, Any]) -> Work:
             work[network] += 2 * 2 * 3 * FLOW * of["likelihood_images"]
             work[network] += of["samples"] * of["depth_calls"] * ways
             work[Item("feature")] += of["samples"] * ways
-        solved = of["depth_images"] * of["depth_calls"] * sum(of["depths"])
-        solved += of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
-        work[networks[1]] += solved
-    if of["checkpoints"] == "released":
-        work += _told(of)
-    return work
+        work[networks[1]] += of["depth_images"] * of["depth_calls"] * sum(of["depths"])
+        solved = of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
+        deep = [model for model in of["further"] if "classes=" not in model]
+        for model in (pair[1], *(one.model for one in _released(of, [dataset], deep))):
+            work[Item("call", (model, of["size"], channels))] += solved
+    return work + _told(of)
+
+
+def _released(of: dict[str, Any], datasets: list[str], names: list[str]) -> list[checkpoints.Trained]:
+    """Those of notebook 11's further networks that ship; a run that trains does not train them."""
+    if of["checkpoints"] != "released":
+        return []
+    return list(checkpoints.there(checkpoints.ASSETS, of["size"], datasets, names, of["seeds"][:1])[0])
 
 
 def _told(of: dict[str, Any]) -> Work:
-    """Images of a class, of networks that know classes and are there: two calls a step, one at 0 and 1."""
+    """Images of a class, of networks that know classes: two calls a step, one at 0 and 1."""
     names, work = [name for name in of["further"] if "classes=" in name], Work()
-    for one in checkpoints.there(checkpoints.ASSETS, of["size"], of["datasets"], names, of["seeds"][:1])[0]:
+    for one in _released(of, of["datasets"], names):
         calls = sum(1 if scale in (0.0, 1.0) else 2 for scale in of["scales"]) * of["guided_steps"]
         network = (one.model, of["size"], images(one.dataset)[2])
         work[Item("call", network)] += of["guided_images"] * calls

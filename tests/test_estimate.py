@@ -5,10 +5,11 @@ import math
 import pytest
 from conftest import ROOT
 
-from cunet import chain, costs, estimate, parameters, profiles, reproduce, work
+from cunet import chain, checkpoints, costs, estimate, parameters, profiles, reproduce, work
 from cunet.costs import Costs
 from cunet.errors import InputError
 from cunet.estimate import Need
+from cunet.synthesis_tables import MOST
 from cunet.work import Item
 
 UNET, CUNET = ("unet", "smoke", 1), ("cunet", "smoke", 1)
@@ -42,6 +43,8 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
     leading = 100 * (10 + 20 + 40) + 50 * (19 + 39) + 100 * 20  # Heun asks twice a step, but for the last
     further, best = 100 * 20, 150 * 20
     assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == leading + further + best
+    steps = (1 + 3) * MOST * work.BACKWARD  # 9 rounds of timing, a third of them for training
+    assert of["timing_rounds"] == 9 and found[Item("call", UNET)] == found[Item("call", CUNET)] == steps
     assert found[Item("made")] == 2 * (5 * 100 + 2 * 50 + 150)
     assert found[Item("feature")] == 500 + 10_000 + (100 + 50 + 150)
     assert found[Item("distance")] == 2 * 8 * (3 + 1) + 2 * 3
@@ -125,6 +128,21 @@ def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set
     twice = work.count("11_beyond", given("11_beyond", **few, datasets=["mnist", "mnist"]))
     once = work.count("11_beyond", given("11_beyond", **few))
     assert twice[Item("call", UNET)] - once[Item("call", UNET)] == 10 * (5 + 20 + 19) + 640
+
+
+def test_further_networks_are_counted_where_they_are_released(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "ASSETS", tmp_path)
+    of = given("11_beyond", size="smoke", ode_depths=[2.0, 4.0], ode_levels=[7, 8], ode_images=4)
+    of |= dict(guided_images=10, guided_steps=5, scales=[1.0, 2.0])
+    deep, told = ("cunet-randomdepth", "smoke", 1), ("cunet@classes=10", "smoke", 1)
+    before = work.count("11_beyond", of)
+    for name in (deep[0], told[0]):
+        (tmp_path / f"{checkpoints.stem('mnist', name, 'smoke', 0)}.safetensors").touch()
+    found = work.count("11_beyond", of)
+    assert found[Item("call", deep)] == 4 * 2 * 6 and found[Item("call", told)] == 10 * 5 * (1 + 2)
+    assert before[Item("call", deep)] == before[Item("call", told)] == 0
+    trained = work.count("11_beyond", of | {"checkpoints": "train"})
+    assert trained[Item("call", told)] == 0, "a run that trains does not train these"
 
 
 def test_every_notebook_that_trains_or_samples_is_counted_and_every_unit_is_of_parameters_that_there_are():
