@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
@@ -219,3 +220,42 @@ def contribution(
 def mean(draws: Sequence[Draws]) -> Draws:
     """Over training seeds."""
     return Draws(float(np.mean([d.value for d in draws])), torch.stack([d.resamples for d in draws]).mean(0))
+
+
+def contributions(
+    draws: Mapping[Key, Mapping[str, Draws]], full: str, others: Sequence[str], held: str
+) -> pd.DataFrame:
+    """What each ingredient contributes: `contribution` of every data set, network and measure.
+
+    draws: of every training, by measure. full: the network that has all ingredients. others: those without
+    one, in order; where one has no training in a data set, it is left out there. held: the one of them that
+    is the full network told one step: its trainings are the same, so seeds do not part the two.
+
+    Returns a row a data set, measure and network: the full network's mean, the contribution with its
+    interval, the same in per cent of that mean, what the interval is over, how many seeds each has, the sign,
+    and whether it is smaller than the full network's range over its seeds (None with one seed).
+    """
+    rows = []
+    for dataset, measure in dict.fromkeys((key[0], m) for key, found in draws.items() for m in found):
+        by = {
+            model: [found[measure] for key, found in draws.items() if key[:2] == (dataset, model)]
+            for model in (full, *others)
+        }
+        by = {model: found for model, found in by.items() if found}
+        values = {model: [one.value for one in found] for model, found in by.items()}
+        spread = seed_spread({model: x for model, x in values.items() if model != held})
+        base, several = mean(by[full]).value, len(values[full]) > 1
+        for model in list(by)[1:]:
+            found = contribution(by[full], by[model], UNKNOWN if model == held else spread)
+            percent = {
+                name: 100 * x / base for name, x in zip(("percent", "low", "high"), found[:3], strict=True)
+            }
+            reach = max(values[full]) - min(values[full])
+            rows.append(
+                dict(dataset=dataset, model=model, without=INGREDIENTS.get(model, "time embedding"))
+                | dict(measure=measure, full=base, contribution=found.estimate)
+                | dict(contribution_low=found.low, contribution_high=found.high, **percent)
+                | dict(over=found.over, seeds=len(by[model]), full_seeds=len(by[full]), sign=found.sign)
+                | dict(small=abs(found.estimate) < reach if several else None)
+            )
+    return pd.DataFrame(rows)

@@ -77,6 +77,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
+from cunet import ablation_claims as judged
 from cunet import (
     ablation_figures,
     ablations,
@@ -260,48 +261,9 @@ single.round(4)
 
 
 # %%
-def of(dataset, model):
-    """Draws of one network, a training seed each."""
-    return [found for (d, m, _), found in draws.items() if (d, m) == (dataset, model)]
 
-
-rows = []
-for d in datasets:
-    others = [m for m in [HELD, *models[1:]] if of(d, m)]
-    for measure in ablation_figures.MEASURES:
-        values = {m: [one[measure].value for one in of(d, m)] for m in [full, *others] if m != HELD}
-        spread, base = ablations.seed_spread(values), sum(values[full]) / len(values[full])
-        reach = max(values[full]) - min(values[full]) if len(values[full]) > 1 else None
-        for m in others:
-            pair = [[one[measure] for one in of(d, which)] for which in (full, m)]
-            found = ablations.contribution(
-                *pair, spread if m != HELD else ablations.UNKNOWN
-            )  # the same trainings
-            small = None if reach is None else abs(found.estimate) < reach
-            row = dict(
-                dataset=d,
-                model=m,
-                without=ablations.INGREDIENTS.get(m, "time embedding"),
-                measure=measure,
-            )
-            row |= dict(
-                full=base,
-                contribution=found.estimate,
-                contribution_low=found.low,
-                contribution_high=found.high,
-            )
-            row |= {
-                "percent": 100 * found.estimate / base,
-                "low": 100 * found.low / base,
-                "high": 100 * found.high / base,
-            }
-            rows.append(
-                row
-                | dict(
-                    over=found.over, seeds=len(pair[1]), full_seeds=len(pair[0]), sign=found.sign, small=small
-                )
-            )
-contributions = pd.DataFrame(rows)
+# %%
+contributions = ablations.contributions(draws, full, [HELD, *models[1:]], HELD)
 run.save_table(
     contributions, "ext_contributions", "What each ingredient contributes: ablated minus full network"
 )
@@ -541,75 +503,6 @@ pd.Series(sensitivity, name="relative change of the answer from t = 100 to 800")
 # ## 8. Result
 
 # %%
-claims = []
-for d in datasets:
-    lines = contributions[(contributions.dataset == d) & (contributions.measure == "fd")]
-    lines = lines[lines.model.isin(ablations.FIGURES)]
-    text = "; ".join(
-        f"without {row.without} {row.percent:+.0f} % [{row.low:+.0f}, {row.high:+.0f}], {row.seeds} seed(s)"
-        for row in lines.itertuples()
-    )
-    absent = [ablations.INGREDIENTS[m] for m in ablations.FIGURES if m not in set(lines.model)]
-    value = None
-    if not absent:
-        visible = (lines.sign > 0) & (lines.percent >= 10)
-        value = dict(
-            visible=int(visible.sum()), worse=int((lines.sign > 0).sum()), better=int((lines.sign < 0).sum())
-        )
-    text = f"FD-AlexNet {text}" if text else "nothing"
-    claims.append(
-        dict(
-            id="C15",
-            measured=text + (f"; not trained: without {', without '.join(absent)}" if absent else ""),
-            value=value,
-            n=samples,
-            dataset=d,
-            size=size,
-            spread=f"95 % over {' or '.join(sorted(set(lines.over)))}" if len(lines) else "-",
-            why="the paper shows samples and counts nothing. The settings differ in what is left out: a block of the"
-            " network as described adds its change to its input whatever f is, and the residual in question is one"
-            " inside f",
-        )
-    )
-    mine = robust[robust.dataset == d]
-    value = robustness.weigh(mine)
-    text = (
-        f"the error of the cU-Net grows less in {value['confirmed']} of {value['settings']} settings, the U-Net's in"
-        f" {value['contradicted']}; growth over the U-Net's {mine.ratio.min():.2f} to {mine.ratio.max():.2f},"
-        f" median {mine.ratio.median():.2f}"
-    )
-    where = dict(
-        n=images,
-        dataset=d,
-        size=size,
-        spread=f"paired tests over images, {mine.trainings.iloc[0]} training(s)",
-    )
-    claims.append(dict(id="C22", measured=text, value=value, **where))
-    norms = whole[whole.dataset == d].groupby("model").largest.max()
-    claims[-1]["why"] = robustness.reason(value, norms[full], norms[discrete])
-for (d, m), row in errors.iterrows():
-    text = (
-        f"{figures.label(m)}: the noise level is read back to {row.told:.2f} octaves, with the embedding held still to"
-        f" {row.held:.2f}"
-    )
-    value = {"sensitivity": sensitivity[d, m], "benefit": float(row["held over told"])}
-    why = (
-        "the reading rests on how large the found noise is; part of that is arithmetic with the answer, which needs no"
-        " embedding, and the control has it too"
-    )
-    claims.append(
-        dict(
-            id="C24",
-            measured=text,
-            value=value,
-            n=read_images * len(true_steps),
-            dataset=d,
-            size=size,
-            why=why,
-        )
-    )
-
-# %%
 result = run.save_result(
     values={
         "ablations": table.reset_index().to_dict("records"),
@@ -620,7 +513,7 @@ result = run.save_result(
         "stretch": whole.to_dict("records"),
         "reading": errors.reset_index().to_dict("records"),
     },
-    claims=claims,
+    claims=judged.claims(run.parameters, contributions, robust, whole, errors, sensitivity),
     timings={"call": times.reset_index().to_dict("records")},
     inputs=paths.values(),
 )

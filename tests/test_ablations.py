@@ -4,11 +4,22 @@ import json
 import shlex
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import t as student
 
-from cunet import ablations, checkpoints, datasets, models, parameters, recipe, validation
+from cunet import (
+    ablation_claims,
+    ablations,
+    checkpoints,
+    datasets,
+    models,
+    parameters,
+    recipe,
+    scorecard,
+    validation,
+)
 from cunet.ablations import Draws, Spread
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
@@ -107,3 +118,98 @@ def test_a_network_is_measured_in_three_ways_row_by_row():
     assert found.lpips.shape == (3,) and found.losses.shape == (100,)
     again = ablations.measure(network, diffusion, test, **plan)
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True)), "rows are pairs"
+
+
+def draws_of(*values: float) -> list[Draws]:
+    """A training seed a value, without spread over images."""
+    return [Draws(value, torch.full((4,), value, dtype=torch.float64)) for value in values]
+
+
+def test_contributions_have_a_row_a_network_that_is_trained_and_seeds_do_not_part_the_one_told_one_step():
+    found = {}
+    for model, values in {"cunet": (2.0, 4.0), "told": (5.0, 5.5), "cunet-noattn": (9.0,)}.items():
+        for seed, one in enumerate(draws_of(*values)):
+            found["mnist", model, seed] = {"fd": one}
+    frame = ablations.contributions(found, "cunet", ["told", "cunet-noattn", "cunet-nores"], "told")
+    assert list(frame.model) == ["told", "cunet-noattn"]
+    told, without = frame.iloc[0], frame.iloc[1]
+    assert (told.contribution, told.percent, told.over) == (2.25, 75, "images")
+    assert (without.contribution, without.percent, without.over) == (6, 200, "training seeds")
+    assert (without.full, without.full_seeds, without.seeds, without.without) == (3, 2, 1, "attention")
+    assert not told.small and not without.small
+    assert (
+        ablations.contributions({k: v for k, v in found.items() if not k[2]}, "cunet", ["told"], "told")
+        .small.isna()
+        .all()
+    )
+
+
+def lines(*percent: float) -> pd.DataFrame:
+    """Contributions to FD-AlexNet of the networks of figures 12 to 14, none of them by chance."""
+    rows = [
+        dict(
+            model=model,
+            without="it",
+            measure="fd",
+            percent=x,
+            low=x,
+            high=x,
+            seeds=1,
+            over="images",
+            sign=1 if x > 0 else -1,
+        )
+        for model, x in zip(ablations.FIGURES, percent, strict=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("percent", "verdict"),
+    [
+        ((30, 10, 11), scorecard.REPRODUCED),
+        ((30, 9, 11), scorecard.PARTLY),
+        ((-30, -9, 11), scorecard.NOT_REPRODUCED),
+    ],
+)
+def test_what_the_figures_leave_out_is_judged_by_all_three_networks(percent, verdict):
+    row = ablation_claims.left_out(lines(*percent))
+    assert scorecard.verdict("C15", row["value"]) == verdict
+    short = ablation_claims.left_out(lines(*percent[:2]))
+    assert short["value"] is None and "not trained: without attention and residual" in short["measured"]
+
+
+def test_every_data_set_has_its_claims_with_the_numbers_of_its_own_rows():
+    robust = pd.DataFrame(
+        [dict(dataset=d, ahead="second", ratio=x, trainings=1) for d, x in (("a", 0.5), ("b", 0.9))]
+    )
+    norms = pd.DataFrame(
+        [dict(dataset=d, model=m, largest=x) for d in "ab" for m, x in (("unet", 3.0), ("cunet", 1.0))]
+    )
+    index = pd.MultiIndex.from_tuples([("a", "cunet"), ("b", "cunet"), ("b", "unet")])
+    errors = pd.DataFrame({"told": [1.0, 2.0, 3.0], "held": [2.0, 2.0, 6.0]}, index=index)
+    errors["held over told"] = errors.held / errors.told
+    given = dict(
+        models=["cunet"],
+        discrete="unet",
+        samples=7,
+        images=5,
+        read_images=2,
+        true_steps=[1, 2, 3],
+        size="laptop",
+    )
+    contributed = pd.concat([lines(20, 20, 20).assign(dataset=d) for d in "ab"])
+    rows = ablation_claims.claims(given, contributed, robust, norms, errors, {key: 0.1 for key in index})
+    numbers = {"C15": 7, "C22": 5, "C24": 6}
+    expected = [
+        ("C15", "a"),
+        ("C22", "a"),
+        ("C24", "a"),
+        ("C15", "b"),
+        ("C22", "b"),
+        ("C24", "b"),
+        ("C24", "b"),
+    ]
+    assert [(r["id"], r["dataset"]) for r in rows] == expected
+    assert all(r["n"] == numbers[r["id"]] for r in rows)
+    assert "0.50 to 0.50" in rows[1]["measured"] and "0.90 to 0.90" in rows[4]["measured"]
+    assert [r["value"]["benefit"] for r in rows if r["id"] == "C24"] == [2, 1, 2]

@@ -1,0 +1,113 @@
+"""What notebook 10 hands to the scorecard: C15 and C22, a row a data set; C24, a row a network of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from .ablations import FIGURES, INGREDIENTS
+from .figures import label
+from .robustness import reason, weigh
+
+VISIBLE = (
+    10  # per cent of the full network's distance: what an eye can be expected to see (as rule C15 has it)
+)
+WHY_C15 = (
+    "the paper shows samples and counts nothing. The settings differ in what is left out: a block of the"
+    " network as described adds its change to its input whatever f is, and the residual in question is one"
+    " inside f"
+)
+WHY_C24 = (
+    "the reading rests on how large the found noise is; part of that is arithmetic with the answer, which"
+    " needs no embedding, and the control has it too"
+)
+
+
+def left_out(contributions: pd.DataFrame) -> dict[str, Any]:
+    """C15 of one data set, from its rows of `cunet.ablations.contributions`; not measured unless all three
+    networks of figures 12 to 14 are trained."""
+    lines = contributions[(contributions.measure == "fd") & contributions.model.isin(FIGURES)]
+    text = "; ".join(
+        f"without {row.without} {row.percent:+.0f} % [{row.low:+.0f}, {row.high:+.0f}], {row.seeds} seed(s)"
+        for row in lines.itertuples()
+    )
+    text = f"FD-AlexNet {text}" if text else "nothing"
+    absent = [INGREDIENTS[model] for model in FIGURES if model not in set(lines.model)]
+    value = None
+    if absent:
+        text += f"; not trained: without {', without '.join(absent)}"
+    else:
+        worse = lines.sign > 0
+        visible = worse & (lines.percent >= VISIBLE)
+        value = dict(visible=int(visible.sum()), worse=int(worse.sum()), better=int((lines.sign < 0).sum()))
+    spread = f"95 % over {' or '.join(sorted(set(lines.over)))}" if len(lines) else "-"
+    return dict(id="C15", measured=text, value=value, spread=spread, why=WHY_C15)
+
+
+def more_robust(compared: pd.DataFrame, norms: pd.DataFrame, pair: tuple[str, str]) -> dict[str, Any]:
+    """C22 of one data set.
+
+    compared: its rows of `cunet.robustness.compared`. norms: rows with `model` and `largest`, norms of whole
+    networks' Jacobians. pair: the discrete and the continuous network.
+    """
+    value = weigh(compared)
+    text = (
+        f"the error of the cU-Net grows less in {value['confirmed']} of {value['settings']} settings, the"
+        f" U-Net's in {value['contradicted']}; growth over the U-Net's {compared.ratio.min():.2f} to"
+        f" {compared.ratio.max():.2f}, median {compared.ratio.median():.2f}"
+    )
+    largest = norms.groupby("model").largest.max()
+    return dict(
+        id="C22",
+        measured=text,
+        value=value,
+        spread=f"paired tests over images, {compared.trainings.iloc[0]} training(s)",
+        why=reason(value, largest[pair[1]], largest[pair[0]]),
+    )
+
+
+def read_back(errors: pd.DataFrame, sensitivity: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    """C24 of one data set, a row a network.
+
+    errors: octaves by which the level read back is wrong, indexed by network, with columns told, held, and
+    `held over told`. sensitivity: relative change of each network's answer with the step it is told.
+    """
+    for model, row in errors.iterrows():
+        text = (
+            f"{label(model)}: the noise level is read back to {row.told:.2f} octaves, with the embedding held"
+            f" still to {row.held:.2f}"
+        )
+        value = dict(sensitivity=sensitivity[model], benefit=float(row["held over told"]))
+        yield dict(id="C24", measured=text, value=value, why=WHY_C24)
+
+
+def claims(
+    given: Mapping[str, Any],
+    contributions: pd.DataFrame,
+    robust: pd.DataFrame,
+    norms: pd.DataFrame,
+    errors: pd.DataFrame,
+    sensitivity: Mapping[tuple[str, str], float],
+) -> list[dict[str, Any]]:
+    """All rows for the scorecard, data set by data set.
+
+    given: the notebook's parameters. contributions, robust, norms: as above, with a column `dataset`. errors,
+    sensitivity: by data set and network.
+    """
+    rows, pair = [], (given["discrete"], given["models"][0])
+
+    def of(frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
+        return frame[frame.dataset == dataset]
+
+    for dataset in dict.fromkeys(robust.dataset):
+        read = {model: value for (where, model), value in sensitivity.items() if where == dataset}
+        found = [
+            left_out(of(contributions, dataset)) | dict(n=given["samples"]),
+            more_robust(of(robust, dataset), of(norms, dataset), pair) | dict(n=given["images"]),
+        ]
+        number = given["read_images"] * len(given["true_steps"])
+        found += [row | dict(n=number) for row in read_back(errors.loc[dataset], read)]
+        rows += [row | dict(dataset=dataset, size=given["size"]) for row in found]
+    return rows
