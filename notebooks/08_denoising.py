@@ -79,6 +79,7 @@ from cunet import (
     scorecard,
 )
 from cunet import datasets as data
+from cunet import denoising_claims as judged
 from cunet.denoisers import noisy_images
 from cunet.denoising import denoise, level_for, noise_std
 from cunet.diffusion import Diffusion
@@ -525,61 +526,19 @@ pd.Series(bulge, name="height above the chord").unstack().round(3)
 # ## 8. Result
 
 # %%
-REASONS = {
-    "C09": "the paper's networks are larger, its images others, and its cU-Net as released is not told the step",
-    "C10": "as for C09; and LPIPS was made for photographs, and images below 64 pixels are enlarged for it",
-    "C11": "where a peak lies may depend on what walks and what is looked at, too: section 5 compares the variants",
-    "C13": "the largest loss of either network, by variant of the protocol: {}",
-    "C14": "the paper shows one image",
-    "C26": "convexity is a theorem, tested where P(D) can be computed, on ten images; how near a trained network comes"
-    " to the posterior mean is a matter of its size and training",
+evidence = {
+    d: judged.Evidence(
+        runs=denoised[d],
+        others=others[d],
+        compared=compared[d],
+        cautious=denoising_tables.comparison(denoised[d], variant, slowest[d], seed),
+        call=calls[d],
+        mean=away[(away.dataset == d) & (away["known within"] <= known_to)],
+        violation=violation[d],
+    )
+    for d in datasets
 }
-
-
-def sides(rows, better):
-    """Where which network is ahead, in words."""
-    where = {side: [int(n) for n in rows.index[rows.ahead == side]] for side in ("first", "second", "")}
-    text = f"{better}: {names[pair[0]]} at {where['first'] or 'no level'}, {names[pair[1]]} at "
-    return text + f"{where['second'] or 'no level'}, undecided at {where[''] or 'no level'}"
-
-
-# %%
-claims, timed_claims = [], []
-for d in datasets:
-    frame = compared[d]
-    values = denoising_tables.claim_values(denoised[d], variant, frame, seed)
-    cautious = denoising_tables.comparison(denoised[d], variant, slowest[d], seed)
-    values["C11"] = denoising_tables.earlier(cautious)
-    where = dict(n=images, dataset=d, size=size, spread="paired tests over images; one training seed")
-    words = {
-        c: sides(denoising_tables.part(frame, q, "value"), f"better best {q.upper()}")
-        for c, q in (("C09", "ssim"), ("C10", "lpips"))
-    }
-    text = (
-        "cU-Net earlier in SSIM at {ssim:.0%} of the levels, in LPIPS at {lpips:.0%}, sooner at {seconds:.0%}"
-    )
-    words["C11"] = text.format(
-        **values["C11"]
-    ) + ", a call taking {:.2f} [{:.2f}, {:.2f}] of the time".format(*calls[d])
-    ranges = [f"{names[m]} {elbow[d][m].min():.2f} to {elbow[d][m].max():.2f}" for m in pair]
-    words["C13"] = f"share of the gain in LPIPS lost after the peak, over the levels: {', '.join(ranges)}"
-    text = "mean SSIM of the U-Net above cU-Net's at {above:.0%} of the steps at high noise, below at {below:.0%}"
-    words["C14"] = text.format(**values["C14"])
-    judged = away[(away.dataset == d) & (away["known within"] <= known_to)]
-    gap = float(judged[pair].max(axis=None))
-    values["C26"] = {"violation": violation[d], "gap": gap} if len(judged) else None
-    at = [f"{row[m]:.1%} ({names[m]}, {row['noise steps']} steps)" for _, row in judged.iterrows() for m in pair]
-    words["C26"] = (
-        f"P(D) of ten images nowhere above its chords by more than {max(violation[d], 0):.0e}; first predictions are "
-        f"the posterior mean up to these shares of its error: {', '.join(at) or 'not known well enough'}"
-    )
-    for c, measured in words.items():
-        why = REASONS[c].format(
-            d + " " + ", ".join(f"{v} {denoising_tables.elbows(others[d], v).max(axis=None):.2f}" for v in VARIANTS)
-        )
-        measured += "" if c == "C26" else f" ({variant}, stride {stride})"
-        row = dict(id=c, measured=measured, value=values[c], why=why)
-        (timed_claims if c == "C11" else claims).append(row | where)
+claims, timed_claims = judged.claims(run.parameters, evidence, VARIANTS)
 
 # %%
 lasting = every_number[every_number.quantity != "seconds"]

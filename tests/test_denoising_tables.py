@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
+from cunet import denoising_claims, metrics, paper, scorecard
 from cunet import denoising_tables as tables
-from cunet import metrics, paper
 from cunet.errors import InputError
 from cunet.trajectories import Denoised, Trajectory
 
@@ -135,3 +135,38 @@ def test_steps_above_and_below_are_counted_at_high_noise_only():
 def test_every_frame_is_a_frame():
     frame = tables.comparison(RUNS, "mean", SECONDS)
     assert isinstance(frame, pd.DataFrame) and not frame.isna().any().any()
+
+
+def evidence(mean=(), **changes) -> denoising_claims.Evidence:
+    """Of the two networks above. mean: the distances of U-Net and cU-Net from the posterior mean, in rows."""
+    rows = [{"noise steps": 900, "unet": first, "cunet": second} for first, second in mean]
+    fast, slow = (tables.comparison(RUNS, "mean", SECONDS | {"cunet": t}) for t in (0.01, 0.1))
+    frame = pd.DataFrame(rows, columns=["noise steps", "unet", "cunet"])
+    found = denoising_claims.Evidence(RUNS, RUNS, fast, slow, (0.5, 0.4, 0.7), frame, 1e-12)
+    return found._replace(**changes)
+
+
+def test_claims_are_in_the_words_and_the_values_of_what_was_measured():
+    given = dict(images=12, size="laptop", seed=0, variant="mean", stride=10)
+    found = {"mnist": evidence([(0.02, 0.05)]), "avatars": evidence(violation=1e-3)}
+    made, timed = denoising_claims.claims(given, found, ["mean"])
+    assert [(row["id"], row["dataset"]) for row in timed] == [("C11", "mnist"), ("C11", "avatars")]
+    assert [row["id"] for row in made] == 2 * ["C09", "C10", "C13", "C14", "C26"]
+    values = {row["id"]: row["value"] for row in made[:5]}
+    assert values["C26"] == {"violation": 1e-12, "gap": 0.05} and values["C13"] == {"unet": 0.0, "cunet": 1.0}
+    assert scorecard.verdict("C26", values["C26"]) == scorecard.REPRODUCED
+    words = {row["id"]: row["measured"] for row in made[:5]}
+    assert words["C09"] == (
+        "better best SSIM: U-Net at [50, 400], cU-Net as described at no level, undecided at no level"
+        " (mean, stride 10)"
+    )
+    assert "2.0% (U-Net, 900 steps), 5.0% (cU-Net as described, 900 steps)" in words["C26"]
+    assert made[2]["why"].endswith(f"mnist mean {tables.elbows(RUNS, 'mean').max(axis=None):.2f}")
+    assert timed[0]["value"]["seconds"] == 0, "the time is taken at its unfavourable end"
+    assert "taking 0.50 [0.40, 0.70] of the time" in timed[0]["measured"]
+
+
+def test_a_posterior_mean_that_is_not_known_is_no_evidence():
+    given = dict(images=12, size="laptop", seed=0, variant="mean", stride=10)
+    *_, row = denoising_claims.claims(given, {"mnist": evidence()}, ["mean"])[0]
+    assert row["id"] == "C26" and row["value"] is None and "not known well enough" in row["measured"]
