@@ -288,6 +288,7 @@ def _beyond(of: dict[str, Any]) -> Work:
     """Notebook 11: every acceleration of both networks; of the first data set likelihood, depth and reuse."""
     work, pair = Work(), of["models"][:2]
     sets = [of["heun_calls"] if method == "heun" else of["calls"] for method in of["methods"]]
+    sets.append(of["plain_calls"])
     for number, dataset in enumerate(of["datasets"]):
         _, test, channels = images(dataset)
         networks = [Item("call", (model, of["size"], channels)) for model in pair]
