@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import sampling
+from . import sampling, subsets
 from .datasets import ImageDataset
 from .diffusion import Diffusion, one_of
 from .errors import InputError
@@ -76,8 +76,8 @@ class CoarseImages:
 
     @classmethod
     def fit(cls, train: ImageDataset, components: int = 64, images: int = 4000) -> CoarseImages:
-        """Fit to the first `images` of a data set, by a randomised decomposition with a fixed seed."""
-        pixels = train.batch(slice(0, images)).flatten(1)
+        """Fit to `images` of a data set, by a randomised decomposition with a fixed seed."""
+        pixels = subsets.images(train, min(images, len(train))).flatten(1)
         if len(pixels) <= components:
             raise InputError(
                 f"{len(pixels)} images have no {components} principal components: give more images."

@@ -87,7 +87,7 @@ from cunet import (
     sampling,
     scorecard,
     sde,
-    synthesis,
+    subsets,
 )
 from cunet import checkpoints as store
 from cunet import datasets as data
@@ -207,7 +207,7 @@ for m in exported:
 # training images. A Frechet distance would be no measure here: of so few images it is too large by what their number
 # and the set's own spread decide, and a set can come out nearer to the data than as many real images. The kernel
 # distance is unbiased at any number of images, and may even be below 0. Its *floor* is that of test images, taken
-# evenly from the whole test set; nothing is better than real. All sets start from the same noise, image by image, so
+# from everywhere in the test set; nothing is better than real. All sets start from the same noise, image by image, so
 # the bootstrap draws the same image numbers in all of them: it is one over pairs.
 
 # %%
@@ -215,8 +215,8 @@ tables, found, floor, real, prepared = [], {}, {}, {}, {}
 for d in datasets:
     train, test = data.load(d, "train", side), data.load(d, "test", side)
     real[d] = accelerations.RealImages.of(frechet.dataset_features(train, min(reference_images, len(train))))
-    some = synthesis.evenly(len(test), min(reference_images, len(test), 2000))
-    floor[d] = accelerations.distances(real[d], frechet.features(test.batch(some)), resamples, seed + 1)
+    some = subsets.part(test, min(reference_images, 2000))
+    floor[d] = accelerations.distances(real[d], frechet.features(some), resamples, seed + 1)
     for m in models:
         network, diffusion = nets[d, m], processes[d, m]
         prepared[d, m] = accelerations.Prepared.of(network, diffusion, train, early_start)
@@ -413,9 +413,7 @@ pd.DataFrame({name: [float(e.abs().mean()), float(e.abs().max())] for name, e in
 
 # %%
 test = data.load(main, "test", side)
-some = test.images[
-    torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[:likelihood_images]
-]
+some = subsets.part(test, likelihood_images).images
 rows, evaluations = [], {}
 for how in likelihood.DEQUANTISATIONS:
     for m, (network, diffusion) in pair.items():
@@ -631,8 +629,8 @@ for d in dict.fromkeys(which.dataset for which in told):
     seen, held_out = data.load(d, "train", side), data.load(d, "test", side)
     count = min(reference_images, len(seen))
     probe = guidance.LinearProbe(frechet.dataset_features(seen, count), seen.labels[:count])
-    some = synthesis.evenly(len(held_out), min(2000, len(held_out)))
-    right = probe(frechet.features(held_out.batch(some))) == held_out.labels[some]
+    some = subsets.part(held_out, 2000)
+    right = probe(frechet.features(some)) == some.labels
     judged_real[d] = float(right.float().mean())
     labels = torch.arange(guided_images) % len(data.class_names(d))
     for which, path in [(w, p) for w, p in told.items() if w.dataset == d]:
