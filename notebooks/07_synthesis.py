@@ -84,8 +84,10 @@ folder = store.ASSETS if checkpoints == "released" else run.checkpoints
 paths, missing = synthesis.trainings(given, folder)
 loaded = {which: store.load(path, model=which.model, size=size) for which, path in paths.items()}
 sets_of = list(dict.fromkeys(which.dataset for which in paths))  # the data sets that take part
+device = sampling.device_name(sampling.best_device())  # `cunet.shards` samples there
 leading = {(w.dataset, synthesis.name(w)): w for w in paths if synthesis.leads(w, given)}
 print("Not there, so not compared:", ", ".join(missing) or "nothing; all networks are there")
+print("The samples are computed on", device)
 for d in datasets:
     if d not in sets_of:
         print(
@@ -406,6 +408,7 @@ claims, timed_claims = judged.claims(given, curve, chosen, best, ratios, converg
 result = run.save_result(
     values={
         "missing": missing,
+        "device": device,
         "limits": limits.to_dict("records"),
         "near_duplicates": {d: yardsticks[d].near_duplicates for d in sets_of},
         "neighbours": neighbours.to_dict("records"),
