@@ -116,7 +116,7 @@ def test_the_floor_is_of_as_many_real_images_as_there_are_samples_or_there_is_no
     stick = synthesis.Yardstick("mnist", 16, limit=300)
     real = torch.cat([frechet.features(stick.test), frechet.features(stick.train.batch(range(300, 400)))])
     for count in (60, 100, 130, 200):
-        some = real[:count] if count > 100 else real[[100 * i // count for i in range(count)]]
+        some = real[:count] if count > 100 else real[subsets.evenly(100, count)]
         wanted = float(frechet.frechet_distance(stick.features, some))
         assert stick.floor(count) == pytest.approx(wanted, rel=1e-4)
     assert stick.floor(200) < 0.9 * stick.floor(100), "the distance of fewer images is another"
