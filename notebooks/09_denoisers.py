@@ -267,8 +267,9 @@ protocol.round(2)
 
 # %% [markdown]
 # **Who is ahead, and is it decided?** The lowest mean LPIPS, with its interval over images, for each reading of the walk;
-# and all methods that a paired test over the same images (Holm over the level) cannot tell from it. Only the readings
-# *end* and *first* can be had without the original.
+# and all methods that a paired test over the same images cannot tell from it. Since the same images say which method it
+# is, intervals are made to hold for all methods of a level at once (Bonferroni), and the tests are adjusted over all
+# pairs of methods (Holm). Only the readings *end* and *first* can be had without the original.
 
 # %%
 ahead = pd.concat(
