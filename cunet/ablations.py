@@ -22,7 +22,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from . import checkpoints, metrics, recipe, runs
+from . import checkpoints, metrics, recipe, runs, subsets
 from .datasets import ImageDataset
 from .denoising import denoise
 from .diffusion import Diffusion
@@ -128,22 +128,17 @@ def measure(
 ) -> Measured:
     """Sample (DDIM, `steps` steps), denoise (the walk of `cunet.denoising`), and validate one network.
 
-    test: test images; the first `images` are denoised, from each of `levels` noise steps, with a network call
-    every `stride` steps; the losses of the first `loss_images` are taken. The same images and the same noise
-    for every network.
+    test: test images; `images` of them are denoised, from each of `levels` noise steps, with a network call
+    every `stride` steps; the losses of `loss_images` are taken, both from everywhere (`cunet.subsets`). The
+    same images and the same noise for every network.
     """
     drawn = sample(network, samples, diffusion, "ddim", steps, seed, progress=True)
     found = denoise(
-        network, test.batch(range(images)), diffusion, levels, ["mean"], ["lpips"], stride, seed=seed
+        network, subsets.images(test, images), diffusion, levels, ["mean"], ["lpips"], stride, seed=seed
     )
     best = torch.stack([found["mean", level].best("lpips")[0] for level in levels], 1)
-    losses = validation_losses(network, first(test, loss_images), diffusion)[:, 0]
+    losses = validation_losses(network, subsets.part(test, loss_images), diffusion)[:, 0]
     return Measured(features(drawn), drawn[:shown], best.double().mean(1), losses)
-
-
-def first(dataset: ImageDataset, count: int) -> ImageDataset:
-    """The first `count` images of a data set."""
-    return ImageDataset(dataset.name, dataset.split, dataset.images[:count])
 
 
 class Spread(NamedTuple):

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import sampling
+from . import sampling, subsets
 from .datasets import ImageDataset
 from .diffusion import Diffusion, one_of
 from .errors import InputError
@@ -76,8 +76,8 @@ class CoarseImages:
 
     @classmethod
     def fit(cls, train: ImageDataset, components: int = 64, images: int = 4000) -> CoarseImages:
-        """Fit to the first `images` of a data set, by a randomised decomposition with a fixed seed."""
-        pixels = train.batch(slice(0, images)).flatten(1)
+        """Fit to `images` of a data set, by a randomised decomposition with a fixed seed."""
+        pixels = subsets.images(train, min(images, len(train))).flatten(1)
         if len(pixels) <= components:
             raise InputError(
                 f"{len(pixels)} images have no {components} principal components: give more images."
@@ -305,7 +305,8 @@ class Gain(NamedTuple):
     """How much accelerations help the second network, over what they help the first: 1, as much.
 
     ratio, low, high: with its 95 % interval; NaN where no comparison was possible. used: the comparisons,
-    (method, calls). left_out: why others are not among them.
+    (method, calls). left_out: why others are not among them. excess: how far above real images the sets
+    compared are, the nearest and the farthest; NaN likewise.
     """
 
     ratio: float
@@ -313,6 +314,10 @@ class Gain(NamedTuple):
     high: float
     used: list[tuple[str, int]]
     left_out: dict[tuple[str, int], str]
+    excess: tuple[float, float]
+
+
+LEAST = 0.05  # of a measured excess: a resampled one that is smaller counts as this
 
 
 def relative_gain(
@@ -326,15 +331,15 @@ def relative_gain(
 
     E is the distance above that of real images, `floor`. A comparison takes part when the lower end of the
     95 % interval of all its four E is above 0: a factor of something that is within noise of nothing is not
-    measured. found: of all sets, whose resamples belong together, since they start from the same noise image
-    by image; those of `floor` are its own. pairs: (method, calls) to average over; networks: the first and
-    the second.
+    measured. In resamples E is at least `LEAST` of what was measured, so that its logarithm exists. found: of
+    all sets, whose resamples belong together, since they start from the same noise image by image; those of
+    `floor` are its own. pairs: (method, calls) to average over; networks: the first and the second.
 
     Raises InputError without pairs.
     """
     if not pairs:
         raise InputError("No accelerated method was compared with the base at equal calls: name some.")
-    floors, left_out, used, logs = np.append(floor.draws, floor.value), {}, [], []
+    floors, left_out, used, logs, measured = np.append(floor.draws, floor.value), {}, [], [], []
     for method, calls in pairs:
         excess = {
             (network, how): np.append(found[network, how, calls].draws, found[network, how, calls].value)
@@ -347,16 +352,14 @@ def relative_gain(
             left_out[method, calls] = ", ".join(f"{network} with {how}" for network, how in near)
             continue
         used.append((method, calls))
-        first, second = (
-            np.log(np.maximum(excess[n, base], 0.05 * excess[n, base][-1]))
-            - np.log(np.maximum(excess[n, method], 0.05 * excess[n, method][-1]))
-            for n in networks
-        )
+        measured += [float(one[-1]) for one in excess.values()]
+        kept = {key: np.log(np.maximum(one, LEAST * one[-1])) for key, one in excess.items()}
+        first, second = (kept[n, base] - kept[n, method] for n in networks)
         logs.append(second - first)
     if not logs:
-        return Gain(math.nan, math.nan, math.nan, used, left_out)
+        return Gain(math.nan, math.nan, math.nan, used, left_out, (math.nan, math.nan))
     mean = np.exp(np.mean(logs, axis=0))
-    return Gain(*_measure(mean), used, left_out)
+    return Gain(*_measure(mean), used, left_out, (min(measured), max(measured)))
 
 
 def _measure(values: np.ndarray) -> Measure:
@@ -388,7 +391,7 @@ class Multiplied(NamedTuple):
 
 def multiplied(
     found: Mapping[Key, Distances],
-    seconds: Mapping[tuple[str, str], Sequence[float]],
+    seconds: Mapping[Key, Sequence[float]],
     networks: tuple[str, str],
     plain: str = "ddim",
     seed: int = 0,
@@ -399,8 +402,8 @@ def multiplied(
     is that of the fastest set that is as good or better. In a resample of images and of timing rounds both
     are found again: choosing the best of noisy numbers is part of what is uncertain.
 
-    found: distances of all sets, whose resamples belong together. seconds: (network, method) -> seconds a
-    call, one a round, the rounds of all being the same.
+    found: distances of all sets, whose resamples belong together. seconds: of each set those that a sample
+    takes, one a round, the rounds of all being the same.
 
     Raises InputError if the plain method was not tried with both networks.
     """
@@ -419,7 +422,7 @@ def multiplied(
     def times(network: str, level: np.ndarray, only: str | None = None) -> np.ndarray:
         """(sets, draws) seconds a sample, infinite where a set is not as good as `level`."""
         return np.array([
-            np.where(distance[network, method, k] <= level, k * median[network, method], np.inf)
+            np.where(distance[network, method, k] <= level, median[network, method, k], np.inf)
             for method, k in sets[network] if only in (None, method)
         ])  # fmt: skip
 

@@ -15,6 +15,7 @@ image and `first` the prediction of the first call, which anyone can have.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from .trajectories import METRICS, Trajectory
 READINGS = ("best", "end", "first")
 AUTHORS = ("bm3d", "autoencoder-level", "dncnn-level")  # the rivals as the authors trained them
 PRACTICE = ("bm3d", "autoencoder", "dncnn")  # and blind, over the whole range of noise
+TAIL_RESAMPLES = 5000  # of a bootstrap whose interval is wider than 95 %, and so rests on fewer of them
 Scores = Mapping[tuple[str, int], Mapping[str, Tensor]]
 
 
@@ -115,20 +117,24 @@ def duels(scores: Scores, chosen: str, rivals: Sequence[str], seed: int = 0) -> 
 def leaders(scores: Scores, metric: str = "lpips", seed: int = 0) -> pd.DataFrame:
     """Which method has the best mean at each noise level, and from which others the images cannot tell it.
 
+    The same images say which is the best, so whatever is said of it shall hold of any method that they could
+    have chosen: intervals are of all methods of the level at once (Bonferroni), p-values adjusted over all
+    their pairs (Holm).
+
     Columns: noise, method, mean, low, high (95 % bootstrap over images), undecided: the other methods whose
-    paired difference from it has a p-value above 0.05, by `denoising_tables.sign_flip`, adjusted by Holm over
-    the level.
+    paired difference from it has an adjusted p-value above 0.05, by `denoising_tables.sign_flip`.
     """
     rows = []
     for noise in sorted({level for _, level in scores}):
         found = {m: values[metric].double() for (m, level), values in scores.items() if level == noise}
         best = METRICS[metric](found, key=lambda m: float(found[m].mean()))
-        others = [m for m in found if m != best]
-        adjusted = holm([sign_flip(found[m] - found[best], seed) for m in others])
-        low, high = (float(end[0]) for end in band(found[best][:, None], seed=seed))
+        pairs = list(combinations(found, 2))
+        adjusted = holm([sign_flip(found[b] - found[a], seed) for a, b in pairs])
+        tied = [set(pair) for pair, q in zip(pairs, adjusted, strict=True) if q > SIGNIFICANT]
+        ends = band(found[best][:, None], TAIL_RESAMPLES, 1 - SIGNIFICANT / len(found), seed)
+        low, high = (float(end[0]) for end in ends)
         row = dict(noise=noise, method=best, mean=float(found[best].mean()), low=low, high=high)
-        tied = [m for m, q in zip(others, adjusted, strict=True) if q > SIGNIFICANT]
-        rows.append(row | {"undecided": tied})
+        rows.append(row | {"undecided": [m for m in found if {m, best} in tied]})
     return pd.DataFrame(rows)
 
 

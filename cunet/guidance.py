@@ -16,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from . import sampling
 from .errors import InputError
+from .metrics import Interval
 
 
 class Guided(nn.Module):
@@ -86,6 +88,22 @@ def sample(
     return torch.cat(parts)
 
 
+def share(right: Tensor, among: int = 1) -> Interval:
+    """The share of True, with the ends of its 95 % interval (Clopper and Pearson 1934).
+
+    right: bool (N,), one an image. among: how many such intervals shall hold at once (Bonferroni): those of
+    all that one was chosen from, when the same images say which.
+
+    Raises InputError for no image or another kind.
+    """
+    if right.dtype != torch.bool or right.ndim != 1 or not len(right):
+        raise InputError(
+            f"A share of {right.dtype} of shape {tuple(right.shape)}: give one bool an image, (N,), N >= 1."
+        )
+    found = binomtest(int(right.sum()), len(right))
+    return Interval(found.statistic, *found.proportion_ci(1 - 0.05 / among, "exact"))
+
+
 class LinearProbe:
     """A linear classifier on fixed features: which class is a picture of?
 
@@ -93,27 +111,49 @@ class LinearProbe:
     value wins. With features that were learned elsewhere (`cunet.alexnet`), it judges pictures independently
     of the networks that made them.
 
-    features: (N, D) float. labels: (N,) integers, 0 ... classes - 1. penalty: added to the mean square of
-    each standardised feature.
+    features: (N, D) float, finite. labels: (N,) integers on the same device, 0 ... classes - 1; the largest
+    says how many classes there are. penalty: added to the mean square of each standardised feature.
 
-    Raises InputError for fewer than two classes.
+    Raises InputError for features or labels of another kind, or fewer than two classes.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, penalty: float = 1e-3):
-        classes = int(labels.max()) + 1 if len(labels) else 0
-        if classes < 2 or len(features) != len(labels):
-            raise InputError(
-                f"{len(features)} features with {len(labels)} labels of {classes} classes: a classifier "
-                "needs as many of one as of the other, and two classes."
-            )
-        x = features.double()
+        self._check(features, labels)
+        classes, x = int(labels.max()) + 1, features.double()
         self.mean, self.std = x.mean(0), x.std(0).clamp(min=1e-6)
         x = (x - self.mean) / self.std
-        wanted = torch.nn.functional.one_hot(labels, classes).double()
+        wanted = torch.nn.functional.one_hot(labels.long(), classes).double()
         self.bias = wanted.mean(0)
-        gram = x.T @ x / len(x) + penalty * torch.eye(x.shape[1], dtype=torch.float64)
+        gram = x.T @ x / len(x) + penalty * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
         self.weight = torch.linalg.solve(gram, x.T @ (wanted - self.bias) / len(x))
 
+    @staticmethod
+    def _check(features: Tensor, labels: Tensor) -> None:
+        if not isinstance(labels, Tensor) or labels.dtype not in (torch.int64, torch.int32):
+            given = getattr(labels, "dtype", type(labels).__name__)
+            raise InputError(f"The labels are {given}: give a tensor of integers, the class of each picture.")
+        if features.ndim != 2 or not features.is_floating_point() or labels.shape != features.shape[:1]:
+            raise InputError(
+                f"Features of shape {tuple(features.shape)} and dtype {features.dtype} with labels of shape "
+                f"{tuple(labels.shape)}: give floats (N, D) and a class for each row, (N,)."
+            )
+        if labels.device != features.device:
+            raise InputError(
+                f"The labels are on {labels.device} and the features on {features.device}: move the labels."
+            )
+        known = labels.unique().tolist()
+        if len(known) < 2 or known[0] < 0:
+            raise InputError(
+                f"The labels are of the classes {known}: a classifier needs two or more, counted from 0."
+            )
+        if not features.isfinite().all():
+            raise InputError("The features hold NaN or infinite values: see what they were computed from.")
+
     def __call__(self, features: Tensor) -> Tensor:
-        """(N, D) -> the class of each, (N,) int64."""
+        """(N, D) -> the class of each, (N,) int64. Raises InputError for another D."""
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise InputError(
+                f"Features of shape {tuple(features.shape)}: this classifier learned from {len(self.mean)} "
+                f"numbers a picture, so give (N, {len(self.mean)})."
+            )
         return (((features.double() - self.mean) / self.std) @ self.weight + self.bias).argmax(1)

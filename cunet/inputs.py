@@ -87,14 +87,23 @@ class ClassEmbedding(nn.Module):
     def forward(self, embedding: Tensor, labels: Tensor | None) -> Tensor:
         """embedding (B, width) of the step; labels (B,) integers, None: no class. Returns like embedding.
 
-        Raises InputError for labels of another shape or kind, or out of range.
+        Raises InputError for labels that are no tensor, of another shape, kind or device, or out of range.
         """
         if labels is None:
             return embedding + self.gain * self.table.weight[self.classes]
-        if labels.shape != embedding.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+        if not isinstance(labels, Tensor):
+            raise InputError(
+                f"The labels are a {type(labels).__name__}: give a tensor, one integer an image."
+            )
+        if labels.shape != embedding.shape[:1] or labels.dtype not in (torch.int64, torch.int32):
             raise InputError(
                 f"The labels have shape {tuple(labels.shape)} and dtype {labels.dtype} for "
-                f"{embedding.shape[0]} images: give each image one integer."
+                f"{embedding.shape[0]} images: give each image one integer (torch.int64)."
+            )
+        if labels.device != embedding.device:
+            raise InputError(
+                f"The labels are on {labels.device}, but the network on {embedding.device}: move them with "
+                f"labels.to({str(embedding.device)!r})."
             )
         if not torch.compiler.is_compiling() and len(labels):
             if not 0 <= int(labels.min()) <= int(labels.max()) <= self.classes:

@@ -62,11 +62,12 @@ class RandomDepth(ContinuousUNet):
     be written as one: more steps then make it worse (notebook 11). Here only what does not depend on the
     number, the ODE, can lower the loss at every draw.
 
-    depths: the least and the largest factor. A call draws one from torch's own generator, which
-    `cunet.training` seeds by (seed, step, device): a resumed training draws what an undisturbed one would
-    have. Nothing is drawn in eval mode, where blocks take their own steps. The way back needs no draw, with
-    any `gradient`; under torch.utils.checkpoint around the whole network the draw is repeated, as dropout is.
-    Under torch.compile each factor has a graph of its own. The other keywords are those of `ContinuousUNet`.
+    depths: the least and the largest factor. A call draws one from torch's own generator, or, where
+    `depth_seed` is set, from that number alone. `cunet.training` sets it by (seed, step): all devices and all
+    parts of a batch take one depth, and a resumed training draws what an undisturbed one would have. Nothing
+    is drawn in eval mode, where blocks take their own steps. The way back needs no draw, with any `gradient`;
+    under torch.utils.checkpoint around the whole network the draw is repeated, as dropout is. Under
+    torch.compile each factor has a graph of its own. The other keywords are those of `ContinuousUNet`.
 
     Raises InputError for a range that is empty or begins below 1.
     """
@@ -79,6 +80,7 @@ class RandomDepth(ContinuousUNet):
             )
         super().__init__(*arguments, **options)
         self.depths = (low, high)
+        self.depth_seed: int | None = None
 
     def forward(
         self, sample: Tensor, timestep: int | Tensor, class_labels: Tensor | None = None, *ignored
@@ -91,8 +93,9 @@ class RandomDepth(ContinuousUNet):
 
     @torch.compiler.disable
     def _drawn(self) -> int:
-        low, high = self.depths
-        return int(torch.randint(low, high + 1, ()))
+        (low, high), seed = self.depths, self.depth_seed
+        draw = None if seed is None else torch.Generator().manual_seed(seed)
+        return int(torch.randint(low, high + 1, (), generator=draw))
 
 
 _FAMILIES = {

@@ -21,9 +21,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cunet.errors import InputError
@@ -43,7 +45,7 @@ def write(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
             folder read-only).
     """
     _refuse_nonfinite(tensors, path, "would be written to")
-    data = safetensors.torch.save(tensors)
+    data = bytes_of(tensors)
     try:
         card = json.loads(json.dumps({**card, "sha256": hashlib.sha256(data).hexdigest()}, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -81,7 +83,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     card, data = _matching_card(path)
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = tensors_of(data)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{path} is not a safetensors file ({error}), although its hash agrees with its card: a pickle "
@@ -98,7 +100,7 @@ def keep(path: Path, tensor: Tensor) -> None:
     try:
         tensor = tensor.contiguous()
         written = {"sha256": _digest(tensor), "name": path.name}
-        safetensors.torch.save_file({"kept": tensor}, unfinished, metadata=written)
+        save_file({"kept": tensor}, unfinished, metadata=written)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

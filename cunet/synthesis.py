@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import checkpoints, datasets, drawn, frechet, metrics
+from . import checkpoints, datasets, drawn, frechet, metrics, subsets
 from .checkpoints import Trained
 from .errors import InputError
 from .shards import Samples
@@ -142,11 +142,6 @@ def _no_floor(count: int, there: int) -> str:
     )
 
 
-def evenly(total: int, count: int) -> Tensor:
-    """The numbers of `count` images of 0 ... total - 1, evenly spaced, each once: int64."""
-    return torch.arange(count) * total // count
-
-
 class Yardstick:
     """What the samples of one data set are held against: its images, and their features.
 
@@ -179,16 +174,15 @@ class Yardstick:
     def floor(self, count: int) -> float:
         """The distance of `count` real images that it is not to: no network's fault.
 
-        They are test images, taken evenly: the first ones need not be like the others (MNIST's first half
-        is by other writers than its second, and the distance of its first 512 images twice that of 512 from
-        everywhere). Where these are too few (LSUN Church has 300), training images after the first `limit`,
-        too. A distance of fewer images is larger, and samples would seem as good as real images.
+        They are test images from everywhere (`cunet.subsets`). Where these are too few (LSUN Church has 300),
+        training images after the first `limit`, too. A distance of fewer images is larger, and samples would
+        seem as good as real images.
 
         Raises InputError if there are not as many.
         """
         lacking = count - len(self.test)
         if lacking <= 0:
-            return self.distance(self._test_features[evenly(len(self.test), count)])
+            return self.distance(self._test_features[subsets.evenly(len(self.test), count)])
         there = len(self.test) + len(self.train) - self.limit
         if count > there:
             raise InputError(

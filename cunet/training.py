@@ -240,11 +240,15 @@ class Training:
         return loss
 
     def seed_network(self) -> None:
-        """Make what the network itself draws (dropout) a function of seed, step and device."""
-        number = stream(self.config.seed, "network", self.step, self.fabric.global_rank)
+        """Make what the network itself draws a function of seed and step, and of the device: each has images
+        of its own to drop numbers of, but a random depth is the whole batch's."""
+        seed = self.config.seed
+        number = stream(seed, "network", self.step, self.fabric.global_rank)
         torch.default_generator.manual_seed(number)  # torch.manual_seed costs 2 ms where there is no GPU
         if self.fabric.device.type == "cuda":
             torch.cuda.manual_seed(number)
+        if hasattr(self.network, "depth_seed"):
+            self.network.depth_seed = stream(seed, "network", self.step, 0)
 
     def diverged(self, why: str) -> None:
         state, config = resume.state_path(self.path), self.config

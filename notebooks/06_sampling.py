@@ -50,7 +50,7 @@ from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
 from cunet import datasets as data
-from cunet import figures, paper, runs, sampling, scorecard
+from cunet import figures, paper, runs, sampling, scorecard, subsets
 from cunet.diffusion import SCHEDULES, Diffusion
 from cunet.samplers import trailing_timesteps
 
@@ -76,7 +76,7 @@ print(f"{models[-1]}, trained with {diffusion}; computed on {sampling.device_nam
 # $$ x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon\sim\mathcal N(0, I). $$
 
 # %%
-clean = test.batch(range(4))
+clean = subsets.images(test, 4)
 noise = torch.randn(clean.shape, generator=generator)
 strip = [
     ("", [diffusion.add_noise(x[None], e[None], t)[0] for t in noising_steps])
@@ -268,7 +268,7 @@ picture
 # %%
 def errors(network, diffusion):
     """Mean squared error of the recovered image: a row a true step, a column a step told."""
-    images = test.batch(range(error_images))
+    images = subsets.images(test, error_images)
     table = {}
     for true in told_steps:
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(true))

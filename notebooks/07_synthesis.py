@@ -62,7 +62,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
-from cunet import cost, figures, frechet, metrics, runs, sampling, scorecard, shards, synthesis
+from cunet import cost, figures, frechet, metrics, runs, sampling, scorecard, shards, subsets, synthesis
 from cunet import datasets as data
 from cunet import synthesis_claims as judged
 from cunet import synthesis_tables as tables
@@ -84,8 +84,10 @@ folder = store.ASSETS if checkpoints == "released" else run.checkpoints
 paths, missing = synthesis.trainings(given, folder)
 loaded = {which: store.load(path, model=which.model, size=size) for which, path in paths.items()}
 sets_of = list(dict.fromkeys(which.dataset for which in paths))  # the data sets that take part
+device = sampling.device_name(sampling.best_device())  # `cunet.shards` samples there
 leading = {(w.dataset, synthesis.name(w)): w for w in paths if synthesis.leads(w, given)}
 print("Not there, so not compared:", ", ".join(missing) or "nothing; all networks are there")
+print("The samples are computed on", device)
 for d in datasets:
     if d not in sets_of:
         print(
@@ -140,7 +142,7 @@ converged.round(3)
 #
 # Two sets of real images are not at distance zero: they are finite, and the distance is biased upwards, the more so
 # the smaller the set. So the floor is measured: as many real images as there are samples, against the same training
-# images. They are *test* images, taken evenly from all of them, and where these are too few, training images outside
+# images. They are *test* images, taken from everywhere among them, and where these are too few, training images outside
 # the reference set, too. The ceiling is noise.
 
 # %%
@@ -339,14 +341,15 @@ pd.DataFrame({key: dict(fid=f.value, images=f.n_generated, note=f.note) for key,
 # ## 8. Are they copies?
 #
 # A network that had learned the training images by heart would score best of all. So every sample is held beside
-# the training image that is nearest to it, pixel by pixel. How near is too near? Test images say: nobody copied them.
+# the training image that is nearest to it, pixel by pixel. How near is too near? Test images say, taken from
+# everywhere: nobody copied them.
 
 # %%
 rows = []
 for d in sets_of:
     train, test = yardsticks[d].train, yardsticks[d].test
     sets = {m: shards.pixels(one.samples, run.run_dir) for (where, m), one in at_best.items() if where == d}
-    sets = {"test images": test.images[: max(map(len, sets.values()))], **sets}
+    sets = {"test images": subsets.part(test, max(map(len, sets.values()))).images, **sets}
     near = {name: metrics.nearest(images, train.images) for name, images in sets.items()}
     usual = near["test images"][0]
     for name, (gap, _) in near.items():
@@ -357,7 +360,7 @@ for d in sets_of:
         pairs = (("", data.from_uint8(sets[name][:10])), (", nearest", train.batch(index[:10])))
         shown += [(f"{figures.label(name)}{which}", images) for which, images in pairs]
     picture = figures.image_rows(shown)
-    caption = f"First images of each set, each above its nearest training image, {d}"
+    caption = f"Images of each set, each above its nearest training image, {d}"
     run.save_figure(picture, f"ext_neighbours_{d}", caption)
     display(picture)
 neighbours = pd.DataFrame(rows)
@@ -405,6 +408,7 @@ claims, timed_claims = judged.claims(given, curve, chosen, best, ratios, converg
 result = run.save_result(
     values={
         "missing": missing,
+        "device": device,
         "limits": limits.to_dict("records"),
         "near_duplicates": {d: yardsticks[d].near_duplicates for d in sets_of},
         "neighbours": neighbours.to_dict("records"),

@@ -77,6 +77,7 @@ from cunet import (
     paper,
     runs,
     scorecard,
+    subsets,
 )
 from cunet import datasets as data
 from cunet import denoising_claims as judged
@@ -135,7 +136,8 @@ pd.Series(first_peak, name="share").rename({"unet": "U-Net", "cunet": "cU-Net"})
 # %% [markdown]
 # ## 2. The runs
 #
-# Both networks get the same images with the same noise, image by image. Every number below comes from these runs; a
+# Both networks get the same images with the same noise, image by image. The images are test images from everywhere: the
+# first of a data set need not be like the others (`cunet.subsets`). Every number below comes from these runs; a
 # run that was interrupted goes on where it stopped.
 
 # %%
@@ -143,7 +145,7 @@ fractions = [i / 8 for i in range(9)]  # of the way, where images are kept
 denoised = {d: {} for d in datasets}
 for (d, m), network in networks.items():
     denoised[d][m] = denoise(
-        network, tests[d].batch(range(images)), diffusions[d, m], levels, [variant], denoising_tables.SCORES,
+        network, subsets.images(tests[d], images), diffusions[d, m], levels, [variant], denoising_tables.SCORES,
         stride, every, fractions, seed, progress=True, resume=run.checkpoints / job,
     )  # fmt: skip
 
@@ -154,7 +156,7 @@ for (d, m), network in networks.items():
 # %%
 seconds, calls = {}, {}
 for d in datasets:
-    one = {m: tests[d].batch(range(1)) for m in pair}
+    one = {m: subsets.images(tests[d], 1) for m in pair}
     with placed("cpu", *(networks[d, m] for m in pair)):
         timed = cost.time_interleaved(
             {m: lambda d=d, m=m, x=x: denoise(networks[d, m], x, diffusions[d, m], [1], metrics=["psnr"])
@@ -193,11 +195,12 @@ run.save_table(every_number, "ext_denoising_numbers", "Every number behind table
 # %% [markdown]
 # ## 4. Figures 5 and 7 to 11
 #
-# **Figure 5**: the original, with noise, and at the end of the walk of each network. The first test images, not chosen.
+# **Figure 5**: the original, with noise, and at the end of the walk of each network. The first of the images
+# above, not chosen.
 
 # %%
 for d in datasets:
-    clean, rows = tests[d].batch(range(shown)), []
+    clean, rows = subsets.images(tests[d], images), []
     for level in levels:
         kept = [denoised[d][m][variant, level].frames for m in pair]
         row = [(clean[i], kept[0][i, 0], kept[0][i, -1], kept[1][i, -1]) for i in range(shown)]
@@ -215,7 +218,7 @@ for d in datasets:
 for d in datasets:
     for number, level in zip((7, 8, 9), figure_levels, strict=True):
         strips = [denoising_figures.strip(m, denoised[d][m][variant, level], 0, "lpips") for m in pair]
-        picture = denoising_figures.along_the_steps(tests[d].batch(range(1))[0], strips, "lpips")
+        picture = denoising_figures.along_the_steps(subsets.images(tests[d], images)[0], strips, "lpips")
         caption = f"{paper.FIGURES[number]}: {level} steps of noise, {d}"
         run.save_figure(picture, f"fig{number:02}_intermediate_{d}", caption)
         display(picture)
@@ -256,7 +259,7 @@ for d in datasets:
 others = {d: {} for d in datasets}
 for (d, m), network in networks.items():
     others[d][m] = denoise(
-        network, tests[d].batch(range(images)), diffusions[d, m], protocol_levels, tuple(VARIANTS),
+        network, subsets.images(tests[d], images), diffusions[d, m], protocol_levels, tuple(VARIANTS),
         denoising_tables.SCORES, stride, every, seed=seed, progress=True, resume=run.checkpoints / job,
     )  # fmt: skip
 # C11 speaks of time: a call of the second network at the unfavourable end of its spread
@@ -296,7 +299,7 @@ for d in datasets:
 rows = []
 for (d, m), network in networks.items():
     for k in strides:
-        few = denoise(network, tests[d].batch(range(stride_images)), diffusions[d, m], stride_levels, [variant],
+        few = denoise(network, subsets.images(tests[d], stride_images), diffusions[d, m], stride_levels, [variant],
                       denoising_tables.SCORES, k, seed=seed)  # fmt: skip
         for level in stride_levels:
             found = {q: few[variant, level].best(q) for q in denoising_tables.SCORES}
@@ -325,7 +328,7 @@ d, m = datasets[0], pair[-1]
 
 def whole_run(n, level):
     """One run of n images from one level."""
-    denoise(networks[d, m], tests[d].batch(range(n)), diffusions[d, m], [level], [variant], denoising_tables.SCORES,
+    denoise(networks[d, m], subsets.images(tests[d], n), diffusions[d, m], [level], [variant], denoising_tables.SCORES,
             stride, batch_size=cost_images[0])  # fmt: skip
 
 
@@ -358,7 +361,7 @@ picture
 # %%
 origin, toys = torch.arange(toy_draws) % 10, {}
 for d in datasets:
-    atoms = tests[d].batch(range(10)).double()
+    atoms = subsets.images(tests[d], 10).double()
     apart = torch.pdist(atoms.flatten(1)).square().mean().sqrt()
     level = level_for(diffusions[d, pair[0]], float(toy_noise * apart))
     std = noise_std(diffusions[d, pair[0]], level)
@@ -433,7 +436,7 @@ picture
 # %%
 rows = []
 for d in datasets:
-    clean, train = tests[d].batch(range(mean_images)), data.load(d, "train", tests[d].image_size).images
+    clean, train = subsets.images(tests[d], mean_images), data.load(d, "train", tests[d].image_size).images
     for level in mean_levels:
         diffusion = diffusions[d, pair[0]]
         std, noisy = noise_std(diffusion, level), noisy_images(diffusion, clean, level, seed)
@@ -460,7 +463,7 @@ away.rename(columns=names).round(3)
 lacking = {}
 with torch.no_grad():
     for (d, m), network in networks.items():
-        clean, diffusion = tests[d].batch(range(tradeoff_images)), diffusions[d, m]
+        clean, diffusion = subsets.images(tests[d], tradeoff_images), diffusions[d, m]
         for level in levels:
             e = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
             x_t = diffusion.add_noise(clean, e, level - 1).to(device)
@@ -484,7 +487,7 @@ first_call = tradeoff_stride / tradeoff_level
 stops = [first_call, *(f for f in (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0) if f > first_call)]
 rows, floor = [], {}
 for d in datasets:
-    clean, side = tests[d].batch(range(tradeoff_images)), tests[d].image_size
+    clean, side = subsets.images(tests[d], tradeoff_images), tests[d].image_size
     distance = frechet.distance_to(frechet.dataset_statistics(data.load(d, "train", side), reference_images))
     floor[d] = distance(frechet.features(clean))
     for m in pair:

@@ -59,6 +59,7 @@ from cunet import (
     figures,
     paper,
     scorecard,
+    subsets,
 )
 from cunet import datasets as data
 from cunet.denoising import denoise, noise_std
@@ -94,7 +95,7 @@ print("The networks compute on", device_name(device))
 # %%
 rows = []
 for d in datasets:
-    clean = tests[d].batch(range(images))
+    clean = subsets.images(tests[d], images)
     for level in levels:
         std = noise_std(diffusions[d], level)
         found = float((denoisers.noisy_images(diffusions[d], clean, level, seed) - clean).std())
@@ -174,7 +175,7 @@ abroad.round(4)
 # %% [markdown]
 # ## 3. Table 4
 #
-# All get the same noisy images. A walk gives an image a step, and the paper counts, for each score, the best one
+# All get the same noisy images, made of test images from everywhere (`cunet.subsets`). A walk gives an image a step, and the paper counts, for each score, the best one
 # on the way (notebook 08). That takes the original to find, and the rivals have no such choice. So a diffusion network
 # stands here as the paper has it, and again with what anyone can have: the *end* of the walk, and its *first*
 # prediction of the clean image, one call.
@@ -184,7 +185,7 @@ scores = {d: {} for d in datasets}
 readings = {d: {reading: {} for reading in denoiser_tables.READINGS} for d in datasets}
 shots = {d: {} for d in datasets}
 for d in datasets:
-    clean = tests[d].batch(range(images))
+    clean = subsets.images(tests[d], images)
     walks = {
         m: denoise(diffusing[d, m].network, clean, diffusions[d], levels, ["mean"], stride=stride, frames=[1.0],
                    seed=seed, progress=True, resume=run.checkpoints / job) for m in pair
@@ -223,7 +224,7 @@ for d in datasets:
     display(picture)
 
 # %% [markdown]
-# **To look at.** The first test images, not chosen; of the diffusion networks the end of the walk.
+# **To look at.** The first of the images, not chosen; of the diffusion networks the end of the walk.
 
 # %%
 for d in datasets:
@@ -266,8 +267,9 @@ protocol.round(2)
 
 # %% [markdown]
 # **Who is ahead, and is it decided?** The lowest mean LPIPS, with its interval over images, for each reading of the walk;
-# and all methods that a paired test over the same images (Holm over the level) cannot tell from it. Only the readings
-# *end* and *first* can be had without the original.
+# and all methods that a paired test over the same images cannot tell from it. Since the same images say which method it
+# is, intervals are made to hold for all methods of a level at once (Bonferroni), and the tests are adjusted over all
+# pairs of methods (Holm). Only the readings *end* and *first* can be had without the original.
 
 # %%
 ahead = pd.concat(
@@ -300,7 +302,7 @@ walked.round(3)
 # %%
 rows = []
 for d in datasets:
-    clean = tests[d].batch(range(images))
+    clean = subsets.images(tests[d], images)
     for level in levels:
         contrast = float(diffusions[d].alphas_cumprod[level - 1].sqrt())
         std = contrast * noise_std(diffusions[d], level)

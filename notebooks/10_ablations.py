@@ -90,6 +90,7 @@ from cunet import (
     robustness,
     runs,
     scorecard,
+    subsets,
 )
 from cunet import checkpoints as store
 from cunet import datasets as data
@@ -205,9 +206,9 @@ if "cunet-firstorder" in larger:
 # %% [markdown]
 # ## 2. Measured
 #
-# Each network samples, denoises, and is validated; all get the same noise and the same images. One more line takes the
-# **time embedding** away from the full network: it is told one and the same step always, that one of a few with which
-# its loss is lowest. It was not trained so: a network that never had an embedding may do better than this, so that the
+# Each network samples, denoises, and is validated; all get the same noise and the same test images, taken from
+# everywhere. One more line takes the **time embedding** away from the full network: it is told one and the same step
+# always, that one of a few with which its loss is lowest. It was not trained so: a network that never had an embedding may do better than this, so that the
 # line is likely to overstate the contribution.
 
 # %%
@@ -222,7 +223,7 @@ subjects = {
 for key, (network, diffusion) in list(subjects.items()):
     if key[1] == full:
         held = ablations.least_harmful(
-            network, diffusion, ablations.first(tests[key[0]], loss_images), held_steps
+            network, diffusion, subsets.part(tests[key[0]], loss_images), held_steps
         )
         subjects[key[0], HELD, key[2]] = (held, diffusion)
         print(f"{key[0]}, seed {key[2]}: the least harmful of the steps {held_steps} is {held.step}")
@@ -332,7 +333,7 @@ for d in datasets:
 strengths = {"level": factors, "input": input_noise, "impulses": impulses, "weights": weight_noise}
 pair = (discrete, full)
 network, diffusion = first_seed(datasets[0], full)
-noisy = tests[datasets[0]].batch(range(2))
+noisy = subsets.images(tests[datasets[0]], 2)
 for kind in robustness.KINDS:
     same = robustness.disturb(network, diffusion, kind, 1.0 if kind == "level" else 0.0)
     with torch.no_grad():
@@ -343,7 +344,7 @@ for kind in robustness.KINDS:
 frames = []
 for d in datasets:
     both = [s for s in with_seeds(d, discrete) if s in with_seeds(d, full)][:trainings]
-    clean, grown = tests[d].batch(range(images)), {}
+    clean, grown = subsets.images(tests[d], images), {}
     for m, s in [(m, s) for m in pair for s in both]:
         network, card = loaded[d, m, s]
         diffusion = Diffusion(**card["diffusion"])
@@ -403,7 +404,7 @@ assert torch.allclose(power, known[:1], rtol=1e-9), power
 middle = norm_steps[len(norm_steps) // 2]
 blocks, rows = {}, []
 for d in datasets:
-    clean = tests[d].batch(range(norm_images))
+    clean = subsets.images(tests[d], norm_images)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     blocks[d] = {}
     for m in [m for m in (*pair, "cunet-released") if with_seeds(d, m)]:
@@ -468,8 +469,8 @@ told_steps = noise_reading.ladder(diffusion, rungs)
 rows = []
 for d, m in [(d, m) for d in datasets for m in (*pair, "cunet-released") if with_seeds(d, m)]:
     network, diffusion = first_seed(d, m)
-    known, unread = data.load(d, "train", side).batch(range(known_images)), tests[d].batch(range(read_images))
-    held = ablations.least_harmful(network, diffusion, ablations.first(tests[d], loss_images), held_steps)
+    known, unread = subsets.images(data.load(d, "train", side), known_images), subsets.images(tests[d], read_images)
+    held = ablations.least_harmful(network, diffusion, subsets.part(tests[d], loss_images), held_steps)
     for embedding, reader in (("told", network), ("held", held)):
         found = noise_reading.read(reader, diffusion, known, unread, true_steps, told_steps, seed)
         rows.append(found.assign(dataset=d, model=m, embedding=embedding))
@@ -492,7 +493,7 @@ errors.round(3)
 with torch.no_grad():
     sensitivity = {}
     for (d, m), _ in errors.iterrows():
-        some = tests[d].batch(range(2))
+        some = subsets.images(tests[d], 2)
         answers = [first_seed(d, m)[0](some, t) for t in (100, 800)]
         sensitivity[d, m] = float((answers[1] - answers[0]).norm() / answers[0].norm())
         if not sensitivity[d, m]:

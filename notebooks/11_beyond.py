@@ -63,6 +63,7 @@ guided_steps = 10  # DDIM steps there
 # %matplotlib inline
 import contextlib
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -87,7 +88,7 @@ from cunet import (
     sampling,
     scorecard,
     sde,
-    synthesis,
+    subsets,
 )
 from cunet import checkpoints as store
 from cunet import datasets as data
@@ -112,7 +113,11 @@ processes = {key: Diffusion(**card["diffusion"]) for key, (_, card) in nets.item
 nets = {key: network for key, (network, _) in nets.items()}
 models = models[:2]
 datasets = [d for d in datasets if all((d, m) in nets for m in models)]
-assert datasets, "both networks of one data set are needed"
+if not datasets:
+    raise InputError(
+        f"There is no data set for which both {' and '.join(models)} are trained in {folder}. Train them with"
+        " `cunet train`, or with the profile's line checkpoints: train."
+    )
 main, (first, second) = datasets[0], models
 side = nets[main, first].image_size
 pair = {m: (nets[main, m], processes[main, m]) for m in models}
@@ -207,7 +212,7 @@ for m in exported:
 # training images. A Frechet distance would be no measure here: of so few images it is too large by what their number
 # and the set's own spread decide, and a set can come out nearer to the data than as many real images. The kernel
 # distance is unbiased at any number of images, and may even be below 0. Its *floor* is that of test images, taken
-# evenly from the whole test set; nothing is better than real. All sets start from the same noise, image by image, so
+# from everywhere in the test set; nothing is better than real. All sets start from the same noise, image by image, so
 # the bootstrap draws the same image numbers in all of them: it is one over pairs.
 
 # %%
@@ -215,8 +220,8 @@ tables, found, floor, real, prepared = [], {}, {}, {}, {}
 for d in datasets:
     train, test = data.load(d, "train", side), data.load(d, "test", side)
     real[d] = accelerations.RealImages.of(frechet.dataset_features(train, min(reference_images, len(train))))
-    some = synthesis.evenly(len(test), min(reference_images, len(test), 2000))
-    floor[d] = accelerations.distances(real[d], frechet.features(test.batch(some)), resamples, seed + 1)
+    some = subsets.part(test, min(reference_images, 2000))
+    floor[d] = accelerations.distances(real[d], frechet.features(some), resamples, seed + 1)
     for m in models:
         network, diffusion = nets[d, m], processes[d, m]
         prepared[d, m] = accelerations.Prepared.of(network, diffusion, train, early_start)
@@ -249,30 +254,31 @@ for d in datasets:
     display(picture)
 
 # %% [markdown]
-# **Time.** Whole samples, one at a time, on this CPU; the methods of both networks in turn.
+# **Time.** Whole samples, one at a time, on this CPU, with every number of calls; all sets of both networks in turn. A
+# method's ratio is of the time that all its numbers of calls take together.
 
 # %%
-rows, rounds = [], {}
+rows, rounds, seconds = [], {}, []
 for d in datasets:
-    few = {method: min(heun_calls if method == "heun" else calls) for method in methods}
     tasks = {
-        (m, method): lambda d=d, m=m, method=method, k=k: accelerations.draw(
-            nets[d, m], 1, processes[d, m], method, k, prepared[d, m], seed
+        (m, method, k): partial(
+            accelerations.draw, nets[d, m], 1, processes[d, m], method, k, prepared[d, m], seed
         )
-        for m in models
-        for method, k in few.items()
+        for where, m, method, k in found
+        if where == d
     }
     timed = cost.time_interleaved(tasks, repeats=timing_rounds, warmup=1, seed=seed)
-    for method, k in few.items():
-        rounds |= {(d, m, method): [second / k for second in timed.samples[m, method]] for m in models}
-        both = cost.compare({m: timed.samples[m, method] for m in models})
+    rounds[d] = timed.samples
+    seconds += [dict(dataset=d, model=m, method=x, calls=k, seconds=s) for (m, x, k), s in timed.medians.items()]
+    for method in methods:
+        of = {m: [taken for key, taken in timed.samples.items() if key[:2] == (m, method)] for m in models}
+        both = cost.compare({m: [sum(turn) for turn in zip(*taken, strict=True)] for m, taken in of.items()})
         rows += [
-            dict(dataset=d, model=m, method=method, seconds_a_call=both.medians[m] / k, ratio=both.ratios[m],
-                 low=both.spread[m][0], high=both.spread[m][1]) for m in models
+            dict(dataset=d, model=m, method=method, ratio=both.ratios[m], low=both.spread[m][0],
+                 high=both.spread[m][1]) for m in models
         ]  # fmt: skip
 times = pd.DataFrame(rows)
-speed = quality.merge(times, on=["dataset", "model", "method"])
-speed["seconds"] = speed.seconds_a_call * speed.calls
+speed = quality.merge(pd.DataFrame(seconds), on=["dataset", "model", "method", "calls"])
 for d in datasets:
     picture = beyond_figures.pareto(speed[speed.dataset == d], floor[d])
     caption = (
@@ -285,18 +291,18 @@ for d in datasets:
 # %% [markdown]
 # ### Do the gains multiply?
 #
-# Take a quality that both networks reach with DDIM. How long does each need for it, with DDIM and with its best
-# method? Were the gains independent, the cU-Net with its best method would be faster than the U-Net with DDIM by the
-# product of the two: *times* would be 1. The fastest set that is good enough, and the quality itself, are chosen anew in
-# every resample of images and timing rounds, so that what choosing among noisy numbers adds is in the intervals.
+# Take a quality that both networks reach with a plain method: DDIM, or the first of `methods` where DDIM is not among
+# them. How long does each need for it, with the plain method and with its best? Were the gains independent, the cU-Net
+# with its best method would be faster than the U-Net with the plain one by the product of the two: *times* would be 1.
+# The fastest set that is good enough, and the quality itself, are chosen anew in every resample of images and timing
+# rounds, so that what choosing among noisy numbers adds is in the intervals.
 
 # %%
 plain = "ddim" if "ddim" in methods else methods[0]
 gains, rows = {}, []
 for d in datasets:
     of = {key[1:]: one for key, one in found.items() if key[0] == d}
-    seconds = {key[1:]: each for key, each in rounds.items() if key[0] == d}
-    gains[d] = accelerations.multiplied(of, seconds, (first, second), plain, seed)
+    gains[d] = accelerations.multiplied(of, rounds[d], (first, second), plain, seed)
     for what in ("level", "by_network", "by_method", "together", "times"):
         rows.append(
             dict(dataset=d, what=what)
@@ -308,9 +314,20 @@ multiply.round(2)
 # %% [markdown]
 # The second measure asks for no common quality: at equal calls, by what factor does a method lower the distance above
 # the floor of real images, against `ddpm`? Where the factor is the same for both networks, the gain adds. A factor of a
-# distance that is within noise of the floor is not measured, so comparisons with one are left out, by name.
+# distance that is within noise of the floor is not measured, so comparisons with one are left out, by name. What is
+# left is measured between settings of which some are still far from the data, where a method has most to gain.
+
 
 # %%
+def between(g):
+    """Between what a gain is measured, and what is cut off in resamples."""
+    low, high = g.excess
+    return (
+        f"gains are between settings from {low:.3g} to {high:.3g} thousandths above the floor of real images; in"
+        f" resamples that excess is cut off below {accelerations.LEAST:.0%} of its measured value"
+    )
+
+
 gain = {}
 pairs = [(x, k) for x in methods if x != "ddpm" for k in calls]
 for d in datasets:
@@ -319,6 +336,8 @@ for d in datasets:
     if pairs_there:
         gain[d] = accelerations.relative_gain(of, pairs_there, (first, second), floor[d])
         print(f"{d}: {len(gain[d].used)} of {len(pairs_there)} comparisons measured")
+        if gain[d].used:
+            print(f"{d}: {between(gain[d])}")
 compared = pd.DataFrame(
     [dict(dataset=d, method=x, calls=k, measured=(x, k) in g.used, within_noise=g.left_out.get((x, k), ""))
      for d, g in gain.items() for x, k in [*g.used, *g.left_out]],
@@ -351,6 +370,7 @@ for d in datasets:
     else:
         text += f"methods gain {said(g[:3])} of what they gain for the U-Net, over {len(g.used)} comparisons"
         text += f" ({len(g.left_out)} more are within noise of real images)" if g.left_out else ""
+        text += f"; {between(g)}"
     value = dict(time=float(slowest.high), gain=g.low) if g is not None and g.used else None
     timed_claims.append(
         dict(id="C25", measured=text, value=value, n=samples, dataset=d, size=size,
@@ -364,7 +384,8 @@ for d in datasets:
         else f"with {goal.best[0]}, {goal.best[1]} calls"
     )
     timed_beyond.append(
-        dict(id="ext_speedup", claim="cU-Net with its best method at the U-Net's best DDIM quality",
+        dict(id="ext_speedup",
+             claim=f"cU-Net with its best method at the U-Net's best quality with {accelerations.METHODS[plain].label}",
              measured=f"{goal.faster[0]:.1f} times as fast ({how})", n=samples, dataset=d, size=size,
              spread=f"[{goal.faster[1]:.1f}, {goal.faster[2]:.1f}], 95 % over samples and rounds (0: not reached; reached in"
                     f" {100 * goal.reached:.0f} % of resamples); one training seed")
@@ -413,9 +434,7 @@ pd.DataFrame({name: [float(e.abs().mean()), float(e.abs().max())] for name, e in
 
 # %%
 test = data.load(main, "test", side)
-some = test.images[
-    torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[:likelihood_images]
-]
+some = subsets.part(test, likelihood_images).images
 rows, evaluations = [], {}
 for how in likelihood.DEQUANTISATIONS:
     for m, (network, diffusion) in pair.items():
@@ -621,18 +640,19 @@ converged.round(4)
 # **Does it work as well for the cU-Net, and what does it cost in quality?** Both networks went on from their released
 # weights, with a vector a class added to the embedding of the step. Whether an image is of its class is judged by a
 # linear classifier on AlexNet features, which has seen real images only; its score on real test images is the best that
-# can be hoped for.
+# can be hoped for. The best scale is chosen by the samples that it is then shown with, so the intervals of what is said
+# of it are made to hold for all scales at once (Bonferroni).
 
 # %%
 told, untold = store.there(folder, size, datasets, [m for m in further if "classes=" in m], seeds[:1])
 print("Not there, so left out:", ", ".join(untold) or "none")
-rows, grids, judged_real = [], {}, {}
+rows, grids, judged_real, at_once = [], {}, {}, {}
 for d in dict.fromkeys(which.dataset for which in told):
     seen, held_out = data.load(d, "train", side), data.load(d, "test", side)
     count = min(reference_images, len(seen))
     probe = guidance.LinearProbe(frechet.dataset_features(seen, count), seen.labels[:count])
-    some = synthesis.evenly(len(held_out), min(2000, len(held_out)))
-    right = probe(frechet.features(held_out.batch(some))) == held_out.labels[some]
+    some = subsets.part(held_out, 2000)
+    right = probe(frechet.features(some)) == some.labels
     judged_real[d] = float(right.float().mean())
     labels = torch.arange(guided_images) % len(data.class_names(d))
     for which, path in [(w, p) for w, p in told.items() if w.dataset == d]:
@@ -643,18 +663,14 @@ for d in dict.fromkeys(which.dataset for which in told):
                 one, labels, scale, Diffusion(**card["diffusion"]), steps=guided_steps, seed=seed
             )
             found_features = frechet.features(images)
-            right = (probe(found_features) == labels).float()
+            of_class = probe(found_features) == labels
+            right = guidance.share(of_class)
+            at_once[d, family, scale] = guidance.share(of_class, len(scales))
             far = accelerations.distances(real[d], found_features, resamples, seed)
             grids.setdefault(d, []).append((f"{figures.label(family)}\ns = {scale:g}", images[:10]))
             rows.append(
                 dict(dataset=d, model=family, scale=scale)
-                | dict(
-                    zip(
-                        ("right", "right_low", "right_high"),
-                        metrics.bootstrap_interval(right, seed=seed),
-                        strict=True,
-                    )
-                )
+                | dict(right=right.estimate, right_low=right.low, right_high=right.high)
                 | dict(kid=far.value, kid_low=far.interval[0], kid_high=far.interval[1])
             )
 guided = pd.DataFrame(
@@ -693,12 +709,13 @@ for d in grids:
     for m, of in guided[guided.dataset == d].groupby("model", sort=False):
         best = of.loc[of.right.idxmax()]
         unguided = of.loc[(of.scale - 1).abs().idxmin()]
+        spans = [at_once[d, m, one.scale] for one in (unguided, best)]
         rows_beyond.append(
             dict(id="ext_guidance", claim=f"{figures.label(m)}: images of the class asked for",
                  measured=f"{100 * unguided.right:.0f} % at s = {unguided.scale:g}, {100 * best.right:.0f} % at s = {best.scale:g}"
                           f" (real images {100 * judged_real[d]:.0f} %); KID-AlexNet {unguided.kid:.0f} and {best.kid:.0f} thousandths",
-                 spread=f"[{100 * unguided.right_low:.0f}, {100 * unguided.right_high:.0f}] and"
-                        f" [{100 * best.right_low:.0f}, {100 * best.right_high:.0f}] %, 95 % over samples",
+                 spread=" and ".join(f"[{100 * x.low:.0f}, {100 * x.high:.0f}]" for x in spans)
+                        + " %, 95 % over samples for all scales at once",
                  n=guided_images, dataset=d, size=size)
         )  # fmt: skip
 

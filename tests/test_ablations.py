@@ -18,6 +18,7 @@ from cunet import (
     parameters,
     recipe,
     scorecard,
+    subsets,
     validation,
 )
 from cunet.ablations import Draws, Spread
@@ -100,7 +101,7 @@ def test_a_network_that_is_held_hears_no_step_and_the_least_harmful_has_the_lowe
     held, x = ablations.Held(network, 300).eval(), torch.randn(2, 1, 16, 16)
     with torch.no_grad():
         assert torch.equal(held(x, 5), network(x, 300)) and torch.equal(held(x, 900), network(x, 300))
-    test = ablations.first(datasets.load("mnist", "test", 16), 100)
+    test = subsets.part(datasets.load("mnist", "test", 16), 100)
     best = ablations.least_harmful(network, diffusion, test, [50, 950])
     losses = {
         step: float(validation.validation_losses(ablations.Held(network, step), test, diffusion)[:, 0].mean())

@@ -180,6 +180,7 @@ def test_the_relative_gain_is_one_where_both_networks_gain_alike():
     found |= {("b", "ddpm", 5): known(21.0), ("b", "ddim", 5): known(6.0)}
     gain = accelerations.relative_gain(found, [("ddim", 5)], ("a", "b"), known(1.0))
     assert gain[:3] == pytest.approx((1.0, 1.0, 1.0)) and gain.used == [("ddim", 5)] and not gain.left_out
+    assert gain.excess == (5.0, 40.0), "above the floor"
     found["b", "ddim", 5] = known(11.0)  # half the gain
     assert accelerations.relative_gain(found, [("ddim", 5)], ("a", "b"), known(1.0)).ratio == pytest.approx(
         0.5
@@ -196,14 +197,14 @@ def test_what_is_within_noise_of_real_images_is_left_out_by_name():
     gain = accelerations.relative_gain(found, [("ddim", 5), ("ddim", 20)], ("a", "b"), known(1.0))
     assert gain.used == [("ddim", 5)] and gain.left_out == {("ddim", 20): "b with ddpm"}
     alone = accelerations.relative_gain(found, [("ddim", 20)], ("a", "b"), known(1.0))
-    assert not alone.used and np.isnan(alone[:3]).all()
+    assert not alone.used and np.isnan(alone[:3]).all() and np.isnan(alone.excess).all()
 
 
 def test_gains_in_time_multiply_where_a_network_and_a_method_each_halve_the_time():
     found = {(n, m, k): known(60.0 / k if m == "ddim" else 120.0 / k) for n in "ab" for m in ("ddim", "fast")
              for k in (2, 4, 8)}  # fmt: skip
     found = {key: one if key[1] == "ddim" else known(30.0 / key[2]) for key, one in found.items()}
-    seconds = {(n, m): [s] * 5 for n, s in (("a", 2.0), ("b", 1.0)) for m in ("ddim", "fast")}
+    seconds = {(n, m, k): [k * (2.0 if n == "a" else 1.0)] * 5 for n, m, k in found}
     got = accelerations.multiplied(found, seconds, ("a", "b"))
     assert got.level[0] == 7.5 and got.by_network[0] == 2 and got.by_method[0] == 2
     assert got.together == (4.0, 4.0, 4.0) and got.times == (1.0, 1.0, 1.0)
@@ -215,7 +216,7 @@ def test_gains_in_time_multiply_where_a_network_and_a_method_each_halve_the_time
 def test_a_quality_that_is_not_reached_is_no_gain_and_choices_are_made_anew_in_every_resample():
     found = {("a", "ddim", k): known(10.0 / k) for k in (2, 4)}
     found |= {("b", "ddim", k): known(20.0 / k, reach=6.0) for k in (2, 4)}
-    seconds = {("a", "ddim"): [1.0, 1.1, 0.9], ("b", "ddim"): [0.5, 0.6, 0.4]}
+    seconds = {(n, m, k): [k * s for s in (1.0, 1.1, 0.9)] for n, m, k in found}
     got = accelerations.multiplied(found, seconds, ("a", "b"))
     assert got.faster[0] == 0 and got.best is None and 0 < got.reached < 1
     assert got.faster[1] == 0 < got.faster[2], "in some resamples it is reached"

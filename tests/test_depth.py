@@ -1,6 +1,7 @@
 """Solver steps chosen for a while, or drawn in training: as asked, and afterwards as before."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from cunet.convergence import with_solver
 from cunet.depth import solved_with
 from cunet.errors import InputError
 from cunet.models import RandomDepth
-from cunet.recipe import TrainConfig
+from cunet.recipe import TrainConfig, stream
 from cunet.training import TrainingInterrupted, train
 
 
@@ -106,6 +107,38 @@ def test_a_compiled_network_draws_as_the_network_does():
     for seed in range(6):
         pairs = zip(gradients(network, network, seed), gradients(compiled, network, seed), strict=True)
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
+
+
+def prepared(tmp_path):
+    config = TrainConfig(model="cunet-randomdepth", size="smoke", batch_size=4, seed=3)
+    return training.Training(
+        config, tmp_path / "x.safetensors", training.start_fabric(config), training.Signals()
+    )
+
+
+def depths(run, rank):
+    """Of twelve steps, as the process of that rank draws them: two calls a step, as for two parts."""
+    run.fabric, drawn = SimpleNamespace(global_rank=rank, device=torch.device("cpu")), []
+    for run.step in range(12):
+        run.seed_network()
+        drawn += [run.network._drawn(), run.network._drawn()]
+    return drawn
+
+
+def test_all_devices_and_all_parts_of_a_batch_take_one_depth(tmp_path):
+    run = prepared(tmp_path)
+    alone = depths(run, rank=0)
+    assert set(alone) == {1, 2, 3} and alone[::2] == alone[1::2]
+    assert alone == depths(run, rank=1) == depths(run, rank=5)
+
+
+def test_the_depths_are_those_of_the_networks_that_ship(tmp_path):
+    """One process drew them from torch's own generator, seeded by seed and step."""
+    before = []
+    for step in range(12):
+        torch.manual_seed(stream(3, "network", step, 0))
+        before.append(int(torch.randint(1, 4, ())))
+    assert depths(prepared(tmp_path), rank=0)[::2] == before
 
 
 @pytest.fixture

@@ -77,6 +77,27 @@ def test_the_probe_tells_digits_apart_and_knows_nothing_of_shuffled_labels():
     assert right.float().mean() > 0.75 and guessed.float().mean() < 0.2
 
 
+def test_a_share_has_its_exact_interval_and_a_wider_one_where_it_was_chosen():
+    right = torch.tensor([True] * 8 + [False] * 2)
+    once, of_four = guidance.share(right), guidance.share(right, among=4)
+    assert once == pytest.approx((0.8, 0.4439, 0.9748), abs=1e-4)  # Clopper and Pearson's table
+    assert of_four.estimate == 0.8 and of_four.low < once.low and of_four.high > once.high
+    assert guidance.share(right[:8]) == pytest.approx((1.0, 0.025 ** (1 / 8), 1.0))
+    for wrong in (right.float(), right[:0], right[None]):
+        with pytest.raises(InputError, match="give one bool an image"):
+            guidance.share(wrong)
+
+
+def test_the_interval_of_the_best_of_several_holds_what_it_is():
+    """Where all have one share, that of the one that came out best does in 95 % of cases."""
+    held, draw = 0, torch.Generator().manual_seed(0)
+    for _ in range(200):
+        sets = (torch.rand(4, 60, generator=draw) < 0.7).unbind()
+        low, high = max(guidance.share(one, among=4) for one in sets)[1:]
+        held += low <= 0.7 <= high
+    assert held >= 190
+
+
 def recipe(**changes):
     values = dict(
         model="cunet@classes=10", size="smoke", images=192, batch_size=32, warmup=0, validate_every=0
@@ -126,23 +147,71 @@ def test_a_training_starts_from_released_weights(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "why"),
     [
-        lambda: models.build("cunet@classes=-1", size="smoke"),
-        lambda: network("cunet")(torch.zeros(2, 1, 16, 16), 7, torch.tensor([0, 4])),
-        lambda: network("unet")(torch.zeros(2, 1, 16, 16), 7, torch.tensor([0, -1])),
-        lambda: network("unet")(torch.zeros(2, 1, 16, 16), 7, torch.tensor([0])),
-        lambda: network("cunet")(torch.zeros(2, 1, 16, 16), 7, torch.tensor([0.0, 1.0])),
-        lambda: guidance.Guided(models.build("cunet", size="smoke"), [0], 1.0),
-        lambda: guidance.Guided(network("cunet"), [0], float("nan")),
-        lambda: guidance.Guided(network("cunet"), [0], 2.0)(torch.zeros(2, 1, 16, 16), 7),
-        lambda: guidance.sample(network("cunet"), torch.tensor([]).long(), 2.0, Diffusion()),
-        lambda: guidance.LinearProbe(torch.zeros(3, 2), torch.zeros(3).long()),
+        (lambda: models.build("cunet@classes=-1", size="smoke"), "classes=-1: expected how many"),
+        (lambda: guidance.Guided(models.build("cunet", size="smoke"), [0], 1.0), "'cunet' knows no classes"),
+        (lambda: guidance.Guided(network("cunet"), [0], float("nan")), "scale=nan: expected a number"),
+        (
+            lambda: guidance.Guided(network("cunet"), [0], 2.0)(torch.zeros(2, 1, 16, 16), 7),
+            "2 images for 1 labels",
+        ),
+        (
+            lambda: guidance.sample(network("cunet"), torch.tensor([]).long(), 2.0, Diffusion()),
+            "0 labels in batches of 64",
+        ),
     ],
 )
-def test_what_cannot_be_is_refused(wrong):
-    with pytest.raises(InputError):
+def test_what_cannot_be_is_refused(wrong, why):
+    with pytest.raises(InputError, match=why):
         wrong()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (torch.tensor([0, 4]), r"reach from 0 to 4, but this network knows 0 \.\.\. 2, and 3 for no class"),
+        (torch.tensor([0, -1]), "reach from -1 to 0"),
+        (torch.tensor([0]), r"shape \(1,\) and dtype torch.int64 for 2 images"),
+        (torch.tensor([[0, 1]]), r"shape \(1, 2\)"),
+        (torch.tensor([0.0, 1.0]), "dtype torch.float32 .* one integer"),
+        (torch.tensor([False, True]), "dtype torch.bool"),
+        (torch.tensor([0, 1], dtype=torch.uint8), "dtype torch.uint8"),
+        ([0, 1], "labels are a list: give a tensor"),
+        (torch.zeros(2, dtype=torch.int64, device="meta"), "labels are on meta, but the network on cpu"),
+    ],
+)
+def test_labels_of_another_kind_are_refused(family, labels, why):
+    with pytest.raises(InputError, match=why):
+        network(family)(torch.zeros(2, 1, 16, 16), 7, labels)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "why"),
+    [
+        (torch.zeros(3, 2), torch.zeros(3).long(), r"of the classes \[0\]: .* two or more"),
+        (torch.zeros(3, 2), torch.tensor([-1, 0, 1]), r"of the classes \[-1, 0, 1\]: .* counted from 0"),
+        (torch.zeros(0, 2), torch.zeros(0).long(), r"of the classes \[\]"),
+        (torch.zeros(3, 2), torch.tensor([0.0, 1.0, 1.0]), "labels are torch.float32"),
+        (torch.zeros(3, 2), None, "labels are NoneType"),
+        (torch.zeros(3, 2), torch.zeros(3, 40).long(), r"labels of shape \(3, 40\)"),
+        (torch.zeros(3, 2), torch.tensor([0, 1]), r"shape \(3, 2\) .* labels of shape \(2,\)"),
+        (torch.zeros(3), torch.tensor([0, 1, 1]), r"Features of shape \(3,\)"),
+        (torch.zeros(3, 2).long(), torch.tensor([0, 1, 1]), "dtype torch.int64"),
+        (torch.full((3, 2), torch.nan), torch.tensor([0, 1, 1]), "NaN or infinite"),
+        (torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64, device="meta"), "labels are on meta"),
+    ],
+)
+def test_a_classifier_learns_from_a_class_for_each_picture(features, labels, why):
+    with pytest.raises(InputError, match=why):
+        guidance.LinearProbe(features, labels)
+
+
+def test_a_classifier_takes_as_many_features_as_it_learned_from():
+    probe = guidance.LinearProbe(torch.eye(4, 3), torch.tensor([0, 1, 0, 1], dtype=torch.int32))
+    with pytest.raises(InputError, match=r"shape \(2, 5\): .* give \(N, 3\)"):
+        probe(torch.zeros(2, 5))
 
 
 @pytest.mark.parametrize(("labels", "batch"), [([], 64), ([1], 0)])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cunet import checkpoints, frechet, paper, scorecard, synthesis
+from cunet import checkpoints, frechet, paper, scorecard, subsets, synthesis
 from cunet import synthesis_claims as judged
 from cunet import synthesis_tables as tables
 from cunet.checkpoints import Trained
@@ -102,7 +102,7 @@ def test_a_yardstick_tells_digits_from_noise_and_measures_test_images_at_the_flo
     monkeypatch.setattr("cunet.datasets._mnist", _few(monkeypatch))
     stick = synthesis.Yardstick("mnist", 16, limit=300)
     assert stick.floor(200) < stick.ceiling(200) / 3 and stick.near_duplicates is None
-    found = stick.measure(frechet.features(stick.test.batch(synthesis.evenly(400, 200))), resamples=5)
+    found = stick.measure(frechet.features(subsets.images(stick.test, 200)), resamples=5)
     assert found["above"] == pytest.approx(0, abs=1e-4) and found["fd_low"] < found["fd"] < found["fd_high"]
     assert found["precision"] > 0.8 and found["recall"] > 0.8 and abs(found["kid"]) < 0.05
     with pytest.raises(InputError, match="20 images of one of the two sets all have the same features"):
@@ -116,7 +116,7 @@ def test_the_floor_is_of_as_many_real_images_as_there_are_samples_or_there_is_no
     stick = synthesis.Yardstick("mnist", 16, limit=300)
     real = torch.cat([frechet.features(stick.test), frechet.features(stick.train.batch(range(300, 400)))])
     for count in (60, 100, 130, 200):
-        some = real[:count] if count > 100 else real[[100 * i // count for i in range(count)]]
+        some = real[:count] if count > 100 else real[subsets.evenly(100, count)]
         wanted = float(frechet.frechet_distance(stick.features, some))
         assert stick.floor(count) == pytest.approx(wanted, rel=1e-4)
     assert stick.floor(200) < 0.9 * stick.floor(100), "the distance of fewer images is another"
@@ -125,13 +125,6 @@ def test_the_floor_is_of_as_many_real_images_as_there_are_samples_or_there_is_no
             InputError, match="201 samples .* there are 200 of these.* lower reference_images"
         ):
             more(201)
-
-
-def test_images_taken_evenly_come_from_everywhere_and_each_once():
-    for total, count in ((10, 4), (10, 10), (10_000, 9_999)):
-        chosen = synthesis.evenly(total, count)
-        assert len(chosen.unique()) == count and chosen[0] == 0 and chosen.diff().max() <= -(-total // count)
-        assert total - total / count - 1 <= chosen[-1] < total
 
 
 def test_more_samples_than_real_images_are_refused_by_their_parameter():
