@@ -99,11 +99,16 @@ def test_a_leader_is_named_with_those_that_the_images_cannot_tell_from_it():
     assert alone.undecided[0] == [] and alone.method[0] == "a"
 
 
-def test_of_methods_that_are_alike_the_one_chosen_is_rarely_called_better(monkeypatch):
-    """The same images choose and judge, which tests adjusted for its comparisons alone forget."""
-    monkeypatch.setattr(tables, "TAIL_RESAMPLES", 10)
-    draw, decided = torch.Generator().manual_seed(0), 0
-    for _ in range(60):
-        alike = {(m, 50): {"lpips": torch.rand(11, generator=draw)} for m in "abcdef"}
-        decided += len(tables.leaders(alike).undecided[0]) < 5
-    assert decided <= 6  # 5 % of 60, and two standard deviations
+def test_a_leader_is_judged_by_all_pairs_that_it_was_chosen_from():
+    """Seven images give a pair 2 / 2^7: enough for three rivals, not for six pairs."""
+    apart = {(m, 50): {"lpips": torch.full((7,), float(n))} for n, m in enumerate("abcd")}
+    assert tables.leaders({key: apart[key] for key in list(apart)[:2]}).undecided[0] == []
+    assert tables.leaders(apart).undecided[0] == ["b", "c", "d"]
+
+
+def test_the_interval_of_a_leader_is_of_all_that_it_was_chosen_from():
+    one = torch.rand(40, generator=torch.Generator().manual_seed(0))
+    alone, of_five = (
+        tables.leaders({(m, 50): {"lpips": one + n} for n, m in enumerate(names)}) for names in ("a", "abcde")
+    )
+    assert (of_five.low < alone.low).all() and (of_five.high > alone.high).all()

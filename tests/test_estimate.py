@@ -119,17 +119,24 @@ def test_ablations_are_counted_network_by_network_and_the_disturbed_pair_setting
 def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set_alone_what_follows():
     few = dict(size="smoke", samples=10, methods=["ddim", "heun"], calls=[5, 20], heun_calls=[19])
     few |= dict(
-        plain_calls=[50], likelihood_images=1, depths=[1.0, 3.0], depth_calls=2, depth_images=2, reuse=[2]
+        plain_calls=[50],
+        timing_rounds=3,
+        likelihood_images=1,
+        depths=[1.0, 3.0],
+        depth_calls=2,
+        depth_images=2,
+        reuse=[2],
     )
     found = work.count(
         "11_beyond", given("11_beyond", **few, ode_depths=[2.0, 4.0], ode_levels=[7], ode_images=4)
     )
-    both = 10 * (5 + 20 + 19 + 50) + 640 + 12 * work.FLOW
+    drawn = (10 + 3 + 1) * (5 + 20 + 19 + 50) + 640
+    both = drawn + 12 * work.FLOW
     assert found[Item("call", UNET)] == both + 10 * 2 * 2
     assert found[Item("call", CUNET)] == both + 10 * 2 * (2 + 4) + 2 * 2 * 4 + 4 * 6
     twice = work.count("11_beyond", given("11_beyond", **few, datasets=["mnist", "mnist"]))
     once = work.count("11_beyond", given("11_beyond", **few))
-    assert twice[Item("call", UNET)] - once[Item("call", UNET)] == 10 * (5 + 20 + 19 + 50) + 640
+    assert twice[Item("call", UNET)] - once[Item("call", UNET)] == drawn
 
 
 def test_further_networks_are_counted_where_they_are_released(tmp_path, monkeypatch):
