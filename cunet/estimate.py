@@ -3,10 +3,10 @@
     seconds of a job = start + own + (sum of amount x seconds x MACs / MACs measured) / threads^scaling
     seconds on GPUs  = (3 MACs of a trained image + MACs of a called one) / (MAC/s of a GPU) / devices
 
-The amounts follow from the job's parameters (`cunet.work`), the seconds were measured (`cunet.costs`), and a
-step's cost is scaled from the size at which it was measured by multiply-accumulates. A training image costs a
-GPU three calls: one forward, two backward. Jobs are then laid out as the chain runs them, so many at once,
-each after those it needs.
+The amounts follow from the job's parameters (`cunet.work`), the seconds were measured (`cunet.calibration`),
+and a step's cost is scaled from the size at which it was measured by multiply-accumulates. A training image
+costs a GPU three calls: one forward, two backward. Jobs are then laid out as the chain runs them, so many at
+once, each after those it needs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 import pandas as pd
 
 from cunet import chain, engines, models, runs, shards, work
+from cunet.calibration import Costs, load
 from cunet.chain import Job, Plan
-from cunet.costs import Costs, load
 from cunet.errors import InputError
 from cunet.parameters import declaration
 from cunet.work import Item, Work

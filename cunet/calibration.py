@@ -1,6 +1,6 @@
-"""What work costs on a machine, as measured: the file papermill_runs/costs.yaml, and how it is made.
+"""What work costs on a machine, as measured: the file papermill_runs/calibration.yaml, and how it is made.
 
-    python -m cunet.costs smoke laptop        # from two finished runs, and a minute of measuring here
+    python -m cunet.calibration smoke laptop    # from two finished runs, and a minute of measuring here
 
 Network work costs seconds an image and thread, measured at one size and scaled to another by multiply-
 accumulates. What a notebook does besides (its start is apart) costs a + b x units seconds, where units are
@@ -75,7 +75,7 @@ class Costs:
 
 def path() -> Path:
     """The file of the costs."""
-    return runs.root() / "papermill_runs" / "costs.yaml"
+    return runs.root() / "papermill_runs" / "calibration.yaml"
 
 
 def load() -> Costs:
@@ -89,13 +89,13 @@ def load() -> Costs:
     except (OSError, TypeError) as error:
         raise InputError(
             f"The costs in {runs.shown(path())} cannot be read ({error}). Make them again: "
-            "`python -m cunet.costs smoke laptop`, after these two runs."
+            "`python -m cunet.calibration smoke laptop`, after these two runs."
         ) from None
 
 
 def save(costs: Costs) -> None:
     """Write the file of the costs."""
-    text = "# Made by `python -m cunet.costs`; what the lines mean is said there. Not to be edited by hand.\n"
+    text = "# Made by `python -m cunet.calibration`; what the lines mean is said there. Not to be edited.\n"
     runs.write_atomically(path(), text + yaml.safe_dump(runs.plain(asdict(costs)), sort_keys=False))
 
 
@@ -233,11 +233,11 @@ result = run.save_result({})
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m cunet.costs RUN ...`: measure, read the runs' times, and write the file."""
+    """`python -m cunet.calibration RUN ...`: measure, read the runs' times, and write the file."""
     from cunet.report import find
 
     parser = argparse.ArgumentParser(
-        prog="python -m cunet.costs", description="Measure costs, and keep them."
+        prog="python -m cunet.calibration", description="Measure costs, and keep them."
     )
     parser.add_argument("runs", nargs="+", help="finished runs, by name or folder")
     given = parser.parse_args(arguments)
