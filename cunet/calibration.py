@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from cunet import checkpoints, runs, storage, work
-from cunet.errors import InputError
+from cunet.errors import InputError, command
 from cunet.parameters import load_yaml
 from cunet.provenance import environment
 from cunet.work import Item, Work
@@ -232,6 +232,7 @@ result = run.save_result({})
     return {"start": seconds, "kernel": timings["cpu_s"], "start_mb": timings["peak_mb"]}
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """`python -m cunet.calibration RUN ...`: measure, read the runs' times, and write the file."""
     from cunet.report import find
@@ -241,19 +242,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", help="finished runs, by name or folder")
     given = parser.parse_args(arguments)
-    try:
-        results = [result for name in given.runs for result in runs.results(find(name)).values()]
-        if not results:
-            raise InputError(f"There are no results in {', '.join(given.runs)}: run `cunet reproduce` first.")
-        networks, other = measure()
-        machine = f"{environment()['processor']}, {datetime.date.today()}"
-        costs = Costs(machine, **start(), scaling=scaling(networks), networks=networks, other=other,
-                      notebooks={}, gpu=gpu_rate())  # fmt: skip
-        costs = Costs(**{**asdict(costs), "notebooks": notebooks_from(costs, results)})
-        save(costs)
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
+    results = [result for name in given.runs for result in runs.results(find(name)).values()]
+    if not results:
+        raise InputError(f"There are no results in {', '.join(given.runs)}: run `cunet reproduce` first.")
+    networks, other = measure()
+    machine = f"{environment()['processor']}, {datetime.date.today()}"
+    costs = Costs(machine, **start(), scaling=scaling(networks), networks=networks, other=other,
+                  notebooks={}, gpu=gpu_rate())  # fmt: skip
+    costs = Costs(**{**asdict(costs), "notebooks": notebooks_from(costs, results)})
+    save(costs)
     print(f"Costs: {runs.shown(path())}")
     return 0
 

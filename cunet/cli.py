@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from cunet.errors import InputError
+from cunet.errors import InputError, say
 
 app = typer.Typer(
     name="cunet",
@@ -415,25 +415,19 @@ def _explain(error: BaseException) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, InputError):
-        return _say(str(error), 2)
+        return say(str(error), 2)
     if name in ("NotebookError", "ChainError"):
-        return _say(str(error), 1)
+        return say(str(error), 1)
     if name == "Interrupted":
-        return _say(
+        return say(
             f"Stopped by {error}. Nothing is half-written. The same command resumes.", 128 + error.signum
         )
     if isinstance(error, KeyboardInterrupt) or name == "Abort":
-        return _say(f"{str(error) or 'Stopped.'} The same command resumes.", 130)
+        return say(f"{str(error) or 'Stopped.'} The same command resumes.", 130)
     if isinstance(error, BrokenPipeError):
         return 1
     if isinstance(error, OSError) and error.filename:
-        return _say(
+        return say(
             f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space.", 2
         )
     raise error
-
-
-def _say(text: str, status: int) -> int:
-    """Print a paragraph on stderr; returns the status."""
-    print(f"cunet: {text}", file=sys.stderr)
-    return status

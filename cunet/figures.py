@@ -341,33 +341,6 @@ def curves(
     return figure
 
 
-def orders(
-    errors: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    expected: Mapping[str, float] | None = None,
-    xlabel: str = "step size h",
-    ylabel: str = "error",
-) -> Figure:
-    """Error against step size on two logarithms: a method of order p is a line of slope p.
-
-    errors: name -> (h, error). expected: name -> p, drawn dashed through the point of largest h.
-    """
-    with style():
-        figure = Figure(figsize=(PAGE * 0.62, 3.3))
-        axes = figure.subplots()
-        for name, (h, error) in errors.items():
-            h, error = np.asarray(h, dtype=float), np.asarray(error, dtype=float)
-            slope = np.polyfit(np.log(h), np.log(error), 1)[0]
-            (line,) = axes.loglog(h, error, marker="o", label=f"{name}: slope {slope:.2f}")
-            if expected and name in expected:
-                start = h.argmax()
-                guide = error[start] * (h / h[start]) ** expected[name]
-                axes.loglog(h, guide, ls="--", lw=0.9, color=line.get_color())
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        readable(axes.xaxis)
-        axes.legend(fontsize=7)
-    return figure
-
-
 # ------------------------------------------------------------------------------------------- beside the paper
 
 

@@ -32,7 +32,6 @@ NEUTRAL = {
     "assets": "hands on files whose hash it has compared",
     "drawn": "makes images, whose hash a card holds",
     "photos": "reads images, whose hash a card holds",
-    "frechet": "computes from the features that are kept",
     "launch": "starts processes, as the settings say",
     "resume": "goes on with what was saved, to the same bits",
 }

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from cunet import chain, notebook, pages, processes, profiles, report, results_page, runs, slim
-from cunet.errors import InputError
+from cunet.errors import InputError, command
 from cunet.results_page import FOLDER
 
 PROFILE = "reference"  # of papermill_runs/profiles/: the notebooks that the committed run has to hold
@@ -218,6 +218,7 @@ def _words(cells: list) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source.strip()) for cell in cells]
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """`python -m cunet.publish RUN`, or `--words`, or `--check`."""
     parser = argparse.ArgumentParser(
@@ -230,19 +231,15 @@ def main(arguments: list[str] | None = None) -> int:
     what.add_argument("--words", action="store_true", help="take over words that changed since; no code did")
     what.add_argument("--check", action="store_true", help="say what is out of date")
     given = parser.parse_args(arguments)
-    try:
-        if given.check:
-            found = stale() + ([] if results_page.current() else [results_page.OUTDATED])
-            print("\n".join(found) or f"{FOLDER} is current.")
-            return 1 if found else 0
-        if given.words:
-            print("New words in: " + (", ".join(reword()) or "none"))
-        else:
-            print(f"Committed run: {runs.shown(publish(report.find(given.run)))}")
-            print(f"Results written to {runs.shown(results_page.write())}")
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
+    if given.check:
+        found = stale() + ([] if results_page.current() else [results_page.OUTDATED])
+        print("\n".join(found) or f"{FOLDER} is current.")
+        return 1 if found else 0
+    if given.words:
+        print("New words in: " + (", ".join(reword()) or "none"))
+    else:
+        print(f"Committed run: {runs.shown(publish(report.find(given.run)))}")
+        print(f"Results written to {runs.shown(results_page.write())}")
     return 0
 
 

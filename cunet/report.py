@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from cunet import pages, runs, scorecard, sweep
-from cunet.errors import InputError
+from cunet.errors import InputError, command
 
 VERDICTS = {"reproduced": "good", "partly": "fair", "not reproduced": "poor", "not testable here": "none"}
 MAIN_PACKAGES = ("torch", "diffusers", "torchmetrics", "torchdiffeq", "numpy")
@@ -183,16 +183,13 @@ def find(name: str) -> Path:
     return here if (here / "results").is_dir() else runs.resolve(Path("papermill_runs") / name)
 
 
+@command
 def main() -> int:
     """`python -m cunet.report RUN`: RUN is a folder, or the name of a run."""
     parser = argparse.ArgumentParser(prog="python -m cunet.report", description=__doc__)
     parser.add_argument("run", help="a run's folder, or its name")
     given = parser.parse_args()
-    try:
-        path = build(find(given.run))
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
+    path = build(find(given.run))
     print(f"Report: {runs.shown(path)}")
     return 0
 

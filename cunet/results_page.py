@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from cunet import datasets, figures, paper, runs, scorecard, slim
-from cunet.errors import InputError
+from cunet.errors import InputError, command
 
 FOLDER = Path("papermill_runs") / "reference"
 BEGIN = "<!-- results: written by `python -m cunet.results_page`, not by hand -->"
@@ -228,16 +228,13 @@ def _picture(data: bytes) -> bytes:
     return small
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """`python -m cunet.results_page`."""
     argparse.ArgumentParser(
         prog="python -m cunet.results_page", description=__doc__.splitlines()[0]
     ).parse_args(arguments)
-    try:
-        print(f"Results written to {runs.shown(write())}")
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
+    print(f"Results written to {runs.shown(write())}")
     return 0
 
 

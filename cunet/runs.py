@@ -40,7 +40,6 @@ SOURCE = "CUNET_SOURCE"  # set by the runner: the hash of the notebook's code, s
 PYTHON = "CUNET_PYTHON"  # set by the runner: the interpreter that the kernel has to be
 ROOT = "CUNET_ROOT"  # set by the user, rarely: the repository's root
 SMOKE = "smoke"  # size of networks that show that code runs, and profile of every number made with them
-FOLDERS = ("executed", "figures", "tables", "results", "checkpoints", "params", "logs")
 FIGURE_METADATA = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},

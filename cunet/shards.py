@@ -6,9 +6,8 @@ Image i has a random stream of its own (`cunet.sampling`), and the batches of a 
 begins: so which images a block holds depends neither on how many shards there are nor on who makes it.
 
 Of a block two files are kept in the run's folder `samples`: its features (float32, 1 kB an image), and the
-pixels of those of its images that are among the first `KEPT`. A set's Frechet statistics are the sum of its
-blocks' (torchmetrics adds them up), so that the memory of the evaluation does not grow with the number of
-samples; what wants every image's features, as the bootstrap does, holds 1 kB an image.
+pixels of those of its images that are among the first `KEPT`. Making a set takes the memory of one block,
+however many samples it has; what wants every image's features, as the bootstrap does, holds 1 kB an image.
 """
 
 import functools
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cunet import alexnet, checkpoints, datasets, frechet, runs, sampling, storage
+from cunet import alexnet, checkpoints, datasets, runs, sampling, storage
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.provenance import sampling_code
@@ -128,14 +127,6 @@ def features(which: Samples, run_dir: Path) -> Tensor:
 def pixels(which: Samples, run_dir: Path) -> Tensor:
     """The first images of a set that was made, at most `KEPT`: uint8 (n, C, H, W)."""
     return torch.cat(list(_blocks(which, run_dir, "pixels", KEPT)))
-
-
-def statistics(which: Samples, run_dir: Path) -> frechet.Statistics:
-    """Frechet statistics of a set that was made, added up by torchmetrics block by block."""
-    metric = frechet.FrechetAlexNet()
-    for block in _blocks(which, run_dir, "features", which.count):
-        metric.update(block, real=True)
-    return metric.statistics()
 
 
 def _blocks(which: Samples, run_dir: Path, kind: str, limit: int) -> Iterator[Tensor]:

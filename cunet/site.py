@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 from cunet import pages, paper, report, runs, scorecard
-from cunet.errors import InputError
+from cunet.errors import InputError, command
 from cunet.pages import nbformat  # imported there without what takes 2 s
 
 ASSETS = Path(__file__).resolve().parent / "assets" / "site"
@@ -335,17 +335,14 @@ def _sphinx(source: Path, html: Path) -> None:
     print(said, end="", file=sys.stderr)
 
 
+@command
 def main() -> int:
     """`python -m cunet.site RUN [FOLDER]`: RUN is a folder, or the name of a run."""
     parser = argparse.ArgumentParser(prog="python -m cunet.site", description="A run as a web site.")
     parser.add_argument("run", help="a run's folder, or its name")
     parser.add_argument("folder", nargs="?", default="site", help="where to put the site (default: site)")
     given = parser.parse_args()
-    try:
-        path = build(report.find(given.run), given.folder)
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
+    path = build(report.find(given.run), given.folder)
     print(f"Site: open {runs.shown(path)}, or put {runs.shown(path.parent)} on any web server")
     return 0
 

@@ -63,7 +63,6 @@ ALL = {
     "fd_against_steps": lambda: figures.fd_against_steps(steps_frame(), floor=1.0),
     "loss_curves": lambda: figures.loss_curves({"unet": CARD}),
     "curves": lambda: figures.curves([1, 2], {"unet": [1, 2], "x": [2, 1]}, "a", "b", logx=True, logy=True),
-    "orders": lambda: figures.orders({"euler": ([1, 0.5], [1, 0.5])}, {"euler": 1}),
     "bars_beside_paper": lambda: figures.bars_beside_paper(BARS, [("macs", "printed", "G")]),
     "architecture": lambda: figures.architecture(models.build("cunet", "smoke", 1), 16, 1),
 }
@@ -134,13 +133,6 @@ def test_losses_can_be_shown_without_their_steep_start():
     assert 0.14 < low < 0.15 and 0.2 < high < 0.22
     nothing = figures.loss_curves({"unet": card | dict(validation=[])}, zoom=True).axes[0]
     assert nothing.get_ylim()[1] > 1, "no validation, no zoom"
-
-
-def test_a_fitted_slope_is_the_order():
-    h = np.array([0.4, 0.2, 0.1])
-    axes = figures.orders({"rk4": (h, 3 * h**4)}, {"rk4": 4}).axes[0]
-    assert axes.lines[0].get_label() == "rk4: slope 4.00"
-    assert np.allclose(axes.lines[1].get_ydata(), 3 * h**4)
 
 
 def test_bars_stand_beside_the_papers_marks_and_a_missing_mark_is_left_out():
