@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from . import bench_growth, cost, figures
-from .runs import write_atomically
+from .folders import write_atomically
 
 TITLES = {
     "parameters": "parameters",

@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from cunet import checkpoints, runs, storage, work
+from cunet import checkpoints, folders, runs, storage, work
 from cunet.errors import InputError, command
 from cunet.parameters import load_yaml
 from cunet.provenance import environment
@@ -75,7 +75,7 @@ class Costs:
 
 def path() -> Path:
     """The file of the costs."""
-    return runs.root() / "papermill_runs" / "calibration.yaml"
+    return folders.root() / "papermill_runs" / "calibration.yaml"
 
 
 def load() -> Costs:
@@ -88,7 +88,7 @@ def load() -> Costs:
         return Costs(**load_yaml(path().read_text(encoding="utf-8"), str(path())))
     except (OSError, TypeError) as error:
         raise InputError(
-            f"The costs in {runs.shown(path())} cannot be read ({error}). Make them again: "
+            f"The costs in {folders.shown(path())} cannot be read ({error}). Make them again: "
             "`python -m cunet.calibration smoke laptop`, after these two runs."
         ) from None
 
@@ -96,7 +96,7 @@ def load() -> Costs:
 def save(costs: Costs) -> None:
     """Write the file of the costs."""
     text = "# Made by `python -m cunet.calibration`; what the lines mean is said there. Not to be edited.\n"
-    runs.write_atomically(path(), text + yaml.safe_dump(runs.plain(asdict(costs)), sort_keys=False))
+    folders.write_atomically(path(), text + yaml.safe_dump(runs.plain(asdict(costs)), sort_keys=False))
 
 
 def notebooks_from(costs: Costs, results: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -213,7 +213,7 @@ profile = "x"  # x
 seed = 0  # x
 
 # %%
-from cunet import checkpoints, metrics, runs
+from cunet import checkpoints, metrics, folders, runs
 run = runs.Run.open(globals())
 
 # %%
@@ -235,14 +235,12 @@ result = run.save_result({})
 @command
 def main(arguments: list[str] | None = None) -> int:
     """`python -m cunet.calibration RUN ...`: measure, read the runs' times, and write the file."""
-    from cunet.report import find
-
     parser = argparse.ArgumentParser(
         prog="python -m cunet.calibration", description="Measure costs, and keep them."
     )
     parser.add_argument("runs", nargs="+", help="finished runs, by name or folder")
     given = parser.parse_args(arguments)
-    results = [result for name in given.runs for result in runs.results(find(name)).values()]
+    results = [result for name in given.runs for result in runs.results(folders.find(name)).values()]
     if not results:
         raise InputError(f"There are no results in {', '.join(given.runs)}: run `cunet reproduce` first.")
     networks, other = measure()
@@ -251,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
                   notebooks={}, gpu=gpu_rate())  # fmt: skip
     costs = Costs(**{**asdict(costs), "notebooks": notebooks_from(costs, results)})
     save(costs)
-    print(f"Costs: {runs.shown(path())}")
+    print(f"Costs: {folders.shown(path())}")
     return 0
 
 

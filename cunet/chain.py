@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from cunet import profiles, runs
+from cunet import folders, profiles, runs
 from cunet.errors import InputError
 from cunet.parameters import declaration, nearest, parameters_file, validate
 from cunet.profiles import Profile
@@ -80,8 +80,8 @@ def plan(profile: Profile, run_dir: Path) -> Plan:
         there = sorted(path.stem for path in source("x").parent.glob("[0-9][0-9]_*.py"))
         raise InputError(
             f"Profile {profile.name!r} asks for the notebook {missing[0]!r}{nearest(missing[0], there)}, "
-            f"which is not in {runs.shown(source('x').parent)}. Take the line out of the profile, or correct "
-            "its name."
+            f"which is not in {folders.shown(source('x').parent)}. Take the line out of the profile, or "
+            "correct its name."
         )
     named = {stem: [name for name, _ in _variants(profile, stem)] for stem in sorted(profile.notebooks)}
     jobs = []
@@ -94,7 +94,7 @@ def plan(profile: Profile, run_dir: Path) -> Plan:
 
 def source(stem: str) -> Path:
     """The file of a notebook."""
-    return runs.root() / "notebooks" / f"{stem}.py"
+    return folders.root() / "notebooks" / f"{stem}.py"
 
 
 def _variants(profile: Profile, stem: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -106,7 +106,7 @@ def _variants(profile: Profile, stem: str) -> Iterator[tuple[str, dict[str, Any]
     out = set(_unreleased(profile, stem))
     for which in [w for w in asked if w not in out] or asked:  # where there is none at all, `check` says so
         dataset, model, seed = which
-        name = f"{stem}-{dataset}-{runs.slug(model, '+')}-s{seed}"
+        name = f"{stem}-{dataset}-{folders.slug(model, '+')}-s{seed}"
         yield name, {"dataset": dataset, "model": model, "seed": seed}
 
 
@@ -259,7 +259,7 @@ def prepare(plan: Plan) -> None:
 def _write(path: Path, text: str) -> None:
     """Write a text file unless it has this content already."""
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        runs.write_atomically(path, text)
+        folders.write_atomically(path, text)
 
 
 def snapshot(plan: Plan, run_dir: Path) -> Plan:

@@ -63,14 +63,14 @@ def reproduce(
     ] = None,
 ) -> None:
     """Run the chain of notebooks: what is missing or out of date, and nothing else."""
+    from cunet import folders
     from cunet import reproduce as chain
-    from cunet import runs
 
     report = chain.reproduce(profile, run, jobs, settings, dry_run, on, extra)
     if dry_run:
-        print(f"Nothing was run. The results of this run are in {runs.shown(report.parent.parent)}")
+        print(f"Nothing was run. The results of this run are in {folders.shown(report.parent.parent)}")
     else:
-        print(f"Results are in {runs.shown(report.parent.parent)}; open {runs.shown(report)}")
+        print(f"Results are in {folders.shown(report.parent.parent)}; open {folders.shown(report)}")
 
 
 @app.command(
@@ -118,15 +118,17 @@ def notebook(
     parameters: Annotated[list[str] | None, typer.Option("-p", help="key=value, over the file's.")] = None,
 ) -> None:
     """Run one notebook with papermill: parameters checked, outputs all or none."""
+    from cunet import folders
     from cunet import notebook as runner
     from cunet import parameters as given
-    from cunet import runs
 
     found = runner.find(path)
     values = given.parameters_file(file) if file else {}
     values |= given.assignments(parameters or [], given.declaration(found))
     result = runner.execute(found, out.absolute(), values, progress=sys.stderr.isatty())
-    print(f"Result: {runs.shown(result)}; the executed notebook, figures and tables are in folders beside it")
+    print(
+        f"Result: {folders.shown(result)}; the executed notebook, figures and tables are in folders beside it"
+    )
 
 
 @app.command(
@@ -146,7 +148,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = Path("papermill_runs/checkpoints"),
 ) -> None:
     """Train a network, or go on where an earlier call stopped."""
-    from cunet import devices, parameters, runs, training
+    from cunet import devices, folders, parameters, training
 
     given = {"dataset": dataset, "model": model, "size": size, "seed": seed, "images": images}
     config = training.configure(given | parameters.assignments(settings or []))
@@ -154,7 +156,7 @@ def train(
         path = training.train(config, out, progress=True)
     else:
         path = devices.run(config, out)
-    print(f"Checkpoint: {runs.shown(path)}; its card is {path.with_suffix('.json').name} beside it")
+    print(f"Checkpoint: {folders.shown(path)}; its card is {path.with_suffix('.json').name} beside it")
 
 
 @app.command(
@@ -176,7 +178,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("papermill_runs/samples"),
 ) -> None:
     """Draw images from a released or a trained network: a sheet to look at, and all of them as an array."""
-    from cunet import checkpoints, runs, sampling
+    from cunet import checkpoints, folders, sampling
     from cunet.diffusion import Diffusion
 
     path = checkpoint or checkpoints.released(dataset or "mnist", model or "cunet", size or "laptop")
@@ -192,7 +194,7 @@ def sample(
     diffusion = Diffusion(**card["diffusion"])
     images = sampling.sample(network, n, diffusion, sampler, steps, seed, batch_size, progress=True)
     sheet = _save_images(images, out, f"{Path(path).stem}-{sampler}{steps}-s{seed}")
-    print(f"Samples: {runs.shown(sheet)}, and all {n} as {sheet.with_suffix('.npy').name} beside it")
+    print(f"Samples: {folders.shown(sheet)}, and all {n} as {sheet.with_suffix('.npy').name} beside it")
 
 
 def _check_folder(out: Path) -> None:
@@ -246,7 +248,7 @@ def denoise(
     out: Annotated[Path | None, typer.Option(help="By default beside the picture, -denoised.png.")] = None,
 ) -> None:
     """Denoise a picture of your own, in tiles; a network knows only images like those it was trained on."""
-    from cunet import denoisers, pictures, runs
+    from cunet import denoisers, folders, pictures
 
     noisy = pictures.read(picture)
     if checkpoint:
@@ -256,7 +258,7 @@ def denoise(
         denoiser = denoisers.load(model, dataset, size, steps=steps)
     clean = pictures.denoise(denoiser, noisy, noise_level, progress=True)
     path = pictures.write(out or picture.with_name(f"{picture.stem}-denoised.png"), clean)
-    print(f"Denoised: {runs.shown(path)}")
+    print(f"Denoised: {folders.shown(path)}")
     if card := denoiser.card:
         images = f"{card['dataset']} images of {denoiser.side} x {denoiser.side} pixels"
         print(
@@ -292,7 +294,7 @@ def bench(
 ) -> None:
     """Measure networks against each other on this machine: parameters, MACs, memory, time."""
     from cunet import bench as benchmark
-    from cunet import bench_report, runs
+    from cunet import bench_report, folders
 
     given = {"models": models, "tasks": tasks, "modes": modes}
     chosen = {key: tuple(text.split(",")) for key, text in given.items() if text is not None}
@@ -305,7 +307,7 @@ def bench(
     for part in bench_report.tables(found):
         print(part, end="\n\n")
     print("Seconds: " + "; ".join(f"{part} {seconds:.0f}" for part, seconds in found.seconds.items()))
-    print(f"Results: tables (CSV), records (JSON) and figures in {runs.shown(out)}")
+    print(f"Results: tables (CSV), records (JSON) and figures in {folders.shown(out)}")
 
 
 @app.command(
@@ -331,7 +333,7 @@ def solvers(
     ),
 ) -> None:
     """Train the continuous U-Net with each solver and evaluate it with each; resumes where it stopped."""
-    from cunet import runs, solver_study
+    from cunet import folders, solver_study
 
     chosen = {} if choices is None else {"choices": tuple(choices.split(","))}
     settings = solver_study.Settings(
@@ -339,7 +341,7 @@ def solvers(
     )
     frame = solver_study.run(settings, out, progress=True)
     print(solver_study.matrix(frame, settings.choices).round(4).to_markdown())
-    print(f"Rows: trained with, columns: evaluated with. Results: {runs.shown(out / 'solvers.csv')}")
+    print(f"Rows: trained with, columns: evaluated with. Results: {folders.shown(out / 'solvers.csv')}")
 
 
 def _whole(text: str, option: str) -> int:

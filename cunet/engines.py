@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from cunet import runs
+from cunet import folders
 from cunet.chain import Plan
 from cunet.errors import InputError
 from cunet.parameters import nearest
@@ -16,14 +16,14 @@ from cunet.parameters import nearest
 
 def find(name: str) -> Path:
     """The folder of Snakemake's settings for an engine; InputError if there is none of that name."""
-    there = runs.root() / "papermill_runs" / "executors"
+    there = folders.root() / "papermill_runs" / "executors"
     for folder in (there / name, Path(name)):
         if (folder / "config.yaml").is_file():
             return folder.resolve()
     known = sorted(path.parent.name for path in there.glob("*/config.yaml"))
     raise InputError(
         f"There is no engine {name!r}{nearest(name, known)}. Engines are {', '.join(known) or 'none'}, the "
-        f"folders of {runs.shown(there)}; the path of a folder with a config.yaml works too."
+        f"folders of {folders.shown(there)}; the path of a folder with a config.yaml works too."
     )
 
 
@@ -41,7 +41,7 @@ def command(
     here = [*("--cores", str(jobs * threads)), *("--config", f"threads={threads}")]
     return [
         *(sys.executable, "-m", "snakemake"),
-        *("--snakefile", str(runs.root() / "Snakefile")),
+        *("--snakefile", str(folders.root() / "Snakefile")),
         *("--directory", str(plan.run_dir)),
         *(_elsewhere(plan, executor, extra) if executor else here),
         *("--scheduler", "greedy"),

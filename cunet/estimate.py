@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from cunet import chain, engines, models, runs, shards, work
+from cunet import chain, engines, folders, models, runs, shards, work
 from cunet.calibration import Costs, load
 from cunet.chain import Job, Plan
 from cunet.errors import InputError
@@ -290,7 +290,7 @@ def compared(plan: Plan, jobs: int, gpus: int | None = None) -> str:
             took = used["wall_time_s"] + costs.start
             rows.append((need.rule.removeprefix("notebook_"), *mine, need.seconds, took))
     if not rows:
-        raise InputError(f"{runs.shown(plan.run_dir)} has no results of this profile to compare with.")
+        raise InputError(f"{folders.shown(plan.run_dir)} has no results of this profile to compare with.")
     frame = pd.DataFrame(
         rows, columns=["notebook", "CPU s, estimated", "measured", "seconds, estimated", "taken"]
     )

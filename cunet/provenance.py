@@ -27,7 +27,7 @@ NEUTRAL = {
     "errors": "what is refused has no result",
     "provenance": "names results",
     "storage": "keeps tensors as they are",
-    "runs": "keeps results as they are",
+    "folders": "says where files are",
     "checkpoints": "keeps weights as they are; their hash is part of a set's name",
     "assets": "hands on files whose hash it has compared",
     "drawn": "makes images, whose hash a card holds",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet import datasets, figures, paper, runs, scorecard, slim
+from cunet import datasets, figures, folders, paper, runs, scorecard, slim
 from cunet.errors import InputError, command
 
 FOLDER = Path("papermill_runs") / "reference"
@@ -73,7 +73,7 @@ def table_1(run_dir: Path) -> str:
             for row in frame.itertuples()
         ]
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{runs.shown(path)} is no table 1: {error}. Run notebook 07 again.") from None
+        raise InputError(f"{folders.shown(path)} is no table 1: {error}. Run notebook 07 again.") from None
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
@@ -191,18 +191,18 @@ def write(run_dir: Path | None = None) -> Path:
 
     run_dir: the committed run's folder if None.
     """
-    run_dir, readme = run_dir or runs.resolve(FOLDER), runs.root() / "README.md"
+    run_dir, readme = run_dir or folders.resolve(FOLDER), folders.root() / "README.md"
     text = replaced(readme.read_text(encoding="utf-8"), block(run_dir))
     if run_dir.is_dir() and (sheet := _sheet(runs.results(run_dir))):
         (run_dir / PICTURE).write_bytes(_picture((run_dir / "figures" / f"{sheet[1]}.png").read_bytes()))
-    runs.write_atomically(readme, text)
+    folders.write_atomically(readme, text)
     return readme
 
 
 def current() -> bool:
     """Whether the README says what the committed run says."""
-    text = (runs.root() / "README.md").read_text(encoding="utf-8")
-    return replaced(text, block(runs.resolve(FOLDER))) == text
+    text = (folders.root() / "README.md").read_text(encoding="utf-8")
+    return replaced(text, block(folders.resolve(FOLDER))) == text
 
 
 def replaced(text: str, results: str) -> str:
@@ -234,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     argparse.ArgumentParser(
         prog="python -m cunet.results_page", description=__doc__.splitlines()[0]
     ).parse_args(arguments)
-    print(f"Results written to {runs.shown(write())}")
+    print(f"Results written to {folders.shown(write())}")
     return 0
 
 

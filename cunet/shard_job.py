@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cunet import chain, checkpoints, runs, synthesis
+from cunet import chain, checkpoints, folders, synthesis
 from cunet.diffusion import Diffusion
 from cunet.errors import command
 from cunet.parameters import declaration
@@ -40,7 +40,7 @@ def run(run_dir: Path, shard: int, of: int, say: Callable[[str], object] = print
         done.append(which.folder(run_dir).name)
         say(f"shard {shard} of {of}: {done[-1]}")
     path = run_dir / chain.receipt(shard, of)
-    runs.write_atomically(path, "".join(f"{name}\n" for name in done))
+    folders.write_atomically(path, "".join(f"{name}\n" for name in done))
     return path
 
 
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--of", type=int, required=True, help="how many shards there are")
     given = parser.parse_args(arguments)
     path = run(Path(os.path.abspath(given.run)), given.shard, given.of)
-    print(f"Receipt: {runs.shown(path)}")
+    print(f"Receipt: {folders.shown(path)}")
     return 0
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cunet import alexnet, checkpoints, datasets, runs, sampling, storage
+from cunet import alexnet, checkpoints, datasets, folders, sampling, storage
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.provenance import sampling_code
@@ -96,7 +96,9 @@ def make(
     folder, gpus = which.folder(run_dir), torch.cuda.device_count()
     for old in sorted(folder.parent.glob(f"{which.name}-????????????-????????????")):
         if old != folder:
-            print(f"Deleting {runs.shown(old)}: samples of another network, diffusion or code by this name.")
+            print(
+                f"Deleting {folders.shown(old)}: samples of another network, diffusion or code by this name."
+            )
             shutil.rmtree(old, ignore_errors=True)
     device = torch.device("cuda", shard % gpus) if gpus else sampling.device_of(network)
     with sampling.placed(device, network):
@@ -138,7 +140,7 @@ def _blocks(which: Samples, run_dir: Path, kind: str, limit: int) -> Iterator[Te
         found = storage.kept(folder / f"{first}-{count}-{kind}.safetensors")
         if found is None:
             raise InputError(
-                f"Images {first} ... {first + count - 1} are missing in {runs.shown(folder)}, or damaged. "
+                f"Images {first} ... {first + count - 1} are missing in {folders.shown(folder)}, or damaged. "
                 "The same command as before makes them again, and them alone."
             )
         yield found

@@ -39,7 +39,7 @@ import pandas as pd
 import torch
 from IPython.display import HTML, Markdown, display
 
-from cunet import datasets, figures, models, paper, runs, scorecard
+from cunet import datasets, figures, folders, models, paper, runs, scorecard
 from cunet.diffusion import Diffusion
 
 run = runs.Run.open(globals())
@@ -116,7 +116,7 @@ display(HTML(errata.to_html(index=False)))
 
 # %%
 answers = {claim: [] for claim in paper.CLAIMS}
-for path in sorted((runs.root() / "notebooks").glob("[0-9][0-9]_*.py")):
+for path in sorted((folders.root() / "notebooks").glob("[0-9][0-9]_*.py")):
     first = path.read_text(encoding="utf-8").split('tags=["parameters"]')[0]
     for claim in re.findall(r"\bC\d\d\b", first) if path.stem[:2] not in ("00", "12") else ():
         if path.stem not in answers[claim]:

@@ -62,7 +62,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
-from cunet import cost, figures, frechet, metrics, runs, sampling, scorecard, shards, synthesis
+from cunet import cost, figures, folders, frechet, metrics, runs, sampling, scorecard, shards, synthesis
 from cunet import datasets as data
 from cunet import synthesis_claims as judged
 from cunet import synthesis_tables as tables
@@ -89,7 +89,7 @@ print("Not there, so not compared:", ", ".join(missing) or "nothing; all network
 for d in datasets:
     if d not in sets_of:
         print(
-            f"{tables.shown(d)}: no network to compare with in {runs.shown(folder)}, so nothing below is about it"
+            f"{tables.shown(d)}: no network to compare with in {folders.shown(folder)}, so nothing below is about it"
         )
 
 # %%
