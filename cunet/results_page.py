@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet import datasets, figures, folders, paper, runs, scorecard, slim
+from cunet import datasets, folders, palette, paper, runs, scorecard, slim
 from cunet.errors import InputError, command
 
 FOLDER = Path("papermill_runs") / "reference"
@@ -62,7 +62,7 @@ def table_1(run_dir: Path) -> str:
         rows = [
             {
                 "data": dataset_label(row.dataset),
-                "network": figures.label(row.model),
+                "network": palette.label(row.model),
                 "FD-AlexNet [95 %]": f"{row.fd:.2f} [{row.fd_low:.2f}, {row.fd_high:.2f}]",
                 "steps": f"{row.steps:.0f}",
                 "s a sample": f"{row.seconds_per_sample:.3g}",
@@ -123,7 +123,7 @@ def table_5(results: dict[str, dict]) -> str:
         first = next(row for row in timings["a_call"] if row["model"] == name)
         what = f"time of a call, batch {first['batch']}"
         column[what] = f"{first['ratio']:.0%} [{first['low']:.0%}, {first['high']:.0%}]"
-        columns[figures.label(name)] = column
+        columns[palette.label(name)] = column
     columns["paper"] = {key: f"{share:.0%}" for key, share in printed.items()}
     frame = pd.DataFrame(columns).fillna("-").rename_axis("share of the U-Net's").reset_index()
     return frame.to_markdown(index=False, disable_numparse=True)

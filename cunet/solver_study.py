@@ -34,10 +34,10 @@ from . import (
     convergence,
     cost,
     datasets,
-    figures,
     folders,
     models,
     ode_figures,
+    palette,
     sampling,
     training,
 )
@@ -254,8 +254,8 @@ def figure(frame: pd.DataFrame, choices: Sequence[str] = CHOICES) -> Figure:
     """The matrix of losses, each over that of the row's own solver; loss and distance along the diagonal."""
     losses = matrix(frame, choices)
     own = frame[frame["trained"] == frame["evaluated"]].copy()
-    with figures.style():
-        drawn = Figure(figsize=(figures.PAGE, 3.9))
+    with palette.style():
+        drawn = Figure(figsize=(palette.PAGE, 3.9))
         left, right = drawn.subplots(1, 2, width_ratios=(1.6, 1))
         _heat(left, losses)
         panels = {"loss": (right, "-")}

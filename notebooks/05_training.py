@@ -66,7 +66,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
-from cunet import cost, datasets, figures, folders, paper, recipe, runs, sampling, validation
+from cunet import cost, datasets, figures, folders, palette, paper, recipe, runs, sampling, validation
 from cunet import devices as launcher
 from cunet.diffusion import Diffusion
 
@@ -136,7 +136,7 @@ pd.DataFrame({"loss": quarters}, index=steps).round(4).T
 
 # %%
 generated = sampling.sample(network, samples, diffusion, "ddim", sampling_steps, seed)
-sheets = {"data": test.batch(range(samples)), f"{figures.label(name)}, {sampling_steps} steps": generated}
+sheets = {"data": test.batch(range(samples)), f"{palette.label(name)}, {sampling_steps} steps": generated}
 picture = figures.sample_sheets(sheets)
 run.save_figure(picture, f"ext_samples_{slug}", f"The first {samples} samples of {config.name}, beside data")
 picture

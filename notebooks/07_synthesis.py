@@ -62,7 +62,19 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
-from cunet import cost, figures, folders, frechet, metrics, runs, sampling, scorecard, shards, synthesis
+from cunet import (
+    cost,
+    figures,
+    folders,
+    frechet,
+    metrics,
+    palette,
+    runs,
+    sampling,
+    scorecard,
+    shards,
+    synthesis,
+)
 from cunet import datasets as data
 from cunet import synthesis_claims as judged
 from cunet import synthesis_tables as tables
@@ -309,7 +321,7 @@ table.round(3)
 # %%
 sheets = {
     tables.shown(d): {
-        f"{figures.label(m)}, {best[d, m].steps} steps": data.from_uint8(
+        f"{palette.label(m)}, {best[d, m].steps} steps": data.from_uint8(
             shards.pixels(at_best[d, m].samples, run.run_dir)[:32]
         )
         for m in models
@@ -355,7 +367,7 @@ for d in sets_of:
     shown = []
     for name, (_, index) in near.items():
         pairs = (("", data.from_uint8(sets[name][:10])), (", nearest", train.batch(index[:10])))
-        shown += [(f"{figures.label(name)}{which}", images) for which, images in pairs]
+        shown += [(f"{palette.label(name)}{which}", images) for which, images in pairs]
     picture = figures.image_rows(shown)
     caption = f"First images of each set, each above its nearest training image, {d}"
     run.save_figure(picture, f"ext_neighbours_{d}", caption)

@@ -82,6 +82,7 @@ from cunet import (
     guidance,
     likelihood,
     metrics,
+    palette,
     panel,
     runs,
     sampling,
@@ -176,12 +177,12 @@ pd.DataFrame(
 for m in exported:
     gap = graphs[graphs.model == m].iloc[0]
     rows_beyond.append(
-        dict(id="ext_export", claim=f"{figures.label(m)}: largest difference of onnxruntime's answer from torch's",
+        dict(id="ext_export", claim=f"{palette.label(m)}: largest difference of onnxruntime's answer from torch's",
              measured=f"{gap.onnxruntime:.1e}", spread="none: the same input gives the same answer", n=3)
     )  # fmt: skip
     ratio, low, high = runtimes[m, 1]
     timed_beyond.append(
-        dict(id="ext_export", claim=f"{figures.label(m)}: onnxruntime's time over torch's, one image",
+        dict(id="ext_export", claim=f"{palette.label(m)}: onnxruntime's time over torch's, one image",
              measured=f"{ratio:.2f}", spread=f"[{low:.2f}, {high:.2f}], 95 % over rounds", n=timing_rounds)
     )  # fmt: skip
 
@@ -439,7 +440,7 @@ for how in likelihood.DEQUANTISATIONS:
     likely[how] = {m: tuple(x) for m, x in intervals.items()} | {"difference": tuple(apart)}
     rows_beyond.append(
         dict(id="ext_likelihood", claim=f"bits per dimension of test images, {how} dequantisation (upper bounds)",
-             measured=", ".join(f"{figures.label(m)} {x.estimate:.3f}" for m, x in intervals.items()),
+             measured=", ".join(f"{palette.label(m)} {x.estimate:.3f}" for m, x in intervals.items()),
              spread=f"difference {apart.estimate:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}], 95 % over images",
              n=likelihood_images, dataset=main, size=size)
     )  # fmt: skip
@@ -558,7 +559,7 @@ for m in models:
     whole = of.iloc[0]
     for row in of.iloc[1:].itertuples():
         rows_beyond.append(
-            dict(id="ext_reuse", claim=f"{figures.label(m)}: deep blocks computed {row.way}",
+            dict(id="ext_reuse", claim=f"{palette.label(m)}: deep blocks computed {row.way}",
                  measured=f"KID-AlexNet {row.kid:.1f} instead of {whole.kid:.1f}, {row.macs / whole.macs:.2f} of the work",
                  spread=f"[{row.kid_low:.1f}, {row.kid_high:.1f}] against [{whole.kid_low:.1f}, {whole.kid_high:.1f}]",
                  n=samples, dataset=main, size=size)
@@ -605,7 +606,7 @@ run.save_table(
 claim = f"error of v with {max(ode_depths):g} times the solver's steps, over that with {trained:g}"
 for m, x in change.items():
     rows_beyond.append(
-        dict(id="ext_inner_ode", claim=f"{figures.label(m)}: {claim}", measured=f"{x.estimate:.2f}",
+        dict(id="ext_inner_ode", claim=f"{palette.label(m)}: {claim}", measured=f"{x.estimate:.2f}",
              spread=f"[{x.low:.2f}, {x.high:.2f}], 95 % over images", n=ode_images, dataset=main, size=size)
     )  # fmt: skip
 converged.round(4)
@@ -645,7 +646,7 @@ for d in dict.fromkeys(which.dataset for which in told):
             found_features = frechet.features(images)
             right = (probe(found_features) == labels).float()
             far = accelerations.distances(real[d], found_features, resamples, seed)
-            grids.setdefault(d, []).append((f"{figures.label(family)}\ns = {scale:g}", images[:10]))
+            grids.setdefault(d, []).append((f"{palette.label(family)}\ns = {scale:g}", images[:10]))
             rows.append(
                 dict(dataset=d, model=family, scale=scale)
                 | dict(
@@ -694,7 +695,7 @@ for d in grids:
         best = of.loc[of.right.idxmax()]
         unguided = of.loc[(of.scale - 1).abs().idxmin()]
         rows_beyond.append(
-            dict(id="ext_guidance", claim=f"{figures.label(m)}: images of the class asked for",
+            dict(id="ext_guidance", claim=f"{palette.label(m)}: images of the class asked for",
                  measured=f"{100 * unguided.right:.0f} % at s = {unguided.scale:g}, {100 * best.right:.0f} % at s = {best.scale:g}"
                           f" (real images {100 * judged_real[d]:.0f} %); KID-AlexNet {unguided.kid:.0f} and {best.kid:.0f} thousandths",
                  spread=f"[{100 * unguided.right_low:.0f}, {100 * unguided.right_high:.0f}] and"
