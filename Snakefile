@@ -1,8 +1,8 @@
 """The chain: one rule a notebook, and the report.
 
 `cunet reproduce` (or `make reproduce`) checks the profile, writes the run's parameters files and calls
-Snakemake on this file with the run's folder as its directory. Which
-job waits for which is said in cunet/chain.py, which files a job depends on in cunet/dependencies.py.
+Snakemake on this file with the run's folder as its directory. Which job waits for which is said in
+cunet/chain.py, which files a job depends on in cunet/dependencies.py.
 """
 import os
 import re

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from . import palette
-from .accelerations import METHODS, Distances
+from .accelerations import METHODS
+from .kernel_distance import Distances
 
 MARKS = dict(zip(METHODS, ("o", "P", "s", "^", "v", "D", "X", "<", ">"), strict=True))
 FULL = "every call"  # the way of a network that saves nothing

@@ -80,8 +80,10 @@ from cunet import (
     figures,
     frechet,
     guidance,
+    kernel_distance,
     likelihood,
     metrics,
+    orthogonality,
     palette,
     panel,
     runs,
@@ -215,16 +217,16 @@ for m in exported:
 tables, found, floor, real, prepared = [], {}, {}, {}, {}
 for d in datasets:
     train, test = data.load(d, "train", side), data.load(d, "test", side)
-    real[d] = accelerations.RealImages.of(frechet.dataset_features(train, min(reference_images, len(train))))
+    real[d] = kernel_distance.RealImages.of(frechet.dataset_features(train, min(reference_images, len(train))))
     some = synthesis.evenly(len(test), min(reference_images, len(test), 2000))
-    floor[d] = accelerations.distances(real[d], frechet.features(test.batch(some)), resamples, seed + 1)
+    floor[d] = kernel_distance.distances(real[d], frechet.features(test.batch(some)), resamples, seed + 1)
     for m in models:
         network, diffusion = nets[d, m], processes[d, m]
         prepared[d, m] = accelerations.Prepared.of(network, diffusion, train, early_start)
         for method in methods:
             for k in heun_calls if method == "heun" else calls:
                 images = accelerations.draw(network, samples, diffusion, method, k, prepared[d, m], seed)
-                one = accelerations.distances(real[d], frechet.features(images), resamples, seed)
+                one = kernel_distance.distances(real[d], frechet.features(images), resamples, seed)
                 found[d, m, method, k] = one
                 low, high = one.interval
                 tables.append(
@@ -297,7 +299,7 @@ gains, rows = {}, []
 for d in datasets:
     of = {key[1:]: one for key, one in found.items() if key[0] == d}
     seconds = {key[1:]: each for key, each in rounds.items() if key[0] == d}
-    gains[d] = accelerations.multiplied(of, seconds, (first, second), plain, seed)
+    gains[d] = orthogonality.multiplied(of, seconds, (first, second), plain, seed)
     for what in ("level", "by_network", "by_method", "together", "times"):
         rows.append(
             dict(dataset=d, what=what)
@@ -318,7 +320,7 @@ for d in datasets:
     of = {key[1:]: one for key, one in found.items() if key[0] == d}
     pairs_there = [(x, k) for x, k in pairs if all((m, y, k) in of for m in models for y in (x, "ddpm"))]
     if pairs_there:
-        gain[d] = accelerations.relative_gain(of, pairs_there, (first, second), floor[d])
+        gain[d] = orthogonality.relative_gain(of, pairs_there, (first, second), floor[d])
         print(f"{d}: {len(gain[d].used)} of {len(pairs_there)} comparisons measured")
 compared = pd.DataFrame(
     [dict(dataset=d, method=x, calls=k, measured=(x, k) in g.used, within_noise=g.left_out.get((x, k), ""))
@@ -488,7 +490,7 @@ display(picture)
 def judged(network, model, way, macs):
     """A row: distance of samples by DDIM, with its interval, and the work of a sample."""
     images = sampling.sample(network, samples, diffusions[model], "ddim", depth_calls, seed)
-    one = accelerations.distances(real[main], frechet.features(images), resamples, seed)
+    one = kernel_distance.distances(real[main], frechet.features(images), resamples, seed)
     return dict(
         model=model, way=way, macs=macs, kid=one.value, kid_low=one.interval[0], kid_high=one.interval[1]
     )
@@ -645,7 +647,7 @@ for d in dict.fromkeys(which.dataset for which in told):
             )
             found_features = frechet.features(images)
             right = (probe(found_features) == labels).float()
-            far = accelerations.distances(real[d], found_features, resamples, seed)
+            far = kernel_distance.distances(real[d], found_features, resamples, seed)
             grids.setdefault(d, []).append((f"{palette.label(family)}\ns = {scale:g}", images[:10]))
             rows.append(
                 dict(dataset=d, model=family, scale=scale)
