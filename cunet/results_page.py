@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet import datasets, folders, palette, paper, runs, scorecard, slim
+from cunet import datasets, folders, palette, paper, rules, runs, scorecard, slim
 from cunet.errors import InputError, command
 
 FOLDER = Path("papermill_runs") / "reference"
@@ -24,8 +24,8 @@ OUTDATED = "The README's results are not those of the committed run: python -m c
 PICTURE = "readme.png"  # of the committed run's folder
 PICTURE_LIMIT = 200_000  # bytes
 TABLE_1, NETWORKS = "tab01_synthesis", "04_networks"
-WORDS = {scorecard.REPRODUCED: "Right", scorecard.PARTLY: "In part", scorecard.NOT_REPRODUCED: "Wrong"}
-PLACES = {scorecard.REPRODUCED: 2, scorecard.NOT_REPRODUCED: 2, scorecard.PARTLY: 1}  # among five findings
+WORDS = {rules.REPRODUCED: "Right", rules.PARTLY: "In part", rules.NOT_REPRODUCED: "Wrong"}
+PLACES = {rules.REPRODUCED: 2, rules.NOT_REPRODUCED: 2, rules.PARTLY: 1}  # among five findings
 
 
 def block(run_dir: Path) -> str:

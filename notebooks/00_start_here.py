@@ -112,7 +112,7 @@ display(HTML(errata.to_html(index=False)))
 # ## Minute 7: what is claimed, and where it is tested
 #
 # The map is read from the first lines of the notebooks. A verdict stands where a notebook of this run has measured
-# the claim; the rule behind it is a function in `cunet/scorecard.py`, and its sentence is in notebook 12.
+# the claim; the rule behind it is a function in `cunet/rules.py`, and its sentence is in notebook 12.
 
 # %%
 answers = {claim: [] for claim in paper.CLAIMS}
