@@ -5,14 +5,13 @@ paragraph on stderr. Libraries are imported inside the commands: `cunet --help` 
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cunet.errors import InputError, say
+from cunet.errors import InputError, explain
 
 app = typer.Typer(
     name="cunet",
@@ -178,7 +177,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("papermill_runs/samples"),
 ) -> None:
     """Draw images from a released or a trained network: a sheet to look at, and all of them as an array."""
-    from cunet import checkpoints, folders, sampling
+    from cunet import checkpoints, folders, pictures, sampling
     from cunet.diffusion import Diffusion
 
     path = checkpoint or checkpoints.released(dataset or "mnist", model or "cunet", size or "laptop")
@@ -190,33 +189,11 @@ def sample(
             f"The card of {path} does not say the network's diffusion, so it cannot draw images. Give a "
             "checkpoint of a diffusion network, as `cunet train` writes."
         )
-    _check_folder(out)
+    folders.check_writable(out)
     diffusion = Diffusion(**card["diffusion"])
     images = sampling.sample(network, n, diffusion, sampler, steps, seed, batch_size, progress=True)
-    sheet = _save_images(images, out, f"{Path(path).stem}-{sampler}{steps}-s{seed}")
+    sheet = pictures.write_sheet(images, out, f"{Path(path).stem}-{sampler}{steps}-s{seed}")
     print(f"Samples: {folders.shown(sheet)}, and all {n} as {sheet.with_suffix('.npy').name} beside it")
-
-
-def _check_folder(out: Path) -> None:
-    """Raise InputError if results could not be written to `out`, before the work for them starts."""
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(
-            f"The folder {out} cannot be written to: {there} is a file or read-only. Choose another."
-        )
-
-
-def _save_images(images, out: Path, name: str) -> Path:
-    """A PNG sheet of the first 64 images, and all as a uint8 NumPy array (N, H, W, C)."""
-    import numpy as np
-    from torchvision.utils import save_image
-
-    out.mkdir(parents=True, exist_ok=True)
-    sheet = out / f"{name}.png"
-    save_image(images[:64], sheet, nrow=8, normalize=True, value_range=(-1, 1), padding=1)
-    pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-    np.save(sheet.with_suffix(".npy"), pixels.numpy())
-    return sheet
 
 
 @app.command(
@@ -402,34 +379,5 @@ def main() -> None:
     try:
         status = app(standalone_mode=False) or 0
     except BaseException as error:
-        status = _explain(error)
+        status = explain(error)
     sys.exit(status)
-
-
-def _explain(error: BaseException) -> int:
-    """Say what went wrong; returns the exit status. An error of the program itself keeps its traceback."""
-    name = type(error).__name__
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(bool(error.code))
-    if hasattr(error, "format_message") and hasattr(
-        error, "exit_code"
-    ):  # the command line could not be parsed
-        error.show()
-        return error.exit_code
-    if isinstance(error, InputError):
-        return say(str(error), 2)
-    if name in ("NotebookError", "ChainError"):
-        return say(str(error), 1)
-    if name == "Interrupted":
-        return say(
-            f"Stopped by {error}. Nothing is half-written. The same command resumes.", 128 + error.signum
-        )
-    if isinstance(error, KeyboardInterrupt) or name == "Abort":
-        return say(f"{str(error) or 'Stopped.'} The same command resumes.", 130)
-    if isinstance(error, BrokenPipeError):
-        return 1
-    if isinstance(error, OSError) and error.filename:
-        return say(
-            f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space.", 2
-        )
-    raise error

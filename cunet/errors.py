@@ -1,4 +1,4 @@
-"""The one exception that a user of the library has to know, and how a module run as a command tells of it."""
+"""The one exception that a user of the library has to know, and how a command says what went wrong."""
 
 import functools
 import sys
@@ -24,6 +24,35 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
             return say(str(error), 2)
 
     return wrapped
+
+
+def explain(error: BaseException) -> int:
+    """Say what went wrong; returns the exit status. An error of the program itself keeps its traceback."""
+    name = type(error).__name__
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(bool(error.code))
+    if hasattr(error, "format_message") and hasattr(
+        error, "exit_code"
+    ):  # the command line could not be parsed
+        error.show()
+        return error.exit_code
+    if isinstance(error, InputError):
+        return say(str(error), 2)
+    if name in ("NotebookError", "ChainError"):
+        return say(str(error), 1)
+    if name == "Interrupted":
+        return say(
+            f"Stopped by {error}. Nothing is half-written. The same command resumes.", 128 + error.signum
+        )
+    if isinstance(error, KeyboardInterrupt) or name == "Abort":
+        return say(f"{str(error) or 'Stopped.'} The same command resumes.", 130)
+    if isinstance(error, BrokenPipeError):
+        return 1
+    if isinstance(error, OSError) and error.filename:
+        return say(
+            f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space.", 2
+        )
+    raise error
 
 
 def say(text: str, status: int) -> int:

@@ -77,3 +77,12 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(out: Path) -> None:
+    """Raise InputError if results could not be written to `out`, before the work for them starts."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(
+            f"The folder {out} cannot be written to: {there} is a file or read-only. Choose another."
+        )
