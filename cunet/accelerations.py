@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from . import sampling
 from .datasets import ImageDataset
-from .diffusion import Diffusion, one_of
-from .errors import InputError
+from .diffusion import Diffusion
+from .errors import InputError, one_of
 from .recipe import generator
 from .samplers import SAMPLERS, evenly
 

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from . import checkpoints, datasets, denoisers, resume, storage
 from .denoising import noise_std, noise_stds
-from .diffusion import Diffusion, one_of
-from .errors import InputError, command
+from .diffusion import Diffusion
+from .errors import InputError, command, one_of
 from .models import image_size
 from .recipe import BatchOrder, TrainConfig, generator
 from .sampling import best_device, progress_bar, whole_numbers

@@ -4,7 +4,6 @@ An engine other than this machine is a folder of papermill_runs/executors/ with 
 What each rule asks of a machine there, GPUs, memory and time, follows from the estimate of its jobs.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from cunet import folders
 from cunet.chain import Plan
 from cunet.errors import InputError
 from cunet.parameters import nearest
+from cunet.processes import cores
 
 
 def find(name: str) -> Path:
@@ -25,11 +25,6 @@ def find(name: str) -> Path:
         f"There is no engine {name!r}{nearest(name, known)}. Engines are {', '.join(known) or 'none'}, the "
         f"folders of {folders.shown(there)}; the path of a folder with a config.yaml works too."
     )
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def command(

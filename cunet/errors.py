@@ -3,6 +3,7 @@
 import functools
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -11,6 +12,14 @@ class InputError(ValueError):
     The message is one paragraph: the value, what was expected, and what to do. The command line prints it
     without a traceback and exits with status 2.
     """
+
+
+def one_of(what: str, value: str, known) -> None:
+    """Raise InputError unless `value` is one of the names in `known`, with the nearest as a hint."""
+    if value not in known:
+        near = get_close_matches(str(value), known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"Unknown {what} {value!r}: expected one of {', '.join(known)}.{hint}")
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:

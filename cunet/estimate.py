@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from cunet import chain, engines, folders, models, runs, shards, work
+from cunet import chain, folders, models, processes, runs, shards, work
 from cunet.calibration import Costs, load
 from cunet.chain import Job, Plan
 from cunet.errors import InputError
@@ -263,7 +263,7 @@ def _found(plan: Plan, jobs: int, gpus: int | None, costs: Costs) -> list[Need]:
     """What the jobs take on this machine, its cores divided among those at once."""
     if gpus is None:
         gpus = 1 if plan.profile.size == "paper" else 0
-    return needs(plan, costs, gpus, max(1, engines.cores() // jobs))
+    return needs(plan, costs, gpus, max(1, processes.cores() // jobs))
 
 
 def on_cluster(plan: Plan) -> list[Need]:
