@@ -1,7 +1,8 @@
 """The chain: one rule a notebook, and the report.
 
 `cunet reproduce` (or `make reproduce`) checks the profile, writes the run's parameters files and calls
-Snakemake on this file with the run's folder as its directory. What depends on what is said in cunet/chain.py.
+Snakemake on this file with the run's folder as its directory. Which job waits for which is said in
+cunet/chain.py, which files a job depends on in cunet/dependencies.py.
 """
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import cunet.chain as cunet_chain  # not `chain`: Snakemake shares its own global names with this file
+import cunet.dependencies as cunet_dependencies
 
 PLAN = cunet_chain.load(Path.cwd())
 JOBS = {job.name: job for job in PLAN.jobs}
@@ -37,7 +39,7 @@ for STEM in PLAN.profile.notebooks:
         name:
             f"notebook_{STEM}"
         input:
-            lambda wildcards: cunet_chain.inputs(PLAN, JOBS[wildcards.job]),
+            lambda wildcards: cunet_dependencies.inputs(PLAN, JOBS[wildcards.job]),
         output:
             "results/{job}.json",
             "executed/{job}.ipynb",
@@ -57,7 +59,7 @@ if PLAN.receipts:
 
     rule samples:
         input:
-            cunet_chain.shard_inputs(PLAN),
+            cunet_dependencies.shard_inputs(PLAN),
         output:
             "samples/shard-{shard}-of-{of}.txt",
         log:
@@ -72,7 +74,7 @@ if PLAN.receipts:
 
 rule report:
     input:
-        cunet_chain.report_inputs(PLAN),
+        cunet_dependencies.report_inputs(PLAN),
     output:
         "report/index.html",
     log:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from .ablations import FIGURES, INGREDIENTS
-from .figures import label
+from .palette import label
 from .robustness import reason, weigh
 
 VISIBLE = (

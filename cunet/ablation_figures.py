@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from .figures import MARKERS, PAGE, colour, label, style
+from .palette import MARKERS, PAGE, colour, label, style
 
 MEASURES = {"fd": "FD-AlexNet", "lpips": "LPIPS, denoised", "loss": "validation loss"}
 SHORT = {

@@ -22,7 +22,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from . import checkpoints, metrics, recipe, runs, subsets
+from . import checkpoints, folders, metrics, recipe, subsets
 from .datasets import ImageDataset
 from .denoising import denoise
 from .diffusion import Diffusion
@@ -66,7 +66,7 @@ def command(key: Key, size: str, like: Mapping, folder: Path) -> str:
         f" --set {k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in changed.items()
     )
     name = f"--dataset {key[0]} --model {key[1]} --size {size} --seed {key[2]} --images {like['images']}"
-    return f"cunet train {name}{settings} --out {runs.shown(folder)}"
+    return f"cunet train {name}{settings} --out {folders.shown(folder)}"
 
 
 def unequal(card: Mapping, full: Mapping) -> str:

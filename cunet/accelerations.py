@@ -1,4 +1,4 @@
-"""Ways to take fewer steps that know nothing of the network, and how far they get with each (claim C25).
+"""Ways to take fewer steps that know nothing of the network (claim C25; `cunet.orthogonality` judges them).
 
 Samplers of `cunet.samplers`, a better variance and a later start, in one table, `METHODS`:
 
@@ -23,7 +23,7 @@ paired, and so are their resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from . import sampling, subsets
 from .datasets import ImageDataset
-from .diffusion import Diffusion, one_of
-from .errors import InputError
+from .diffusion import Diffusion
+from .errors import InputError, one_of
 from .recipe import generator
 from .samplers import SAMPLERS, evenly
 
@@ -219,227 +219,3 @@ def _analytic_walk(
         if before >= 0:
             x = x + analytic_std(diffusion, gamma, t, before) * noise()
         yield sampling.Step(t, x, x0)
-
-
-# ------------------------------------------------------------------------------------------- what they reach
-
-
-THOUSAND = 1000  # distances are given in thousandths
-CHUNK = 2000  # rows of a kernel matrix that are held at once
-
-
-def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    """(a . b / D + 1)^3, the kernel of KID (Binkowski et al., 2018)."""
-    return (a @ b.T / a.shape[1] + 1) ** 3
-
-
-@dataclass(frozen=True)
-class RealImages:
-    """What sets are compared with: features of real images, (R, D), and the mean of the kernel over pairs."""
-
-    features: Tensor
-    within: float
-
-    @classmethod
-    def of(cls, features: Tensor) -> RealImages:
-        """Raises InputError for fewer than two images."""
-        count, total = len(features), 0.0
-        if count < 2:
-            raise InputError(f"A distance to {count} real images was asked for: give two or more.")
-        for rows in features.split(CHUNK):
-            total += float(_kernel(rows, features).double().sum() - _kernel_diagonal(rows).double().sum())
-        return cls(features, total / (count * (count - 1)))
-
-
-def _kernel_diagonal(rows: Tensor) -> Tensor:
-    return (rows.square().sum(1) / rows.shape[1] + 1) ** 3
-
-
-class Distances(NamedTuple):
-    """A distance, and the same of resampled images, (R,)."""
-
-    value: float
-    draws: np.ndarray
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Ends of the 95 % interval."""
-        low, high = np.quantile(self.draws, (0.025, 0.975))
-        return float(low), float(high)
-
-
-def distances(real: RealImages, features: Tensor, resamples: int = 500, seed: int = 0) -> Distances:
-    """1000 times KID-AlexNet of a set, (N, D) features, to real images, with a bootstrap over the set.
-
-    The same number as `cunet.frechet.kid` of whole sets: unbiased at every N, so that real images have 0 in
-    expectation however few they are, and a value may be below 0. (A Frechet distance of N images is too
-    large by what N and the set's own spread decide: sets of 80 came out nearer than as many real images.)
-
-    A resample weighs image i by how often it was drawn, w_i; pairs of an image with itself stay out, so that
-    repeats do not make it look alike: sum_ij w_i w_j k_ij / sum_ij w_i w_j over i != j. Near real images,
-    where the statistic is degenerate, such intervals are too wide, which is the safe side. With one `seed`,
-    the i-th images of all sets of a size have one weight, and differences of sets that start from the same
-    noise are those of pairs.
-    """
-    rows, count = features.to(real.features.dtype), len(features)
-    pairs = _kernel(rows, rows).double().fill_diagonal_(0)
-    to_real = torch.cat([_kernel(some, real.features).double().mean(1) for some in rows.split(CHUNK)])
-    choose = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(count, (resamples, count), generator=choose)
-    weights = torch.cat((torch.ones(1, count), _counted(drawn, count))).double()
-    inside = ((weights @ pairs) * weights).sum(1) / (count**2 - weights.square().sum(1))
-    found = THOUSAND * (inside + real.within - 2 * (weights @ to_real) / count)
-    return Distances(float(found[0]), found[1:].numpy())
-
-
-def _counted(drawn: Tensor, count: int) -> Tensor:
-    """How often each of 0 ... count - 1 is in each row."""
-    return torch.zeros(len(drawn), count).scatter_add_(1, drawn, torch.ones(drawn.shape))
-
-
-Key = tuple[str, str, int]  # network, method, calls
-Measure = tuple[float, float, float]  # a value with the ends of its 95 % interval
-
-
-class Gain(NamedTuple):
-    """How much accelerations help the second network, over what they help the first: 1, as much.
-
-    ratio, low, high: with its 95 % interval; NaN where no comparison was possible. used: the comparisons,
-    (method, calls). left_out: why others are not among them. excess: how far above real images the sets
-    compared are, the nearest and the farthest; NaN likewise.
-    """
-
-    ratio: float
-    low: float
-    high: float
-    used: list[tuple[str, int]]
-    left_out: dict[tuple[str, int], str]
-    excess: tuple[float, float]
-
-
-LEAST = 0.05  # of a measured excess: a resampled one that is smaller counts as this
-
-
-def relative_gain(
-    found: Mapping[Key, Distances],
-    pairs: Sequence[tuple[str, int]],
-    networks: tuple[str, str],
-    floor: Distances,
-    base: str = "ddpm",
-) -> Gain:
-    """The geometric mean over (method, calls) of [E_2(base) / E_2(method)] / [E_1(base) / E_1(method)].
-
-    E is the distance above that of real images, `floor`. A comparison takes part when the lower end of the
-    95 % interval of all its four E is above 0: a factor of something that is within noise of nothing is not
-    measured. In resamples E is at least `LEAST` of what was measured, so that its logarithm exists. found: of
-    all sets, whose resamples belong together, since they start from the same noise image by image; those of
-    `floor` are its own. pairs: (method, calls) to average over; networks: the first and the second.
-
-    Raises InputError without pairs.
-    """
-    if not pairs:
-        raise InputError("No accelerated method was compared with the base at equal calls: name some.")
-    floors, left_out, used, logs, measured = np.append(floor.draws, floor.value), {}, [], [], []
-    for method, calls in pairs:
-        excess = {
-            (network, how): np.append(found[network, how, calls].draws, found[network, how, calls].value)
-            - floors
-            for network in networks
-            for how in (base, method)
-        }
-        near = [key for key, one in excess.items() if np.quantile(one[:-1], 0.025) <= 0]
-        if near:
-            left_out[method, calls] = ", ".join(f"{network} with {how}" for network, how in near)
-            continue
-        used.append((method, calls))
-        measured += [float(one[-1]) for one in excess.values()]
-        kept = {key: np.log(np.maximum(one, LEAST * one[-1])) for key, one in excess.items()}
-        first, second = (kept[n, base] - kept[n, method] for n in networks)
-        logs.append(second - first)
-    if not logs:
-        return Gain(math.nan, math.nan, math.nan, used, left_out, (math.nan, math.nan))
-    mean = np.exp(np.mean(logs, axis=0))
-    return Gain(*_measure(mean), used, left_out, (min(measured), max(measured)))
-
-
-def _measure(values: np.ndarray) -> Measure:
-    """The last value with the quantiles of those before it, which may be infinite."""
-    low, high = np.quantile(values[:-1], (0.025, 0.975), method="nearest")
-    return float(values[-1]), float(low), float(high)
-
-
-class Multiplied(NamedTuple):
-    """Whether two gains in time at one quality multiply; each number with its 95 % interval.
-
-    level: the quality. by_network: time of the first network over the second's, both with the plain method.
-    by_method: the first network's time with the plain method over that with its best. together: the first
-    with the plain method over the second with its best. times: together / (by_network by_method), 1 where
-    gains multiply. faster: the first network's time at its own best plain quality over the second's for
-    that, with any method, 0 where it never gets there. reached: the share of resamples where it does.
-    best: the (method, calls) with which it does, None if it does not.
-    """
-
-    level: Measure
-    by_network: Measure
-    by_method: Measure
-    together: Measure
-    times: Measure
-    faster: Measure
-    reached: float
-    best: tuple[str, int] | None
-
-
-def multiplied(
-    found: Mapping[Key, Distances],
-    seconds: Mapping[Key, Sequence[float]],
-    networks: tuple[str, str],
-    plain: str = "ddim",
-    seed: int = 0,
-) -> Multiplied:
-    """Compare times at one quality, with everything that is chosen chosen anew in every resample.
-
-    The quality is the worse of the two networks' best with the plain method, so that both reach it; the time
-    is that of the fastest set that is as good or better. In a resample of images and of timing rounds both
-    are found again: choosing the best of noisy numbers is part of what is uncertain.
-
-    found: distances of all sets, whose resamples belong together. seconds: of each set those that a sample
-    takes, one a round, the rounds of all being the same.
-
-    Raises InputError if the plain method was not tried with both networks.
-    """
-    if any((m, plain) not in {key[:2] for key in found} for m in networks):
-        raise InputError(f"{plain} was not tried with both {' and '.join(networks)}.")
-    draws = len(next(iter(found.values())).draws)
-    rounds = np.array(list(seconds.values()))
-    picks = np.random.default_rng(seed).integers(rounds.shape[1], size=(draws, rounds.shape[1]))
-    median = {
-        key: np.append(np.median(np.asarray(each)[picks], axis=1), np.median(each))
-        for key, each in seconds.items()
-    }
-    sets: dict[str, list[tuple[str, int]]] = {m: [key[1:] for key in found if key[0] == m] for m in networks}
-    distance = {key: np.append(one.draws, one.value) for key, one in found.items()}
-
-    def times(network: str, level: np.ndarray, only: str | None = None) -> np.ndarray:
-        """(sets, draws) seconds a sample, infinite where a set is not as good as `level`."""
-        return np.array([
-            np.where(distance[network, method, k] <= level, median[network, method, k], np.inf)
-            for method, k in sets[network] if only in (None, method)
-        ])  # fmt: skip
-
-    first, second = networks
-    lowest = {
-        m: np.min([distance[m, method, k] for method, k in sets[m] if method == plain], axis=0)
-        for m in networks
-    }
-    level = np.maximum(lowest[first], lowest[second])
-    start = times(first, level, plain).min(0)
-    by_network, by_method = start / times(second, level, plain).min(0), start / times(first, level).min(0)
-    together = start / times(second, level).min(0)
-    aim = times(second, lowest[first])
-    faster = times(first, lowest[first], plain).min(0) / aim.min(0)
-    at = int(aim[:, -1].argmin())
-    return Multiplied(
-        *map(_measure, (level, by_network, by_method, together, together / (by_network * by_method), faster)),
-        reached=float(np.isfinite(aim.min(0)[:-1]).mean()),
-        best=sets[second][at] if np.isfinite(aim[at, -1]) else None,
-    )

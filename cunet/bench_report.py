@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from . import bench_growth, cost, figures
-from .runs import write_atomically
+from . import bench_growth, cost, palette
+from .folders import write_atomically
 
 TITLES = {
     "parameters": "parameters",
@@ -118,19 +118,19 @@ def figure(frame: pd.DataFrame) -> Figure:
     height = {title: -i for i, title in enumerate(titles)}
     first, *others = dict.fromkeys(shown["model"])
     looks = _looks(others)
-    with figures.style():
-        drawn = Figure(figsize=(figures.PAGE, 1.3 + 0.24 * len(titles)))
+    with palette.style():
+        drawn = Figure(figsize=(palette.PAGE, 1.3 + 0.24 * len(titles)))
         axes = drawn.subplots()
-        axes.axvline(1.0, color=figures.colour(first), label=figures.label(first))
+        axes.axvline(1.0, color=palette.colour(first), label=palette.label(first))
         for i, name in enumerate(others):
             rows = shown[shown["model"] == name]
             nudge = 0.5 * (i + 0.5) / len(others) - 0.25  # marks of equal ratio side by side
             y = [height[what(row)] - nudge for _, row in rows.iterrows()]
             error = [(rows["ratio"] - rows["low"]).fillna(0), (rows["high"] - rows["ratio"]).fillna(0)]
             axes.errorbar(
-                rows["ratio"], y, xerr=error, label=figures.label(name), lw=0.9, ls="none", **looks[name]
+                rows["ratio"], y, xerr=error, label=palette.label(name), lw=0.9, ls="none", **looks[name]
             )
-        axes.set(xscale="log", xlabel=f"ratio to {figures.label(first)} (lower is better)")
+        axes.set(xscale="log", xlabel=f"ratio to {palette.label(first)} (lower is better)")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -145,14 +145,14 @@ def roofline_figure(frame: pd.DataFrame, best: cost.Roofline) -> Figure:
     titles = list(dict.fromkeys(steps.apply(what, axis=1)))
     names = list(dict.fromkeys(steps["model"]))
     looks, thick = _looks(names), 0.8 / len(names)
-    with figures.style():
-        drawn = Figure(figsize=(figures.PAGE, 0.9 + 0.17 * len(titles) * (len(names) + 1)))
+    with palette.style():
+        drawn = Figure(figsize=(palette.PAGE, 0.9 + 0.17 * len(titles) * (len(names) + 1)))
         axes = drawn.subplots()
         for i, name in enumerate(names):
             rows = steps[steps["model"] == name]
             y = [-titles.index(what(row)) - (i - (len(names) - 1) / 2) * thick for _, row in rows.iterrows()]
             colour = looks[name]["color"]
-            axes.barh(y, rows["flop_per_s"] / 1e9, thick, color=colour, label=figures.label(name))
+            axes.barh(y, rows["flop_per_s"] / 1e9, thick, color=colour, label=palette.label(name))
         for value, line, label in zip(
             best, ("--", ":"), ("best matrix product", "best 3x3 convolution"), strict=True
         ):
@@ -169,14 +169,14 @@ def growth_figure(frame: pd.DataFrame) -> Figure:
     slopes = bench_growth.exponents(frame).set_index(["varied", "quantity", "model"])["exponent"]
     looks = _looks(list(dict.fromkeys(frame["model"])))
     rows, columns = bench_growth.QUANTITIES, bench_growth.VARIED
-    with figures.style():
-        drawn = Figure(figsize=(figures.PAGE, 1.5 * len(rows) + 0.6))
+    with palette.style():
+        drawn = Figure(figsize=(palette.PAGE, 1.5 * len(rows) + 0.6))
         grid = drawn.subplots(len(rows), len(columns), sharex="col", sharey="row")
         for (i, quantity), (j, varied) in itertools.product(enumerate(rows), enumerate(columns)):
             axes = grid[i][j]
             cell = frame[(frame["varied"] == varied) & (frame["quantity"] == quantity)]
             for n, (name, line) in enumerate(cell.groupby("model", sort=False)):
-                axes.plot(line["at"], line["value"], label=figures.label(name), **looks[name])
+                axes.plot(line["at"], line["value"], label=palette.label(name), **looks[name])
                 place = dict(xy=(0.04 + 0.24 * n, 1.0), xycoords="axes fraction", va="bottom", fontsize=6.5)
                 axes.annotate(f"{slopes[varied, quantity, name]:.2f}", color=looks[name]["color"], **place)
             axes.set(xscale="log", yscale="log")
@@ -196,10 +196,10 @@ def growth_figure(frame: pd.DataFrame) -> Figure:
 
 def _looks(names: list[str]) -> dict[str, dict[str, str]]:
     """Colour and marker of each network: the project's own, or a free one for a network without."""
-    markers, colours = itertools.cycle("xPv*<>"), itertools.cycle(figures.OTHERS)
+    markers, colours = itertools.cycle("xPv*<>"), itertools.cycle(palette.OTHERS)
     return {
-        name: dict(color=figures.colour(name), marker=figures.MARKERS[name])
-        if name in figures.MARKERS
+        name: dict(color=palette.colour(name), marker=palette.MARKERS[name])
+        if name in palette.MARKERS
         else dict(color=next(colours), marker=next(markers))
         for name in names
     }

@@ -10,8 +10,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from . import figures
-from .accelerations import METHODS, Distances
+from . import palette
+from .accelerations import METHODS
+from .kernel_distance import Distances
 
 MARKS = dict(zip(METHODS, ("o", "P", "s", "^", "v", "D", "X", "<", ">"), strict=True))
 FULL = "every call"  # the way of a network that saves nothing
@@ -25,8 +26,8 @@ def distance_against_calls(frame: pd.DataFrame, floor: Distances, base: str = "d
     """
     methods, models = (list(dict.fromkeys(frame[key])) for key in ("method", "model"))
     wide = min(3, len(methods))
-    with figures.style():
-        figure = Figure(figsize=(figures.PAGE, 1.9 * -(-len(methods) // wide) + 0.4))
+    with palette.style():
+        figure = Figure(figsize=(palette.PAGE, 1.9 * -(-len(methods) // wide) + 0.4))
         grid = figure.subplots(-(-len(methods) // wide), wide, sharey=True, squeeze=False)
         for axes in grid.flat[len(methods) :]:
             axes.set_visible(False)
@@ -38,7 +39,7 @@ def distance_against_calls(frame: pd.DataFrame, floor: Distances, base: str = "d
                 plain = frame[(frame.model == model) & (frame.method == base) & frame.calls.isin(calls)]
                 if method != base and len(plain):
                     name = "dotted: plain sampling by the same network"
-                    axes.plot(plain.calls, plain.kid, ":", color=figures.colour(model), lw=1, alpha=0.8)
+                    axes.plot(plain.calls, plain.kid, ":", color=palette.colour(model), lw=1, alpha=0.8)
                     axes.plot([], [], ":", color="0.4", lw=1, label=name)
                 shift = 1.03 ** (2 * number - len(models) + 1)  # so that intervals do not hide each other
                 _interval(axes, line.calls * shift, line, model, ls="-")
@@ -59,8 +60,8 @@ LINEAR = 100  # thousandths of KID below which axes of distances are linear: noi
 def _interval(axes, x, line: pd.DataFrame, model: str, **look) -> None:
     """A network's distances with their intervals, in its colour and marker."""
     spread = ((line.kid - line.kid_low).clip(lower=0), (line.kid_high - line.kid).clip(lower=0))
-    look = dict(marker=figures.MARKERS.get(model, "o"), color=figures.colour(model), ms=4, lw=1.2) | look
-    axes.errorbar(x, line.kid, spread, elinewidth=0.9, capsize=2, label=figures.label(model), **look)
+    look = dict(marker=palette.MARKERS.get(model, "o"), color=palette.colour(model), ms=4, lw=1.2) | look
+    axes.errorbar(x, line.kid, spread, elinewidth=0.9, capsize=2, label=palette.label(model), **look)
 
 
 def _distance_ticks(axes, frame: pd.DataFrame) -> None:
@@ -87,16 +88,16 @@ def pareto(frame: pd.DataFrame, floor: Distances) -> Figure:
     frame: columns model, method, calls, seconds, kid, kid_low, kid_high. A marker is a method, a colour a
     network.
     """
-    with figures.style():
-        figure = Figure(figsize=(figures.PAGE, 3.7))
+    with palette.style():
+        figure = Figure(figsize=(palette.PAGE, 3.7))
         axes = figure.subplots()
         axes.axhspan(*floor.interval, color="0.85", lw=0, label="real images")
         for model, points in frame.groupby("model", sort=False):
-            hue = figures.colour(model)
+            hue = palette.colour(model)
             for method, some in points.groupby("method", sort=False):
                 axes.plot(some.seconds, some.kid, MARKS[method], color=hue, ms=4, alpha=0.3, mew=0)
             best = frontier(points)
-            axes.step(best.seconds, best.kid, where="post", color=hue, lw=1.4, label=figures.label(model))
+            axes.step(best.seconds, best.kid, where="post", color=hue, lw=1.4, label=palette.label(model))
             for row in best.itertuples():
                 spread = ([max(row.kid - row.kid_low, 0)], [max(row.kid_high - row.kid, 0)])
                 axes.errorbar([row.seconds], [row.kid], spread, marker=MARKS[row.method], color=hue, ms=6,
@@ -106,7 +107,7 @@ def pareto(frame: pd.DataFrame, floor: Distances) -> Figure:
         axes.set(xscale="log", xlabel="seconds a sample on this CPU", ylabel="KID-AlexNet / 0.001")
         axes.set_yscale("symlog", linthresh=LINEAR)
         _distance_ticks(axes, frame)
-        figures.readable(axes.xaxis)
+        palette.readable(axes.xaxis)
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -123,20 +124,20 @@ def likelihoods(frame: pd.DataFrame) -> Figure:
     frame: columns model, dequantisation, image, bits.
     """
     kinds, models = (list(dict.fromkeys(frame[key])) for key in ("dequantisation", "model"))
-    with figures.style():
-        figure = Figure(figsize=(figures.PAGE, 2.6))
+    with palette.style():
+        figure = Figure(figsize=(palette.PAGE, 2.6))
         panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
         for axes, kind in zip(panels, kinds, strict=True):
             wide = frame[frame.dequantisation == kind].pivot(index="image", columns="model", values="bits")
             axes.plot(range(len(models)), wide[models].T, color="0.8", lw=0.7)
             for at, model in enumerate(models):
                 values = wide[model]
-                axes.plot([at] * len(values), values, "o", ms=3, alpha=0.5, color=figures.colour(model))
+                axes.plot([at] * len(values), values, "o", ms=3, alpha=0.5, color=palette.colour(model))
                 error = 1.96 * values.std() / len(values) ** 0.5
                 axes.errorbar(
-                    at + 0.12, values.mean(), error, marker="D", color=figures.colour(model), capsize=3
+                    at + 0.12, values.mean(), error, marker="D", color=palette.colour(model), capsize=3
                 )
-            axes.set_xticks(range(len(models)), [figures.label(m) for m in models])
+            axes.set_xticks(range(len(models)), [palette.label(m) for m in models])
             axes.set(title=f"{kind} noise", xlim=(-0.5, len(models) - 0.5))
         panels[0].set_ylabel("bits per dimension\n(fewer: more probable)")
     return figure
@@ -144,14 +145,14 @@ def likelihoods(frame: pd.DataFrame) -> Figure:
 
 def inner_convergence(errors: Mapping[str, Mapping[float, tuple[float, float, float]]]) -> Figure:
     """Error against depth, a line a network: (value, low, high) by multiple of the steps trained with."""
-    with figures.style():
-        figure = Figure(figsize=(0.62 * figures.PAGE, 2.9))
+    with palette.style():
+        figure = Figure(figsize=(0.62 * palette.PAGE, 2.9))
         axes = figure.subplots()
         for name, found in errors.items():
-            depths, hue = sorted(found), figures.colour(name)
+            depths, hue = sorted(found), palette.colour(name)
             value, low, high = np.array([found[n] for n in depths]).T
             axes.plot(
-                depths, value, marker=figures.MARKERS.get(name, "o"), color=hue, label=figures.label(name)
+                depths, value, marker=palette.MARKERS.get(name, "o"), color=hue, label=palette.label(name)
             )
             axes.fill_between(depths, low, high, alpha=0.18, lw=0, color=hue)
         every = sorted({n for found in errors.values() for n in found})
@@ -160,7 +161,7 @@ def inner_convergence(errors: Mapping[str, Mapping[float, tuple[float, float, fl
                  ylabel="squared error of v")  # fmt: skip
         axes.set_xticks(every, [f"{n:g}" for n in every])
         axes.xaxis.set_minor_locator(NullLocator())
-        figures.readable(axes.yaxis)
+        palette.readable(axes.yaxis)
         axes.legend(fontsize=7)
     return figure
 
@@ -177,9 +178,9 @@ def depth_by_need(
     chosen: budget (M multiply-accumulates a call, as text) -> K depths.
     """
     base = min(range(len(depths)), key=lambda j: abs(depths[j] - 1))
-    hues = [figures.OTHERS[(j + 1) % len(figures.OTHERS)] for j in range(len(depths))]
-    with figures.style():
-        figure = Figure(figsize=(figures.PAGE, 2.9))
+    hues = [palette.OTHERS[(j + 1) % len(palette.OTHERS)] for j in range(len(depths))]
+    with palette.style():
+        figure = Figure(figsize=(palette.PAGE, 2.9))
         left, right = figure.subplots(1, 2)
         values = np.asarray(errors)
         for j, depth in enumerate(depths):
@@ -214,9 +215,9 @@ def saved_work(frame: pd.DataFrame, floor: Distances) -> Figure:
     """
     models = sorted(dict.fromkeys(frame["model"]), reverse=True)
     ways = [way for way in dict.fromkeys(frame["way"]) if way != FULL]
-    looks = {way: dict(marker="osD^v<>"[n % 7], color=figures.OTHERS[n % 7]) for n, way in enumerate(ways)}
-    with figures.style():
-        figure = Figure(figsize=(figures.PAGE, 3.0))
+    looks = {way: dict(marker="osD^v<>"[n % 7], color=palette.OTHERS[n % 7]) for n, way in enumerate(ways)}
+    with palette.style():
+        figure = Figure(figsize=(palette.PAGE, 3.0))
         panels = figure.subplots(1, len(models), sharey=True, sharex=True, squeeze=False)[0]
         for axes, model in zip(panels, models, strict=True):
             axes.axhspan(*floor.interval, color="0.85", lw=0, label="real images")
@@ -230,9 +231,9 @@ def saved_work(frame: pd.DataFrame, floor: Distances) -> Figure:
                                   label=way, **looks[way], **line)  # fmt: skip
             whole = frame[(frame.model == model) & (frame.way == FULL)]
             axes.plot(whole.macs / 1e9, whole.kid, "*", ms=11, mfc="none", mec="k", label="the full network")
-            axes.set(xscale="log", xlabel="G multiply-accumulates a sample", title=figures.label(model))
+            axes.set(xscale="log", xlabel="G multiply-accumulates a sample", title=palette.label(model))
             axes.set_yscale("symlog", linthresh=LINEAR)
-            figures.readable(axes.xaxis)
+            palette.readable(axes.xaxis)
             _distance_ticks(axes, frame)
         panels[0].set_ylabel("KID-AlexNet / 0.001 (lower is better)")
         _legend(figure, panels)
@@ -247,16 +248,16 @@ def guidance(frame: pd.DataFrame, floor: Distances, real: float) -> Figure:
     """
     models = list(dict.fromkeys(frame["model"]))
     reach = max(frame.scale.max() - frame.scale.min(), 1)
-    with figures.style():
-        figure = Figure(figsize=(figures.PAGE, 2.9))
+    with palette.style():
+        figure = Figure(figsize=(palette.PAGE, 2.9))
         left, right = figure.subplots(1, 2)
         left.axhline(100 * real, color="0.5", ls=":", lw=1, label="real images")
         right.axhspan(*floor.interval, color="0.85", lw=0)
         for number, model in enumerate(models):
             some = frame[frame.model == model].sort_values("scale")
             at = some.scale + 0.008 * reach * (2 * number - len(models) + 1)
-            look = dict(marker=figures.MARKERS.get(model, "o"), color=figures.colour(model), ms=4, lw=1.2)
-            look |= dict(elinewidth=0.9, capsize=2, label=figures.label(model))
+            look = dict(marker=palette.MARKERS.get(model, "o"), color=palette.colour(model), ms=4, lw=1.2)
+            look |= dict(elinewidth=0.9, capsize=2, label=palette.label(model))
             for axes, of, unit in ((left, "right", 100), (right, "kid", 1)):
                 value, low, high = (unit * some[of + end] for end in ("", "_low", "_high"))
                 axes.errorbar(at, value, ((value - low).clip(lower=0), (high - value).clip(lower=0)), **look)

@@ -1,14 +1,11 @@
-"""The chain: which jobs a profile asks for, and what each depends on.
+"""The chain: which jobs a profile asks for, with which parameters, and which of them wait for which.
 
 `plan` turns a profile into jobs and checks every parameter of every notebook, so that a mistake shows
 before the first job starts. `prepare` writes one parameters file a job (only when its content changes:
 the files are inputs, and Snakemake goes by them). The Snakefile reads the plan back with `load`.
 """
 
-import ast
-import functools
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cunet import profiles, runs
+from cunet import folders, profiles, runs
 from cunet.errors import InputError
 from cunet.parameters import declaration, nearest, parameters_file, validate
 from cunet.profiles import Profile
@@ -80,8 +77,8 @@ def plan(profile: Profile, run_dir: Path) -> Plan:
         there = sorted(path.stem for path in source("x").parent.glob("[0-9][0-9]_*.py"))
         raise InputError(
             f"Profile {profile.name!r} asks for the notebook {missing[0]!r}{nearest(missing[0], there)}, "
-            f"which is not in {runs.shown(source('x').parent)}. Take the line out of the profile, or correct "
-            "its name."
+            f"which is not in {folders.shown(source('x').parent)}. Take the line out of the profile, or "
+            "correct its name."
         )
     named = {stem: [name for name, _ in _variants(profile, stem)] for stem in sorted(profile.notebooks)}
     jobs = []
@@ -94,7 +91,7 @@ def plan(profile: Profile, run_dir: Path) -> Plan:
 
 def source(stem: str) -> Path:
     """The file of a notebook."""
-    return runs.root() / "notebooks" / f"{stem}.py"
+    return folders.root() / "notebooks" / f"{stem}.py"
 
 
 def _variants(profile: Profile, stem: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -106,7 +103,7 @@ def _variants(profile: Profile, stem: str) -> Iterator[tuple[str, dict[str, Any]
     out = set(_unreleased(profile, stem))
     for which in [w for w in asked if w not in out] or asked:  # where there is none at all, `check` says so
         dataset, model, seed = which
-        name = f"{stem}-{dataset}-{runs.slug(model, '+')}-s{seed}"
+        name = f"{stem}-{dataset}-{folders.slug(model, '+')}-s{seed}"
         yield name, {"dataset": dataset, "model": model, "seed": seed}
 
 
@@ -177,7 +174,7 @@ def check(plan: Plan, data: bool = True) -> list[str]:
             released ones are asked for; photographs that are not there.
     """
     named = {
-        kind: [(job, name) for job in plan.jobs for name in _names(job.parameters, kind)]
+        kind: [(job, name) for job in plan.jobs for name in asked_for(job.parameters, kind)]
         for kind in ("dataset", "model", "size")
     }
     for job in [job for job in plan.jobs if job.notebook.startswith(TRAINING)][:1]:
@@ -225,7 +222,7 @@ def check(plan: Plan, data: bool = True) -> list[str]:
     return absent
 
 
-def _names(parameters: dict[str, Any], kind: str) -> list[str]:
+def asked_for(parameters: dict[str, Any], kind: str) -> list[str]:
     """What a job's `dataset` and `datasets` (or of another kind) name; with networks, `further` too."""
     one, several = parameters.get(kind), parameters.get(f"{kind}s") or []
     further = parameters.get("further") or [] if kind == "model" else []
@@ -259,7 +256,7 @@ def prepare(plan: Plan) -> None:
 def _write(path: Path, text: str) -> None:
     """Write a text file unless it has this content already."""
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        runs.write_atomically(path, text)
+        folders.write_atomically(path, text)
 
 
 def snapshot(plan: Plan, run_dir: Path) -> Plan:
@@ -298,92 +295,6 @@ def load(run_dir: Path) -> Plan:
     return Plan(run_dir, profile, tuple(jobs))
 
 
-def inputs(plan: Plan, job: Job) -> list[str]:
-    """The files that a job's result depends on, relative to the run's folder: the notebook, the modules that
-    it imports, directly or not, the results that it waits for, and the released checkpoints if it reads any.
-    """
-    files = [source(job.notebook), *modules(source(job.notebook))]
-    there = PACKAGE / "assets" / "checkpoints"
-    files += sorted({path for pattern in _checkpoints(plan, job) for path in there.glob(pattern)})
-    relative = [os.path.relpath(path, plan.run_dir) for path in files]
-    shards = plan.receipts if job.notebook == SHARDED else []
-    return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs), *shards]
-
-
-def _checkpoints(plan: Plan, job: Job) -> list[str]:
-    """Patterns of the released checkpoints that a job may read: of the networks that its parameters name, if
-    it takes them from the folder of the run otherwise; of all, if it asks for one by name."""
-    released = plan.profile.checkpoints == "released"
-    if job.notebook.startswith(TRAINING):  # its parameters say all: of a thousand of them, no file is read
-        of = job.parameters
-        named = [(of["dataset"], of["model"], of["seed"])] if released else []
-    else:
-        path = source(job.notebook)
-        text, of = path.read_text(encoding="utf-8"), {**declaration(path), **job.parameters}
-        if re.search(r"\breleased\(", text):
-            return [f"*-{of.get('size', plan.profile.size)}-s*"]
-        named = product(_names(of, "dataset"), _names(of, "model"), of.get("seeds") or [of["seed"]])
-        named = named if released and re.search(r"\bASSETS\b", text) else []
-    size = of.get("size", plan.profile.size)
-    return [f"{dataset}-{model}-{size}-s{seed}[.-]*" for dataset, model, seed in named]
-
-
 def receipt(shard: int, of: int) -> str:
     """The file, relative to the run's folder, that says that a shard of the samples is complete."""
     return f"samples/shard-{shard}-of-{of}.txt"
-
-
-def shard_inputs(plan: Plan) -> list[str]:
-    """The files that the shards of the samples depend on, relative to the run's folder."""
-    (job,) = plan.of(SHARDED)
-    files = [PACKAGE / "shards.py", *modules(PACKAGE / "shards.py")]
-    relative = [os.path.relpath(path, plan.run_dir) for path in files]
-    return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs)]
-
-
-def report_inputs(plan: Plan) -> list[str]:
-    """The files that the report depends on, relative to the run's folder."""
-    files = [PACKAGE / "report.py", *modules(PACKAGE / "report.py")]
-    relative = [os.path.relpath(path, plan.run_dir) for path in files]
-    return [*relative, *(f"results/{job.name}.json" for job in plan.jobs)]
-
-
-def modules(path: Path) -> list[Path]:
-    """The files of this package that a Python file imports, directly or through one another."""
-    found: dict[Path, None] = {}
-    queue = [path]
-    while queue:
-        for name in _imported(queue.pop()):
-            file = PACKAGE.joinpath(*name.split(".")[1:])
-            file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
-            if file.is_file() and file not in found:
-                found[file] = None
-                queue.append(file)
-    return sorted(found)
-
-
-def _imported(path: Path) -> list[str]:
-    """Dotted names of this package's modules that a file may import, anywhere in it."""
-    known = path.stat()
-    return _read_imports(path, known.st_mtime_ns, known.st_size)
-
-
-@functools.cache
-def _read_imports(path: Path, *stamp: int) -> list[str]:
-    """`_imported`, read once for all jobs while the file stays as it is: a thousand jobs ask for the same."""
-    return list(_find_imports(path))
-
-
-def _find_imports(path: Path) -> Iterator[str]:
-    """`_imported`, from the file."""
-    text = "\n".join(
-        "" if line.startswith(("%", "!")) else line for line in path.read_text("utf-8").splitlines()
-    )
-    for node in ast.walk(ast.parse(text, str(path))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "cunet")
-        elif isinstance(node, ast.ImportFrom):  # from .x import y is cunet.x: the package is flat
-            module = ".".join(part for part in ("cunet" if node.level else "", node.module) if part)
-            if module.split(".")[0] == "cunet":
-                yield module
-                yield from (f"{module}.{alias.name}" for alias in node.names)

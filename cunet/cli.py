@@ -5,14 +5,13 @@ paragraph on stderr. Libraries are imported inside the commands: `cunet --help` 
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cunet.errors import InputError
+from cunet.errors import InputError, explain
 
 app = typer.Typer(
     name="cunet",
@@ -63,14 +62,14 @@ def reproduce(
     ] = None,
 ) -> None:
     """Run the chain of notebooks: what is missing or out of date, and nothing else."""
+    from cunet import folders
     from cunet import reproduce as chain
-    from cunet import runs
 
     report = chain.reproduce(profile, run, jobs, settings, dry_run, on, extra)
     if dry_run:
-        print(f"Nothing was run. The results of this run are in {runs.shown(report.parent.parent)}")
+        print(f"Nothing was run. The results of this run are in {folders.shown(report.parent.parent)}")
     else:
-        print(f"Results are in {runs.shown(report.parent.parent)}; open {runs.shown(report)}")
+        print(f"Results are in {folders.shown(report.parent.parent)}; open {folders.shown(report)}")
 
 
 @app.command(
@@ -118,15 +117,17 @@ def notebook(
     parameters: Annotated[list[str] | None, typer.Option("-p", help="key=value, over the file's.")] = None,
 ) -> None:
     """Run one notebook with papermill: parameters checked, outputs all or none."""
+    from cunet import folders
     from cunet import notebook as runner
     from cunet import parameters as given
-    from cunet import runs
 
     found = runner.find(path)
     values = given.parameters_file(file) if file else {}
     values |= given.assignments(parameters or [], given.declaration(found))
     result = runner.execute(found, out.absolute(), values, progress=sys.stderr.isatty())
-    print(f"Result: {runs.shown(result)}; the executed notebook, figures and tables are in folders beside it")
+    print(
+        f"Result: {folders.shown(result)}; the executed notebook, figures and tables are in folders beside it"
+    )
 
 
 @app.command(
@@ -146,7 +147,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = Path("papermill_runs/checkpoints"),
 ) -> None:
     """Train a network, or go on where an earlier call stopped."""
-    from cunet import devices, parameters, runs, training
+    from cunet import devices, folders, parameters, training
 
     given = {"dataset": dataset, "model": model, "size": size, "seed": seed, "images": images}
     config = training.configure(given | parameters.assignments(settings or []))
@@ -154,7 +155,7 @@ def train(
         path = training.train(config, out, progress=True)
     else:
         path = devices.run(config, out)
-    print(f"Checkpoint: {runs.shown(path)}; its card is {path.with_suffix('.json').name} beside it")
+    print(f"Checkpoint: {folders.shown(path)}; its card is {path.with_suffix('.json').name} beside it")
 
 
 @app.command(
@@ -176,7 +177,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("papermill_runs/samples"),
 ) -> None:
     """Draw images from a released or a trained network: a sheet to look at, and all of them as an array."""
-    from cunet import checkpoints, runs, sampling
+    from cunet import checkpoints, folders, pictures, sampling
     from cunet.diffusion import Diffusion
 
     path = checkpoint or checkpoints.released(dataset or "mnist", model or "cunet", size or "laptop")
@@ -188,33 +189,11 @@ def sample(
             f"The card of {path} does not say the network's diffusion, so it cannot draw images. Give a "
             "checkpoint of a diffusion network, as `cunet train` writes."
         )
-    _check_folder(out)
+    folders.check_writable(out)
     diffusion = Diffusion(**card["diffusion"])
     images = sampling.sample(network, n, diffusion, sampler, steps, seed, batch_size, progress=True)
-    sheet = _save_images(images, out, f"{Path(path).stem}-{sampler}{steps}-s{seed}")
-    print(f"Samples: {runs.shown(sheet)}, and all {n} as {sheet.with_suffix('.npy').name} beside it")
-
-
-def _check_folder(out: Path) -> None:
-    """Raise InputError if results could not be written to `out`, before the work for them starts."""
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(
-            f"The folder {out} cannot be written to: {there} is a file or read-only. Choose another."
-        )
-
-
-def _save_images(images, out: Path, name: str) -> Path:
-    """A PNG sheet of the first 64 images, and all as a uint8 NumPy array (N, H, W, C)."""
-    import numpy as np
-    from torchvision.utils import save_image
-
-    out.mkdir(parents=True, exist_ok=True)
-    sheet = out / f"{name}.png"
-    save_image(images[:64], sheet, nrow=8, normalize=True, value_range=(-1, 1), padding=1)
-    pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-    np.save(sheet.with_suffix(".npy"), pixels.numpy())
-    return sheet
+    sheet = pictures.write_sheet(images, out, f"{Path(path).stem}-{sampler}{steps}-s{seed}")
+    print(f"Samples: {folders.shown(sheet)}, and all {n} as {sheet.with_suffix('.npy').name} beside it")
 
 
 @app.command(
@@ -246,7 +225,7 @@ def denoise(
     out: Annotated[Path | None, typer.Option(help="By default beside the picture, -denoised.png.")] = None,
 ) -> None:
     """Denoise a picture of your own, in tiles; a network knows only images like those it was trained on."""
-    from cunet import denoisers, pictures, runs
+    from cunet import denoisers, folders, pictures
 
     noisy = pictures.read(picture)
     if checkpoint:
@@ -256,7 +235,7 @@ def denoise(
         denoiser = denoisers.load(model, dataset, size, steps=steps)
     clean = pictures.denoise(denoiser, noisy, noise_level, progress=True)
     path = pictures.write(out or picture.with_name(f"{picture.stem}-denoised.png"), clean)
-    print(f"Denoised: {runs.shown(path)}")
+    print(f"Denoised: {folders.shown(path)}")
     if card := denoiser.card:
         images = f"{card['dataset']} images of {denoiser.side} x {denoiser.side} pixels"
         print(
@@ -292,7 +271,7 @@ def bench(
 ) -> None:
     """Measure networks against each other on this machine: parameters, MACs, memory, time."""
     from cunet import bench as benchmark
-    from cunet import bench_report, runs
+    from cunet import bench_report, folders
 
     given = {"models": models, "tasks": tasks, "modes": modes}
     chosen = {key: tuple(text.split(",")) for key, text in given.items() if text is not None}
@@ -305,7 +284,7 @@ def bench(
     for part in bench_report.tables(found):
         print(part, end="\n\n")
     print("Seconds: " + "; ".join(f"{part} {seconds:.0f}" for part, seconds in found.seconds.items()))
-    print(f"Results: tables (CSV), records (JSON) and figures in {runs.shown(out)}")
+    print(f"Results: tables (CSV), records (JSON) and figures in {folders.shown(out)}")
 
 
 @app.command(
@@ -331,7 +310,7 @@ def solvers(
     ),
 ) -> None:
     """Train the continuous U-Net with each solver and evaluate it with each; resumes where it stopped."""
-    from cunet import runs, solver_study
+    from cunet import folders, solver_study
 
     chosen = {} if choices is None else {"choices": tuple(choices.split(","))}
     settings = solver_study.Settings(
@@ -339,7 +318,7 @@ def solvers(
     )
     frame = solver_study.run(settings, out, progress=True)
     print(solver_study.matrix(frame, settings.choices).round(4).to_markdown())
-    print(f"Rows: trained with, columns: evaluated with. Results: {runs.shown(out / 'solvers.csv')}")
+    print(f"Rows: trained with, columns: evaluated with. Results: {folders.shown(out / 'solvers.csv')}")
 
 
 def _whole(text: str, option: str) -> int:
@@ -400,40 +379,5 @@ def main() -> None:
     try:
         status = app(standalone_mode=False) or 0
     except BaseException as error:
-        status = _explain(error)
+        status = explain(error)
     sys.exit(status)
-
-
-def _explain(error: BaseException) -> int:
-    """Say what went wrong; returns the exit status. An error of the program itself keeps its traceback."""
-    name = type(error).__name__
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(bool(error.code))
-    if hasattr(error, "format_message") and hasattr(
-        error, "exit_code"
-    ):  # the command line could not be parsed
-        error.show()
-        return error.exit_code
-    if isinstance(error, InputError):
-        return _say(str(error), 2)
-    if name in ("NotebookError", "ChainError"):
-        return _say(str(error), 1)
-    if name == "Interrupted":
-        return _say(
-            f"Stopped by {error}. Nothing is half-written. The same command resumes.", 128 + error.signum
-        )
-    if isinstance(error, KeyboardInterrupt) or name == "Abort":
-        return _say(f"{str(error) or 'Stopped.'} The same command resumes.", 130)
-    if isinstance(error, BrokenPipeError):
-        return 1
-    if isinstance(error, OSError) and error.filename:
-        return _say(
-            f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space.", 2
-        )
-    raise error
-
-
-def _say(text: str, status: int) -> int:
-    """Print a paragraph on stderr; returns the status."""
-    print(f"cunet: {text}", file=sys.stderr)
-    return status

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from . import denoisers, figures, metrics, paper
+from . import denoisers, metrics, palette, paper
 from .denoising_tables import SCORES, SIGNIFICANT, band, holm, sign_flip
 from .trajectories import METRICS, Trajectory
 
@@ -36,7 +36,7 @@ def label(method: str) -> str:
     """A method's name in tables and figures."""
     name, _, kind = method.partition("-")
     if name not in denoisers.LABELS:
-        return figures.label(method)
+        return palette.label(method)
     training = {"level": ", one a level", "": ", blind" if name in denoisers.NETWORKS else ""}
     return denoisers.LABELS[name] + training[kind]
 

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from . import checkpoints, datasets, denoisers, resume, storage
 from .denoising import noise_std, noise_stds
-from .diffusion import Diffusion, one_of
-from .errors import InputError
+from .diffusion import Diffusion
+from .errors import InputError, command, one_of
 from .models import image_size
 from .recipe import BatchOrder, TrainConfig, generator
 from .sampling import best_device, progress_bar, whole_numbers
@@ -200,6 +200,7 @@ def _refuse_other(recipe: Recipe, saved: dict[str, Any], path: Path) -> None:
         )
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """`python -m cunet.denoiser_training --method dncnn --out folder`; every setting of Recipe is an option.
 
@@ -213,11 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     chosen = vars(parser.parse_args(arguments))
     out, quiet = chosen.pop("out"), chosen.pop("quiet")
-    try:
-        path = train(Recipe(**chosen), out, progress=not quiet)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    path = train(Recipe(**chosen), out, progress=not quiet)
     print(f"checkpoint: {path}")
     return 0
 

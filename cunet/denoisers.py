@@ -34,8 +34,8 @@ from torch import Tensor, nn
 
 from . import checkpoints, datasets
 from .denoising import level_for
-from .diffusion import Diffusion, one_of
-from .errors import InputError
+from .diffusion import Diffusion
+from .errors import InputError, one_of
 from .models import IMAGE_SIZE, MODELS, SIZES
 from .sampling import NoiseStreams, device_of, evaluating, walk, whole_numbers
 

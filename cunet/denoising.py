@@ -36,8 +36,8 @@ import torch
 from torch import Tensor, nn
 
 from . import metrics as measures
-from .diffusion import Diffusion, one_of
-from .errors import InputError
+from .diffusion import Diffusion
+from .errors import InputError, one_of
 from .sampling import (
     NoiseStreams,
     ancestral_step,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from . import denoising_tables as tables
-from .figures import label
+from .palette import label
 from .trajectories import Denoised
 
 TIMED = "C11"  # the claim whose verdict another run need not repeat

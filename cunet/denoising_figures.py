@@ -16,7 +16,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
 from .denoising_tables import band
-from .figures import MARKERS, OTHERS, PAGE, colour, label, readable, style, to_display
+from .figures import to_display
+from .palette import MARKERS, OTHERS, PAGE, colour, label, readable, style
 from .trajectories import METRICS, Denoised, Trajectory
 
 RIVALS = {"bm3d": ("#000000", "D"), "autoencoder": ("#CC79A7", "v"), "dncnn": ("#009E73", "^")}

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cunet import runs, training
+from cunet import folders, training
 from cunet.errors import InputError
 from cunet.recipe import TrainConfig
 
@@ -46,7 +46,7 @@ def run(config: TrainConfig, out: Path, say: Callable[[str], object] = print) ->
         InputError: what the training itself refused, in its words; or how it ended.
     """
     settings = out / f"{config.name}.recipe.json"
-    runs.write_atomically(settings, config.model_dump_json(indent=1))
+    folders.write_atomically(settings, config.model_dump_json(indent=1))
     process = subprocess.Popen(
         command(config, settings, out),
         stdout=subprocess.PIPE,

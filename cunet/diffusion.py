@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, one_of
 
 LARGEST_BETA = 0.999  # Nichol & Dhariwal (2021), section 3.2: a step of variance 1 would forget everything
 
@@ -217,11 +216,3 @@ class Diffusion:
             f"The timestep reaches from {int(t.min())} to {int(t.max())}, outside 0 ... {self.timesteps - 1}:"
             f" this diffusion has {self.timesteps} steps, counted from 0."
         )
-
-
-def one_of(what: str, value: str, known) -> None:
-    """Raise InputError unless `value` is one of the names in `known`, with the nearest as a hint."""
-    if value not in known:
-        near = get_close_matches(str(value), known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"Unknown {what} {value!r}: expected one of {', '.join(known)}.{hint}")

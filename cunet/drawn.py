@@ -27,6 +27,7 @@ from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from cunet.errors import InputError
+from cunet.processes import cores
 
 SIDE = 64
 SIDES = (64, 32)
@@ -93,11 +94,6 @@ def render(name: str, split: str, index: int, side: int = SIDE) -> np.ndarray:
     svg = Avatar(_style(style), {"seed": seed(name, split, index), **recipe["options"]}).to_string()
     png = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, skip_system_fonts=True)
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).transpose(2, 0, 1)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _render_range(job: tuple[str, str, int, int]) -> np.ndarray:

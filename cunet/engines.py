@@ -4,32 +4,27 @@ An engine other than this machine is a folder of papermill_runs/executors/ with 
 What each rule asks of a machine there, GPUs, memory and time, follows from the estimate of its jobs.
 """
 
-import os
 import sys
 from pathlib import Path
 
-from cunet import runs
+from cunet import folders
 from cunet.chain import Plan
 from cunet.errors import InputError
 from cunet.parameters import nearest
+from cunet.processes import cores
 
 
 def find(name: str) -> Path:
     """The folder of Snakemake's settings for an engine; InputError if there is none of that name."""
-    there = runs.root() / "papermill_runs" / "executors"
+    there = folders.root() / "papermill_runs" / "executors"
     for folder in (there / name, Path(name)):
         if (folder / "config.yaml").is_file():
             return folder.resolve()
     known = sorted(path.parent.name for path in there.glob("*/config.yaml"))
     raise InputError(
         f"There is no engine {name!r}{nearest(name, known)}. Engines are {', '.join(known) or 'none'}, the "
-        f"folders of {runs.shown(there)}; the path of a folder with a config.yaml works too."
+        f"folders of {folders.shown(there)}; the path of a folder with a config.yaml works too."
     )
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def command(
@@ -41,7 +36,7 @@ def command(
     here = [*("--cores", str(jobs * threads)), *("--config", f"threads={threads}")]
     return [
         *(sys.executable, "-m", "snakemake"),
-        *("--snakefile", str(runs.root() / "Snakefile")),
+        *("--snakefile", str(folders.root() / "Snakefile")),
         *("--directory", str(plan.run_dir)),
         *(_elsewhere(plan, executor, extra) if executor else here),
         *("--scheduler", "greedy"),

@@ -3,10 +3,10 @@
     seconds of a job = start + own + (sum of amount x seconds x MACs / MACs measured) / threads^scaling
     seconds on GPUs  = (3 MACs of a trained image + MACs of a called one) / (MAC/s of a GPU) / devices
 
-The amounts follow from the job's parameters (`cunet.work`), the seconds were measured (`cunet.costs`), and a
-step's cost is scaled from the size at which it was measured by multiply-accumulates. A training image costs a
-GPU three calls: one forward, two backward. Jobs are then laid out as the chain runs them, so many at once,
-each after those it needs.
+The amounts follow from the job's parameters (`cunet.work`), the seconds were measured (`cunet.calibration`),
+and a step's cost is scaled from the size at which it was measured by multiply-accumulates. A training image
+costs a GPU three calls: one forward, two backward. Jobs are then laid out as the chain runs them, so many at
+once, each after those it needs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from cunet import chain, engines, models, runs, shards, work
+from cunet import chain, folders, models, processes, runs, shards, work
+from cunet.calibration import Costs, load
 from cunet.chain import Job, Plan
-from cunet.costs import Costs, load
 from cunet.errors import InputError
 from cunet.parameters import declaration
 from cunet.work import Item, Work
@@ -263,7 +263,7 @@ def _found(plan: Plan, jobs: int, gpus: int | None, costs: Costs) -> list[Need]:
     """What the jobs take on this machine, its cores divided among those at once."""
     if gpus is None:
         gpus = 1 if plan.profile.size == "paper" else 0
-    return needs(plan, costs, gpus, max(1, engines.cores() // jobs))
+    return needs(plan, costs, gpus, max(1, processes.cores() // jobs))
 
 
 def on_cluster(plan: Plan) -> list[Need]:
@@ -290,7 +290,7 @@ def compared(plan: Plan, jobs: int, gpus: int | None = None) -> str:
             took = used["wall_time_s"] + costs.start
             rows.append((need.rule.removeprefix("notebook_"), *mine, need.seconds, took))
     if not rows:
-        raise InputError(f"{runs.shown(plan.run_dir)} has no results of this profile to compare with.")
+        raise InputError(f"{folders.shown(plan.run_dir)} has no results of this profile to compare with.")
     frame = pd.DataFrame(
         rows, columns=["notebook", "CPU s, estimated", "measured", "seconds, estimated", "taken"]
     )

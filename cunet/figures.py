@@ -1,103 +1,21 @@
-"""Figures: each function returns a matplotlib Figure, in one style, one colour for one network everywhere.
+"""Figures that several notebooks draw, each function a matplotlib Figure, in the style of `cunet.palette`.
 
-Colours are Okabe and Ito's, which people with colour-blindness can tell apart; networks differ in marker too.
 No function touches pyplot's state, shows a window or saves a file: `runs.Run.save_figure` does that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor, nn
 
 from . import diagram
 from .errors import InputError
-
-PAGE = 7.2  # inches: the width of a page, and of every full figure
-COLOURS = {
-    "unet": "#0072B2",
-    "cunet": "#D55E00",
-    "cunet-walltime": "#E69F00",
-    "cunet-released": "#009E73",
-    "cunet-released-5attn": "#009E73",
-    "cunet-noattn": "#CC79A7",
-    "cunet-released-noattn": "#CC79A7",
-    "cunet-nores": "#56B4E9",
-    "cunet-released-nores": "#56B4E9",
-    "cunet-plain": "#8A8A8A",
-    "cunet-released-plain": "#8A8A8A",
-    "cunet-firstorder": "#7A5195",
-    "cunet-zerovelocity": "#B8860B",
-    "cunet-randomdepth": "#117733",
-}
-NAMES = {
-    "unet": "U-Net",
-    "cunet": "cU-Net as described",
-    "cunet-walltime": "cU-Net, the U-Net's training time",
-    "cunet-released": "cU-Net as released",
-    "cunet-released-5attn": "released, five attentions",
-    "cunet-released-noattn": "released, no attention",
-    "cunet-released-nores": "released, no residuals",
-    "cunet-released-plain": "released, neither of the two",
-    "cunet-noattn": "cU-Net, no attention",
-    "cunet-nores": "cU-Net, no residuals",
-    "cunet-plain": "cU-Net, neither of the two",
-    "cunet-firstorder": "cU-Net, first order",
-    "cunet-zerovelocity": "cU-Net, initial velocity 0",
-    "cunet-randomdepth": "cU-Net, random depth",
-}
-MARKERS = {"unet": "o", "cunet": "s", "cunet-walltime": "D", "cunet-released": "^", "cunet-randomdepth": "v"}
-OTHERS = ("#000000", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#D55E00")
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: seaborn asks for Arial where there is one
-    "font.size": 8.5,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.prop_cycle": mpl.cycler(color=OTHERS),
-    "axes.axisbelow": True,
-    "grid.color": "0.92",
-    "grid.linewidth": 0.7,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 110,
-    "savefig.facecolor": "white",
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "cunet",
-}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """`with style():` gives matplotlib the settings of every figure here."""
-    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
-        yield
-
-
-def colour(model: str) -> str:
-    """The colour of a network; a network without one of its own gets a neutral grey."""
-    return COLOURS.get(model, "#555555")
-
-
-def label(model: str) -> str:
-    """The network's name as figures print it."""
-    return NAMES.get(model, model)
-
-
-# ----------------------------------------------------------------------------------------------------- images
+from .palette import COLOURS, MARKERS, PAGE, colour, label, legend_below, readable, style
 
 
 def to_display(image: Tensor) -> np.ndarray:
@@ -243,14 +161,8 @@ def fd_against_steps(
                 readable(axes.xaxis)
         readable(panels[0].yaxis)
         panels[0].set_ylabel(f"{metric} (lower is better)")
-        _legend_below(figure, panels[0])
+        legend_below(figure, panels[0])
     return figure
-
-
-def _legend_below(figure: Figure, axes) -> None:
-    """One legend for all panels, below them, where it hides nothing."""
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=7)
 
 
 def _distances(axes, model: str, line: pd.DataFrame, x: str, apart: float) -> None:
@@ -261,13 +173,6 @@ def _distances(axes, model: str, line: pd.DataFrame, x: str, apart: float) -> No
     axes.errorbar(at, line.fd, reach, fmt="none", ecolor=hue, elinewidth=1.0, capsize=2.5)
     best = line.fd.idxmin()
     axes.plot(at[best], line.fd[best], "o", ms=10, mfc="none", mec=hue)
-
-
-def readable(axis) -> None:
-    """Ticks at 1, 2 and 5 of every decade of a logarithmic axis, as plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def loss_curves(
@@ -303,7 +208,7 @@ def loss_curves(
             panels[0].yaxis.set_minor_locator(NullLocator())
         panels[1].set(xlabel="minutes of training", title="at equal time")
         panels[1].plot([], [], color="0.5", lw=0.7, label="training")
-        _legend_below(figure, panels[1])
+        legend_below(figure, panels[1])
     return figure
 
 
@@ -338,33 +243,6 @@ def curves(
         axes.set_yscale("log" if logy else "linear")
         beside = dict(loc="upper left", bbox_to_anchor=(1, 1)) if len(lines) > 4 else {}
         axes.legend(fontsize=7, **beside)
-    return figure
-
-
-def orders(
-    errors: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    expected: Mapping[str, float] | None = None,
-    xlabel: str = "step size h",
-    ylabel: str = "error",
-) -> Figure:
-    """Error against step size on two logarithms: a method of order p is a line of slope p.
-
-    errors: name -> (h, error). expected: name -> p, drawn dashed through the point of largest h.
-    """
-    with style():
-        figure = Figure(figsize=(PAGE * 0.62, 3.3))
-        axes = figure.subplots()
-        for name, (h, error) in errors.items():
-            h, error = np.asarray(h, dtype=float), np.asarray(error, dtype=float)
-            slope = np.polyfit(np.log(h), np.log(error), 1)[0]
-            (line,) = axes.loglog(h, error, marker="o", label=f"{name}: slope {slope:.2f}")
-            if expected and name in expected:
-                start = h.argmax()
-                guide = error[start] * (h / h[start]) ** expected[name]
-                axes.loglog(h, guide, ls="--", lw=0.9, color=line.get_color())
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        readable(axes.xaxis)
-        axes.legend(fontsize=7)
     return figure
 
 
@@ -406,7 +284,7 @@ def bars_beside_paper(
                 axes.axvline(share * values.iloc[0], color="0.3", ls="--", lw=0.9, label=name)
         grid[0].set_yticks(rows, [text.replace(" (", "\n(") for text in frame["label"]])
         grid[0].invert_yaxis()
-        _legend_below(figure, grid[0])
+        legend_below(figure, grid[0])
     return figure
 
 

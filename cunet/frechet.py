@@ -4,11 +4,10 @@ The Frechet distance between Gaussians fitted to features of the two sets (Dowso
 
     d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)),
 
-the kernel distance KID (Binkowski et al., 2018), and precision and recall (Kynkaanniemi et al., 2019). Over
-Inception features the first is FID (Heusel et al., 2017); its weights have to be fetched. Over pooled AlexNet
-features, whose weights ship with the library, the same computation is FD-AlexNet, and its values are not FID
-values. Images are float in [-1, 1], (N, C, H, W), with 1 or 3 channels. Users import all of this from
-`cunet.metrics`.
+and precision and recall (Kynkaanniemi et al., 2019). Over Inception features the first is FID (Heusel et al.,
+2017); its weights have to be fetched. Over pooled AlexNet features, whose weights ship with the library, the
+same computation is FD-AlexNet, and its values are not FID values. Images are float in [-1, 1], (N, C, H, W),
+with 1 or 3 channels. Users import all of this from `cunet.metrics`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import hashlib
 import io
 import pickle
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +87,7 @@ class Frechet:
         return self.value
 
 
-class _Given(nn.Module):
+class Given(nn.Module):
     """The feature extractor of features that are there already."""
 
     def __init__(self, num_features: int):
@@ -115,7 +113,7 @@ class FrechetAlexNet:
         from torchmetrics.image.fid import FrechetInceptionDistance
 
         self.dimension = dimension
-        self._metric = FrechetInceptionDistance(feature=_Given(dimension))
+        self._metric = FrechetInceptionDistance(feature=Given(dimension))
         if real is not None:
             self.update(real, real=True)
 
@@ -287,43 +285,6 @@ def _inception(weights: Path, sha256: str) -> FrechetInceptionDistance:
         raise InputError(f"{weights} is not a file of tensors for Inception v3; {advice}") from error
 
 
-def kid(
-    real: Tensor | ImageDataset,
-    generated: Tensor | ImageDataset,
-    subsets: int = 50,
-    size: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Kernel distance over AlexNet features: mean and standard deviation over random subsets; unbiased in n.
-
-    Args:
-        real, generated: images, data sets or features (N, D).
-        subsets: number of subsets.
-        size: images a subset; lowered to the smaller set.
-        seed: of the choice of subsets.
-
-    Raises:
-        InputError: fewer than two images in a set or a subset, all alike, or no subset.
-    """
-    from torchmetrics.image.kid import KernelInceptionDistance
-
-    sets = _two_sets(real, generated)
-    size = min(size, *(len(each) for each in sets))
-    if size < 2 or subsets < 1:
-        raise InputError(
-            f"KID was asked for {subsets} subsets of {size} images, of {len(sets[0])} real and "
-            f"{len(sets[1])} generated ones; it takes one or more, of two or more."
-        )
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # that it keeps the features, which are small here
-        torch.manual_seed(seed)
-        metric = KernelInceptionDistance(feature=_Given(sets[0].shape[1]), subsets=subsets, subset_size=size)
-        metric.update(sets[0], real=True)
-        metric.update(sets[1], real=False)
-        mean, deviation = metric.compute()
-    return float(mean), float(deviation)
-
-
 def precision_recall(
     real: Tensor | ImageDataset, generated: Tensor | ImageDataset, neighbours: int = 3
 ) -> tuple[float, float]:
@@ -335,7 +296,7 @@ def precision_recall(
     """
     from torch_fidelity.metric_prc import calculate_precision_recall_part
 
-    real, generated = _two_sets(real, generated)
+    real, generated = two_sets(real, generated)
     if min(len(real), len(generated)) <= neighbours:
         raise InputError(
             f"Precision and recall with {neighbours} neighbours were asked for {len(real)} real and "
@@ -344,7 +305,7 @@ def precision_recall(
     return calculate_precision_recall_part(generated, real, neighbours, batch_size=2000)
 
 
-def _two_sets(real: Tensor | ImageDataset, generated: Tensor | ImageDataset) -> tuple[Tensor, Tensor]:
+def two_sets(real: Tensor | ImageDataset, generated: Tensor | ImageDataset) -> tuple[Tensor, Tensor]:
     """Features of both sets in float64."""
     dimension = AlexNetFeatures.num_features
     if isinstance(real, Tensor) and real.ndim == 2:

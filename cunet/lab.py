@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from cunet import runs
+from cunet import folders
 
 EXTENSION = Path(__file__).resolve().parent / "assets" / "lab"
 TYPE, VIEWER = "percent-notebook", "Jupytext Notebook"
@@ -26,7 +26,7 @@ SETTINGS = {
 
 def folder() -> Path:
     """Where JupyterLab's files go."""
-    return runs.root() / ".cache" / "lab"
+    return folders.root() / ".cache" / "lab"
 
 
 def environment() -> dict[str, str]:
@@ -47,14 +47,14 @@ def environment() -> dict[str, str]:
 def configure() -> None:
     """Write the settings and the extension that make .py files of notebooks/ open as notebooks."""
     config = folder() / "config" / "labconfig" / "default_setting_overrides.json"
-    runs.write_atomically(config, json.dumps(SETTINGS, indent=1) + "\n")
+    folders.write_atomically(config, json.dumps(SETTINGS, indent=1) + "\n")
     name = json.loads((EXTENSION / "package.json").read_text(encoding="utf-8"))["name"]
     shutil.copytree(EXTENSION, folder() / "data" / "labextensions" / name, dirs_exist_ok=True)
     # ipykernel's own says "Python 3 (ipykernel)", and saving would write that into a notebook's header
     kernel = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
     kernel |= {"display_name": "Python 3", "language": "python", "metadata": {"debugger": True}}
     spec = folder() / "data" / "kernels" / "python3" / "kernel.json"
-    runs.write_atomically(spec, json.dumps(kernel, indent=1) + "\n")
+    folders.write_atomically(spec, json.dumps(kernel, indent=1) + "\n")
     (folder() / "runtime").mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -65,12 +65,12 @@ def command(port: int | None = None, browser: bool = True) -> list[str]:
         port: the one to listen on, or nothing; None takes JupyterLab's usual one, or the next that is free.
         browser: whether JupyterLab opens one.
     """
-    first = next(iter(sorted((runs.root() / "notebooks").glob("00_*.py"))), None)
+    first = next(iter(sorted((folders.root() / "notebooks").glob("00_*.py"))), None)
     opened = f"/lab/tree/notebooks/{first.name}" if first else "/lab"
     return [
         *(sys.executable, "-m", "jupyter", "lab"),
         "--ServerApp.ip=127.0.0.1",
-        f"--ServerApp.root_dir={runs.root()}",
+        f"--ServerApp.root_dir={folders.root()}",
         f"--LabApp.default_url={opened}",
         *((f"--ServerApp.port={port}", "--ServerApp.port_retries=0") if port is not None else ()),
         *(() if browser else ("--no-browser",)),

@@ -38,8 +38,8 @@ from torchdiffeq import odeint
 
 from . import sampling
 from .datasets import from_uint8
-from .diffusion import Diffusion, one_of
-from .errors import InputError
+from .diffusion import Diffusion
+from .errors import InputError, one_of
 from .recipe import stream
 from .sde import TRACES, GaussianMixture, standard_normal_log_prob, velocity_and_divergence
 

@@ -1,7 +1,8 @@
 """How good images are: against a reference one by one, and a set against a set.
 
 Image by image: SSIM and PSNR measure distortion, LPIPS (Zhang et al., 2018) measures perceptual distance. Set
-against set: FD-AlexNet, FID, KID, precision and recall, which live in `cunet.frechet` and are named here too.
+against set: FD-AlexNet, FID, precision and recall, which live in `cunet.frechet`, and KID, in
+`cunet.kernel_distance`; they are named here too.
 And what their readers ask next: how uncertain is the number, and has the training set been copied. Images are
 float in [-1, 1], (B, C, H, W), with 1 or 3 channels.
 """
@@ -23,9 +24,9 @@ from cunet.frechet import (
     features,
     fid,
     frechet_distance,
-    kid,
     precision_recall,
 )
+from cunet.kernel_distance import kid
 from cunet.neighbours import near_duplicates, nearest
 
 __all__ = [

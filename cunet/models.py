@@ -26,14 +26,13 @@ evaluations matter less where pixels are many.
 from __future__ import annotations
 
 import ast
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
 from .continuous import ContinuousUNet
 from .depth import solved_with
-from .errors import InputError
+from .errors import InputError, one_of
 from .released import ReleasedCUNet
 from .unet import UNet
 
@@ -118,7 +117,7 @@ MODELS = tuple(_FAMILIES)
 
 def image_size(size: str) -> int:
     """The side in pixels of the images that a size is made for."""
-    _known("size", size, SIZES)
+    one_of("size", size, SIZES)
     return IMAGE_SIZE[size]
 
 
@@ -138,8 +137,8 @@ def build(name: str, size: str = "paper", channels: int = 3, **changes) -> nn.Mo
     number of channels below 1.
     """
     family, _, tail = name.partition("@")
-    _known("model", family, MODELS)
-    _known("size", size, SIZES)
+    one_of("model", family, MODELS)
+    one_of("size", size, SIZES)
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise InputError(f"channels={channels!r}: expected 1 for grey images or 3 for RGB.")
     kind, sizes, settings = _FAMILIES[family]
@@ -183,10 +182,3 @@ def _changes(name: str, tail: str) -> dict[str, object]:
         except (ValueError, SyntaxError):
             changes[key] = value
     return changes
-
-
-def _known(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        near = get_close_matches(str(value), known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"Unknown {what} {value!r}: expected one of {', '.join(known)}.{hint}")

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cunet import processes, runs
+from cunet import folders, processes, runs
 from cunet.errors import InputError
 from cunet.imports import IRI_GRAMMAR, hidden
 from cunet.parameters import declaration, nearest, validate
@@ -50,7 +50,7 @@ def execute(
 
     Arguments:
         notebook: a notebook in jupytext's percent format (.py).
-        out: the run's folder, see `cunet.runs.resolve`.
+        out: the run's folder, see `cunet.folders.resolve`.
         parameters: new values for names of the parameters cell, of the types that they have there.
         progress: show a progress bar (one step a cell).
 
@@ -64,14 +64,14 @@ def execute(
             before.
     """
     path = find(notebook)
-    out = runs.resolve(out)
+    out = folders.resolve(out)
     declared = declaration(path)
     if "run_dir" in (parameters or {}):
         raise InputError("run_dir is no parameter to set: the run's folder is --out (or `out`).")
-    given = validate(declared, {**(parameters or {}), "run_dir": runs.shown(out)}, path)
+    given = validate(declared, {**(parameters or {}), "run_dir": folders.shown(out)}, path)
     if given.get("size", declared.get("size")) == runs.SMOKE:
         given["profile"] = runs.SMOKE  # whatever it is called: page, result and scorecard shall say it
-    job = runs.check_name(given.get("job", declared["job"]), "job")
+    job = folders.check_name(given.get("job", declared["job"]), "job")
     with processes.locked(out / ".locks" / f"{job}.lock", f"Job {job!r}", wait=5.0):
         sweep(out, job)
         content = read(path)
@@ -83,7 +83,7 @@ def execute(
                 _check(stage, out, job)
             except NotebookError as error:
                 kept = keep(stage, out, job)
-                where = f" The notebook with its traceback is {runs.shown(kept)}." if kept else ""
+                where = f" The notebook with its traceback is {folders.shown(kept)}." if kept else ""
                 raise NotebookError(f"{error}{where}") from None
             return place(stage, out, job)
 
@@ -91,14 +91,14 @@ def execute(
 def find(notebook: str | Path) -> Path:
     """The notebook's absolute path; InputError naming the nearest one if there is none."""
     path = Path(notebook)
-    for candidate in (path, runs.root() / path):
+    for candidate in (path, folders.root() / path):
         if candidate.is_file() and candidate.suffix == ".py":
             return candidate.resolve()
-    there = sorted((runs.root() / "notebooks").glob("[0-9][0-9]_*.py"))
+    there = sorted((folders.root() / "notebooks").glob("[0-9][0-9]_*.py"))
     near = nearest(path.stem, [p.stem for p in there])
     raise InputError(
         f"There is no notebook {str(notebook)!r}{near}. Notebooks are the .py files of "
-        f"{runs.root() / 'notebooks'}: {', '.join(p.stem for p in there) or 'none yet'}."
+        f"{folders.root() / 'notebooks'}: {', '.join(p.stem for p in there) or 'none yet'}."
     )
 
 
@@ -145,7 +145,7 @@ def staged(out: Path, job: str) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f"{job}~", dir=parent))
     try:
-        runs.write_atomically(stage / "owner.json", json.dumps(processes.identity()))
+        folders.write_atomically(stage / "owner.json", json.dumps(processes.identity()))
         (stage / "work").mkdir()
         yield stage
     finally:
@@ -173,7 +173,7 @@ def _run(content, stage: Path, job: str, parameters: dict[str, Any], progress: b
         runs.JOB: job,
         runs.SOURCE: code_hash(content),
         runs.PYTHON: sys.executable,
-        runs.ROOT: str(runs.root()),
+        folders.ROOT: str(folders.root()),
         "IPYTHONDIR": str(stage / "ipython"),  # nobody's start-up files
         "JUPYTER_PREFER_ENV_PATH": "1",  # our python3 kernel before a user's
         "TQDM_MININTERVAL": "10",  # a notebook keeps every update of a bar as a line
@@ -285,7 +285,7 @@ def place(stage: Path, out: Path, job: str) -> Path:
         new = runs.result_file(stage / "results" / f"{job}.json")["outputs"]
         for kind in ("figures", "tables"):  # what this job made before and makes no longer
             for name in old[kind].keys() - new[kind].keys():
-                for stale in (out / kind).glob(f"{runs.check_name(name, 'file')}.*"):
+                for stale in (out / kind).glob(f"{folders.check_name(name, 'file')}.*"):
                     stale.unlink(missing_ok=True)
     result.unlink(missing_ok=True)
     for path in sorted(stage.glob(f"{runs.SCORECARD}.*")):

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from .figures import PAGE, style
+from .palette import PAGE, style
 
 COLOURS = {
     "euler": "#8A8A8A",

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from . import figures, runs, sampling
+from . import figures, palette, runs, sampling
 from .datasets import ImageDataset
 from .depth import solved_with
 from .diffusion import Diffusion
@@ -98,7 +98,7 @@ def sheet(
     """What the panel shows, for several settings: a column each; clean, noisy, denoised from above."""
     found = [denoise(image, setting, networks, seed) for setting in settings]
     heads = [
-        f"{figures.label(s.network)}\nnoise {s.noise_level}, {s.steps} calls"
+        f"{palette.label(s.network)}\nnoise {s.noise_level}, {s.steps} calls"
         + (f"\n{s.solver or 'ODE'}, {s.ode_steps} steps" if s.ode_steps else "\n")
         + f"\n{r.psnr:.1f} dB"
         for s, r in zip(settings, found, strict=True)
@@ -113,8 +113,8 @@ def sheet(
 
 def _columns(rows: Sequence[tuple], heads: Sequence[str]) -> Figure:
     """Images in columns with a heading of several lines each."""
-    with figures.style():
-        cell = min(1.3, (figures.PAGE - 0.8) / len(heads))
+    with palette.style():
+        cell = min(1.3, (palette.PAGE - 0.8) / len(heads))
         figure = Figure(figsize=(cell * len(heads) + 0.8, cell * len(rows) + 0.8))
         grid = figure.subplots(len(rows), len(heads), squeeze=False)
         for line, (name, images) in zip(grid, rows, strict=True):

@@ -1,4 +1,4 @@
-"""A user's own picture: read, denoised in overlapping tiles, written.
+"""Pictures as files: a user's own, read, denoised in overlapping tiles and written; samples, on a sheet.
 
 What becomes of pictures that are not a plain 8-bit image of the network's size and kind:
 
@@ -162,3 +162,15 @@ def write(path: str | Path, picture: Tensor) -> Path:
     finally:
         draft.unlink(missing_ok=True)
     return path
+
+
+def write_sheet(images: Tensor, out: Path, name: str) -> Path:
+    """A PNG sheet of the first 64 images, and all as a uint8 NumPy array (N, H, W, C)."""
+    from torchvision.utils import save_image
+
+    out.mkdir(parents=True, exist_ok=True)
+    sheet = out / f"{name}.png"
+    save_image(images[:64], sheet, nrow=8, normalize=True, value_range=(-1, 1), padding=1)
+    pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    np.save(sheet.with_suffix(".npy"), pixels.numpy())
+    return sheet

@@ -27,6 +27,11 @@ SETTLE = 5.0  # seconds in which a process that is being started or is ending sh
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD of Linux
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def identity(pid: int | None = None) -> dict:
     """What tells a process from a later one of the same number: host, pid and when it started.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cunet import runs
+from cunet import folders, runs
 from cunet.errors import InputError
 from cunet.parameters import load_yaml, nearest
 
@@ -109,7 +109,7 @@ def _once(values: list) -> list:
 
 def folder() -> Path:
     """The folder of the profiles."""
-    return runs.root() / "papermill_runs" / "profiles"
+    return folders.root() / "papermill_runs" / "profiles"
 
 
 def load(profile: str, settings: list[str] | None = None) -> Profile:
@@ -133,7 +133,7 @@ def load(profile: str, settings: list[str] | None = None) -> Profile:
     content = {"name": path.stem, **content}
     for setting in settings or []:
         _apply(content, setting)
-    return check(content, runs.shown(path))
+    return check(content, folders.shown(path))
 
 
 def check(content: dict[str, Any], source: str) -> Profile:
@@ -166,8 +166,8 @@ def _path(profile: str) -> Path:
     if profile not in names:
         raise InputError(
             f"There is no profile {str(profile)!r}{nearest(str(profile), names)}. Profiles are "
-            f"{', '.join(names) or 'none'}, the .yaml files of {runs.shown(folder())}; a path that ends in "
-            ".yaml works too."
+            f"{', '.join(names) or 'none'}, the .yaml files of {folders.shown(folder())}; a path that ends "
+            "in .yaml works too."
         )
     return folder() / f"{profile}.yaml"
 

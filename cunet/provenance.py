@@ -27,12 +27,11 @@ NEUTRAL = {
     "errors": "what is refused has no result",
     "provenance": "names results",
     "storage": "keeps tensors as they are",
-    "runs": "keeps results as they are",
+    "folders": "says where files are",
     "checkpoints": "keeps weights as they are; their hash is part of a set's name",
     "assets": "hands on files whose hash it has compared",
     "drawn": "makes images, whose hash a card holds",
     "photos": "reads images, whose hash a card holds",
-    "frechet": "computes from the features that are kept",
     "launch": "starts processes, as the settings say",
     "resume": "goes on with what was saved, to the same bits",
 }

@@ -18,8 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cunet import chain, notebook, pages, processes, profiles, report, results_page, runs, slim
-from cunet.errors import InputError
+from cunet import chain, folders, notebook, pages, processes, profiles, results_page, runs, slim
+from cunet.errors import InputError, command
 from cunet.results_page import FOLDER
 
 PROFILE = "reference"  # of papermill_runs/profiles/: the notebooks that the committed run has to hold
@@ -32,7 +32,7 @@ def publish(run_dir: str | Path) -> Path:
     """Copy a finished run to papermill_runs/reference/, in place of the one there.
 
     Arguments:
-        run_dir: the folder of a run that `cunet reproduce` made, see `cunet.runs.resolve`.
+        run_dir: the folder of a run that `cunet reproduce` made, see `cunet.folders.resolve`.
 
     Returns:
         Path of the committed run.
@@ -42,7 +42,7 @@ def publish(run_dir: str | Path) -> Path:
             code than the notebooks of now, a notebook stays above `slim.LIMIT`, the README's results cannot
             be made of it, or another process is publishing; what was there stays.
     """
-    run_dir, target = runs.resolve(run_dir), runs.resolve(FOLDER)
+    run_dir, target = folders.resolve(run_dir), folders.resolve(FOLDER)
     with processes.locked(target.parent / ".locks" / "publish.lock", f"{FOLDER}"):
         _recover(target)
         return _replace(target, run_dir, _finished(run_dir, target))
@@ -83,7 +83,7 @@ def _replace(target: Path, run_dir: Path, results: dict[str, dict]) -> Path:
 
 def _finished(run_dir: Path, target: Path) -> dict[str, dict]:
     """The results of a run that may be published; InputError if it may not."""
-    name = runs.shown(run_dir)
+    name = folders.shown(run_dir)
     if run_dir == target:
         raise InputError(f"{name} is the committed run itself: name the run that is to take its place.")
     plan, results = chain.load(run_dir), runs.results(run_dir)
@@ -138,11 +138,11 @@ def _copy(run_dir: Path, new: Path, job: str, result: dict) -> None:
     content = slim.notebook_text(pages.read(run_dir / "executed" / f"{job}.ipynb"), f"executed/{job}.ipynb")
     (new / "executed" / f"{job}.ipynb").write_text(content, encoding="utf-8")
     for name in result["outputs"]["figures"]:
-        path = run_dir / "figures" / f"{runs.check_name(name, 'figure')}.png"
+        path = run_dir / "figures" / f"{folders.check_name(name, 'figure')}.png"
         (new / "figures" / path.name).write_bytes(slim.smaller(_read(path)))
     for name in set(result["outputs"]["tables"]) - {runs.SCORECARD}:
         for kind in ("csv", "md"):
-            path = run_dir / "tables" / f"{runs.check_name(name, 'table')}.{kind}"
+            path = run_dir / "tables" / f"{folders.check_name(name, 'table')}.{kind}"
             (new / "tables" / path.name).write_bytes(_read(path))
     timings = {key: value for key, value in result["timings"].items() if key not in NOISE}
     timings["wall_time_s"] = round(timings.get("wall_time_s") or 0)
@@ -153,17 +153,17 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError:
-        raise InputError(f"{runs.shown(path)} is missing. Make its job again.") from None
+        raise InputError(f"{folders.shown(path)} is missing. Make its job again.") from None
 
 
 def _write_result(path: Path, result: dict) -> None:
     text = json.dumps(result | {"sha256": runs.seal(result)}, indent=1, sort_keys=True, ensure_ascii=False)
-    runs.write_atomically(path, text + "\n")
+    folders.write_atomically(path, text + "\n")
 
 
 def stale() -> list[str]:
     """What is out of date in the committed run, a sentence each, with the command that mends it."""
-    target = runs.resolve(FOLDER)
+    target = folders.resolve(FOLDER)
     results = runs.results(target)
     plan = chain.plan(profiles.load(PROFILE), target)
     found = [f"{job.name} is not in it. {REFRESH}" for job in plan.jobs if job.name not in results]
@@ -172,15 +172,15 @@ def stale() -> list[str]:
         if not path.is_file():
             found.append(f"{job} is of a notebook that is gone. {REFRESH}")
         elif result.get("source") != _code(result["notebook"]):
-            found.append(f"The code of {runs.shown(path)} is newer than {job}. {REFRESH}")
+            found.append(f"The code of {folders.shown(path)} is newer than {job}. {REFRESH}")
         elif _words(notebook.read(path).cells) != _words(_own(pages.read(_executed(target, job)).cells)):
-            found.append(f"The words of {runs.shown(path)} are newer than {job}. Take them over: {WORDS}")
+            found.append(f"The words of {folders.shown(path)} are newer than {job}. Take them over: {WORDS}")
     return found
 
 
 def reword() -> list[str]:
     """Give the committed notebooks the words of now where the code is the same; returns the jobs changed."""
-    target, changed = runs.resolve(FOLDER), []
+    target, changed = folders.resolve(FOLDER), []
     for job, result in runs.results(target).items():
         path = chain.source(result["notebook"])
         if not path.is_file() or result.get("source") != _code(result["notebook"]):
@@ -199,7 +199,9 @@ def reword() -> list[str]:
             if "parameters" in cell.metadata.get("tags", ()):
                 cells += given
         executed.cells = cells
-        runs.write_atomically(_executed(target, job), slim.notebook_text(executed, f"executed/{job}.ipynb"))
+        folders.write_atomically(
+            _executed(target, job), slim.notebook_text(executed, f"executed/{job}.ipynb")
+        )
         changed.append(job)
     return changed
 
@@ -218,6 +220,7 @@ def _words(cells: list) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source.strip()) for cell in cells]
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """`python -m cunet.publish RUN`, or `--words`, or `--check`."""
     parser = argparse.ArgumentParser(
@@ -230,19 +233,15 @@ def main(arguments: list[str] | None = None) -> int:
     what.add_argument("--words", action="store_true", help="take over words that changed since; no code did")
     what.add_argument("--check", action="store_true", help="say what is out of date")
     given = parser.parse_args(arguments)
-    try:
-        if given.check:
-            found = stale() + ([] if results_page.current() else [results_page.OUTDATED])
-            print("\n".join(found) or f"{FOLDER} is current.")
-            return 1 if found else 0
-        if given.words:
-            print("New words in: " + (", ".join(reword()) or "none"))
-        else:
-            print(f"Committed run: {runs.shown(publish(report.find(given.run)))}")
-            print(f"Results written to {runs.shown(results_page.write())}")
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
+    if given.check:
+        found = stale() + ([] if results_page.current() else [results_page.OUTDATED])
+        print("\n".join(found) or f"{FOLDER} is current.")
+        return 1 if found else 0
+    if given.words:
+        print("New words in: " + (", ".join(reword()) or "none"))
+    else:
+        print(f"Committed run: {folders.shown(publish(folders.find(given.run)))}")
+        print(f"Results written to {folders.shown(results_page.write())}")
     return 0
 
 

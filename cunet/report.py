@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from cunet import pages, runs, scorecard, sweep
-from cunet.errors import InputError
+from cunet import folders, pages, runs, scorecard, sweep
+from cunet.errors import InputError, command
 
 VERDICTS = {"reproduced": "good", "partly": "fair", "not reproduced": "poor", "not testable here": "none"}
 MAIN_PACKAGES = ("torch", "diffusers", "torchmetrics", "torchdiffeq", "numpy")
@@ -26,7 +26,7 @@ def build(run_dir: str | Path) -> Path:
     """Write a run's report.
 
     Arguments:
-        run_dir: the run's folder, see `cunet.runs.resolve`.
+        run_dir: the run's folder, see `cunet.folders.resolve`.
 
     Returns:
         Path of report/index.html; the executed notebooks are pages in report/notebooks/.
@@ -34,10 +34,10 @@ def build(run_dir: str | Path) -> Path:
     Raises:
         InputError: the run has no results, or a file of it is damaged.
     """
-    run_dir = runs.resolve(run_dir)
+    run_dir = folders.resolve(run_dir)
     results = runs.results(run_dir)
     if not results:
-        raise InputError(f"{runs.shown(run_dir)} has no results to report: run `cunet reproduce` first.")
+        raise InputError(f"{folders.shown(run_dir)} has no results to report: run `cunet reproduce` first.")
     sweep.save(run_dir, results)
     smoke = any(result["profile"] == runs.SMOKE for result in results.values())
     folder = run_dir / "report"
@@ -60,7 +60,7 @@ def build(run_dir: str | Path) -> Path:
             style=pages.style(),
         )
     )
-    runs.write_atomically(folder / "index.html", text)
+    folders.write_atomically(folder / "index.html", text)
     return folder / "index.html"
 
 
@@ -72,7 +72,7 @@ def _section(run_dir: Path, result: dict, smoke: bool) -> dict[str, Any]:
     if executed.is_file():
         notebook = pages.read(executed)
         heading, page = pages.title(notebook, job), f"notebooks/{job}.html"
-        runs.write_atomically(run_dir / "report" / page, pages.page(notebook, job, smoke))
+        folders.write_atomically(run_dir / "report" / page, pages.page(notebook, job, smoke))
     figures, tables = result["outputs"]["figures"], result["outputs"]["tables"]
     parameters = {key: pages.as_text(value) for key, value in result["parameters"].items() if key != "job"}
     return {
@@ -88,17 +88,17 @@ def _section(run_dir: Path, result: dict, smoke: bool) -> dict[str, Any]:
 
 def _figure(run_dir: Path, name: str, caption: str) -> dict[str, Any]:
     """A figure, its picture inside the page."""
-    path = run_dir / "figures" / f"{runs.check_name(name, 'figure')}.png"
+    path = run_dir / "figures" / f"{folders.check_name(name, 'figure')}.png"
     try:
         picture = pages.picture(base64.b64encode(path.read_bytes()).decode(), caption or name, 100 / 150)
     except OSError:
-        raise InputError(f"{runs.shown(path)} is missing. Make its job again.") from None
+        raise InputError(f"{folders.shown(path)} is missing. Make its job again.") from None
     return {"name": name, "place": place(name), "caption": pages.markdown(caption), "picture": picture}
 
 
 def _table(run_dir: Path, name: str, caption: str) -> dict[str, Any]:
     """A table, its numbers to four digits."""
-    header, rows = _read_csv(run_dir / "tables" / f"{runs.check_name(name, 'table')}.csv")
+    header, rows = _read_csv(run_dir / "tables" / f"{folders.check_name(name, 'table')}.csv")
     rows = [[_short(cell) for cell in row] for row in rows]
     numeric = [all(_is_number(row[i]) for row in rows if row[i]) for i in range(len(header))]
     return {
@@ -117,7 +117,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
         with open(path, encoding="utf-8", newline="") as stream:
             header, *rows = list(csv.reader(stream))
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{runs.shown(path)} cannot be read: {error}. Make its job again.") from None
+        raise InputError(f"{folders.shown(path)} cannot be read: {error}. Make its job again.") from None
     return header, [row + [""] * (len(header) - len(row)) for row in rows]
 
 
@@ -128,7 +128,7 @@ def _scorecard(run_dir: Path) -> dict[str, Any] | None:
         return None
     header, rows = _read_csv(path)
     if "verdict" not in header:
-        raise InputError(f"{runs.shown(path)} has no column 'verdict'. Make the job of notebook 12 again.")
+        raise InputError(f"{folders.shown(path)} has no column 'verdict'. Make the job of notebook 12 again.")
     rows = [
         {name: "" if cell == "-" else cell for name, cell in zip(header, row, strict=False)} for row in rows
     ]
@@ -177,23 +177,14 @@ def _short(cell: str) -> str:
     return cell
 
 
-def find(name: str) -> Path:
-    """The folder of a run, by its path or by its name in papermill_runs/."""
-    here = Path(name).absolute()
-    return here if (here / "results").is_dir() else runs.resolve(Path("papermill_runs") / name)
-
-
+@command
 def main() -> int:
     """`python -m cunet.report RUN`: RUN is a folder, or the name of a run."""
     parser = argparse.ArgumentParser(prog="python -m cunet.report", description=__doc__)
     parser.add_argument("run", help="a run's folder, or its name")
     given = parser.parse_args()
-    try:
-        path = build(find(given.run))
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
-    print(f"Report: {runs.shown(path)}")
+    path = build(folders.find(given.run))
+    print(f"Report: {folders.shown(path)}")
     return 0
 
 

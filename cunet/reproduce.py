@@ -27,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cunet import chain, engines, notebook, processes, profiles, runs
+from cunet import chain, engines, folders, notebook, processes, profiles
 from cunet.errors import InputError
 from cunet.parameters import parameters_file
 
@@ -105,18 +105,18 @@ def _refuse_other(plan: chain.Plan) -> None:
         old, new = there.get(key), getattr(plan.profile, key)
         if old not in (None, new):
             raise InputError(
-                f"{runs.shown(plan.run_dir)} is a run of a profile with {key} {old!r}, not {new!r}. Make "
+                f"{folders.shown(plan.run_dir)} is a run of a profile with {key} {old!r}, not {new!r}. Make "
                 "this one in another folder (--run NAME, or RUN=NAME of make), or remove that one first."
             )
 
 
 def folder(name: str) -> Path:
     """The folder of a run; InputError if the name is no file's name, or that of a folder of git's."""
-    runs.check_name(name, "run")
+    folders.check_name(name, "run")
     if name in ("profiles", "executors", "reference"):
         held = "the committed run is" if name == "reference" else f"the {name} are"
         raise InputError(f"A run cannot be named {name!r}: {held} in that folder. Use another name.")
-    return runs.resolve(Path("papermill_runs") / name)
+    return folders.resolve(Path("papermill_runs") / name)
 
 
 def _snakemake(command: list[str], plan: chain.Plan, dry_run: bool, patience: float = 0.0) -> None:
@@ -180,13 +180,13 @@ def _why(plan: chain.Plan, board: "_Board", log: Path) -> str:
     """Why a chain failed, as one paragraph."""
     if not board.failed:
         tail = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-12:]
-        return f"Snakemake failed before a job did; {runs.shown(log)} ends with:\n" + "\n".join(tail)
+        return f"Snakemake failed before a job did; {folders.shown(log)} ends with:\n" + "\n".join(tail)
     reasons = []
     for name in board.failed:
         path = plan.run_dir / "logs" / f"{name}.log"
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         said = [line.removeprefix("cunet: ") for line in lines if line.startswith("cunet: ")]
-        reasons.append(f"{name}: {said[-1] if said else f'see {runs.shown(path)}'}")
+        reasons.append(f"{name}: {said[-1] if said else f'see {folders.shown(path)}'}")
     return f"{' '.join(reasons)} What succeeded is kept; the same command goes on from there."
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet import datasets, figures, paper, runs, scorecard, slim
-from cunet.errors import InputError
+from cunet import datasets, folders, palette, paper, rules, runs, scorecard, slim
+from cunet.errors import InputError, command
 
 FOLDER = Path("papermill_runs") / "reference"
 BEGIN = "<!-- results: written by `python -m cunet.results_page`, not by hand -->"
@@ -24,8 +24,8 @@ OUTDATED = "The README's results are not those of the committed run: python -m c
 PICTURE = "readme.png"  # of the committed run's folder
 PICTURE_LIMIT = 200_000  # bytes
 TABLE_1, NETWORKS = "tab01_synthesis", "04_networks"
-WORDS = {scorecard.REPRODUCED: "Right", scorecard.PARTLY: "In part", scorecard.NOT_REPRODUCED: "Wrong"}
-PLACES = {scorecard.REPRODUCED: 2, scorecard.NOT_REPRODUCED: 2, scorecard.PARTLY: 1}  # among five findings
+WORDS = {rules.REPRODUCED: "Right", rules.PARTLY: "In part", rules.NOT_REPRODUCED: "Wrong"}
+PLACES = {rules.REPRODUCED: 2, rules.NOT_REPRODUCED: 2, rules.PARTLY: 1}  # among five findings
 
 
 def block(run_dir: Path) -> str:
@@ -62,7 +62,7 @@ def table_1(run_dir: Path) -> str:
         rows = [
             {
                 "data": dataset_label(row.dataset),
-                "network": figures.label(row.model),
+                "network": palette.label(row.model),
                 "FD-AlexNet [95 %]": f"{row.fd:.2f} [{row.fd_low:.2f}, {row.fd_high:.2f}]",
                 "steps": f"{row.steps:.0f}",
                 "s a sample": f"{row.seconds_per_sample:.3g}",
@@ -73,7 +73,7 @@ def table_1(run_dir: Path) -> str:
             for row in frame.itertuples()
         ]
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{runs.shown(path)} is no table 1: {error}. Run notebook 07 again.") from None
+        raise InputError(f"{folders.shown(path)} is no table 1: {error}. Run notebook 07 again.") from None
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
@@ -123,7 +123,7 @@ def table_5(results: dict[str, dict]) -> str:
         first = next(row for row in timings["a_call"] if row["model"] == name)
         what = f"time of a call, batch {first['batch']}"
         column[what] = f"{first['ratio']:.0%} [{first['low']:.0%}, {first['high']:.0%}]"
-        columns[figures.label(name)] = column
+        columns[palette.label(name)] = column
     columns["paper"] = {key: f"{share:.0%}" for key, share in printed.items()}
     frame = pd.DataFrame(columns).fillna("-").rename_axis("share of the U-Net's").reset_index()
     return frame.to_markdown(index=False, disable_numparse=True)
@@ -191,18 +191,18 @@ def write(run_dir: Path | None = None) -> Path:
 
     run_dir: the committed run's folder if None.
     """
-    run_dir, readme = run_dir or runs.resolve(FOLDER), runs.root() / "README.md"
+    run_dir, readme = run_dir or folders.resolve(FOLDER), folders.root() / "README.md"
     text = replaced(readme.read_text(encoding="utf-8"), block(run_dir))
     if run_dir.is_dir() and (sheet := _sheet(runs.results(run_dir))):
         (run_dir / PICTURE).write_bytes(_picture((run_dir / "figures" / f"{sheet[1]}.png").read_bytes()))
-    runs.write_atomically(readme, text)
+    folders.write_atomically(readme, text)
     return readme
 
 
 def current() -> bool:
     """Whether the README says what the committed run says."""
-    text = (runs.root() / "README.md").read_text(encoding="utf-8")
-    return replaced(text, block(runs.resolve(FOLDER))) == text
+    text = (folders.root() / "README.md").read_text(encoding="utf-8")
+    return replaced(text, block(folders.resolve(FOLDER))) == text
 
 
 def replaced(text: str, results: str) -> str:
@@ -228,16 +228,13 @@ def _picture(data: bytes) -> bytes:
     return small
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """`python -m cunet.results_page`."""
     argparse.ArgumentParser(
         prog="python -m cunet.results_page", description=__doc__.splitlines()[0]
     ).parse_args(arguments)
-    try:
-        print(f"Results written to {runs.shown(write())}")
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
+    print(f"Results written to {folders.shown(write())}")
     return 0
 
 

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from .ablations import Draws, draw
 from .denoising import denoise, noise_stds
 from .denoising_tables import SIGNIFICANT, holm
-from .diffusion import Diffusion, one_of
-from .errors import InputError
+from .diffusion import Diffusion
+from .errors import InputError, one_of
 from .frechet import Statistics, features, frechet_distance
 from .recipe import generator
 from .sampling import evaluating, predict, sample

@@ -23,7 +23,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import resource
 import sys
 import time
@@ -31,6 +30,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cunet import folders
 from cunet.errors import InputError
 from cunet.provenance import environment, sha256
 
@@ -38,9 +38,7 @@ STAGING = "CUNET_STAGING"  # set by the runner: the folder that outputs go to un
 JOB = "CUNET_JOB"  # set by the runner: the job that the staging folder belongs to
 SOURCE = "CUNET_SOURCE"  # set by the runner: the hash of the notebook's code, see `cunet.notebook.code_hash`
 PYTHON = "CUNET_PYTHON"  # set by the runner: the interpreter that the kernel has to be
-ROOT = "CUNET_ROOT"  # set by the user, rarely: the repository's root
 SMOKE = "smoke"  # size of networks that show that code runs, and profile of every number made with them
-FOLDERS = ("executed", "figures", "tables", "results", "checkpoints", "params", "logs")
 FIGURE_METADATA = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
@@ -50,55 +48,11 @@ KEYS = set("job notebook profile parameters values claims timings environment in
 _PLAIN = (bool, int, float, str, type(None), list, tuple, dict)
 
 
-def root() -> Path:
-    """The repository: `$CUNET_ROOT`, else the folder above this package if it has notebooks/, else here."""
-    if os.environ.get(ROOT):
-        return Path(os.environ[ROOT]).resolve()
-    above = Path(__file__).resolve().parents[1]
-    return above if (above / "notebooks").is_dir() else Path.cwd()
-
-
-def resolve(run_dir: str | Path) -> Path:
-    """The absolute path of a run's folder.
-
-    Arguments:
-        run_dir: relative to the repository's root, and inside it; or absolute, to work elsewhere on purpose.
-
-    Raises:
-        InputError: a relative path that leaves the repository.
-    """
-    path = Path(run_dir)
-    if path.is_absolute():
-        return Path(os.path.normpath(path))
-    full = Path(os.path.normpath(root() / path))
-    if full == root() or root() not in full.parents:
-        raise InputError(
-            f"The run folder {str(run_dir)!r} is not inside the repository {root()}. Give a folder such as "
-            "'papermill_runs/interactive', or an absolute path if the results really belong elsewhere."
-        )
-    return full
-
-
-def check_name(name: str, what: str) -> str:
-    """Return `name` if it can be part of a file's name anywhere, else raise InputError."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}", name):
-        raise InputError(
-            f"{name!r} cannot be the name of a {what}: use letters, digits and _ . + - only, beginning with "
-            "a letter, a digit or _, at most 121 characters, as in 'fig04_noising'."
-        )
-    return name
-
-
-def slug(text: str, mark: str = "_") -> str:
-    """A text as part of a file's name: what `check_name` refuses, and - if `mark` is _, becomes the mark."""
-    return re.sub(r"[^A-Za-z0-9_.+]" if mark == "_" else r"[^A-Za-z0-9_.+-]", mark, text)
-
-
 class Run:
     """One job's part of a run's folder.
 
     Arguments:
-        run_dir: the run's folder, see `resolve`.
+        run_dir: the run's folder, see `cunet.folders.resolve`.
         job: name of this job and of its result file, for example `06_sampling`.
         profile: name of the profile whose numbers the notebook was given, for example `laptop`.
         parameters: what the parameters cell holds; recorded in the result. `run_dir` is left out: a run's
@@ -117,8 +71,8 @@ class Run:
         parameters: Mapping[str, Any] | None = None,
     ):
         check_interpreter()
-        self.run_dir = resolve(run_dir)
-        self.job = check_name(job, "job")
+        self.run_dir = folders.resolve(run_dir)
+        self.job = folders.check_name(job, "job")
         self.profile = profile
         self.parameters = {k: v for k, v in (parameters or {}).items() if k != "run_dir"}
         self.target = staging(job) or self.run_dir
@@ -142,7 +96,7 @@ class Run:
         return cls(namespace["run_dir"], namespace["job"], namespace["profile"], parameters)
 
     def __repr__(self) -> str:
-        return f"Run({shown(self.run_dir)!r}, job={self.job!r}, profile={self.profile!r})"
+        return f"Run({folders.shown(self.run_dir)!r}, job={self.job!r}, profile={self.profile!r})"
 
     @property
     def checkpoints(self) -> Path:
@@ -163,7 +117,7 @@ class Run:
             Path of the PNG.
         """
         folder = self._folder(self.target / "figures")
-        check_name(name, "figure")
+        folders.check_name(name, "figure")
         for kind, metadata in FIGURE_METADATA.items():
             figure.savefig(folder / f"{name}.{kind}", dpi=150, metadata=metadata, bbox_inches="tight")
             figure.set_layout_engine("none")  # finding again where everything stands takes a second
@@ -183,7 +137,7 @@ class Run:
             Path of the CSV.
         """
         folder = self._folder(self.target / "tables" if name != SCORECARD else self.target)
-        check_name(name, "table")
+        folders.check_name(name, "table")
         if any(label is not None for label in table.index.names):
             table = table.reset_index()
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
@@ -245,7 +199,8 @@ class Run:
         result = plain(result)
         result["sha256"] = seal(result)
         path = self._folder(self.target / "results") / f"{self.job}.json"
-        write_atomically(path, json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        folders.write_atomically(path, text)
         return result_file(path)
 
     def result(self, job: str) -> dict:
@@ -255,7 +210,8 @@ class Run:
     def _input(self, path: str | Path) -> tuple[str, str]:
         """Name and SHA-256 of a file that was read; a name within the run's folder is relative to it."""
         full = Path(os.path.normpath(Path(path).absolute()))
-        name = full.relative_to(self.run_dir).as_posix() if self.run_dir in full.parents else shown(full)
+        inside = self.run_dir in full.parents
+        name = full.relative_to(self.run_dir).as_posix() if inside else folders.shown(full)
         if full.parent != self.run_dir / "results":
             return name, sha256(full)
         return name, seal({**result_file(full), "timings": None})
@@ -287,7 +243,7 @@ def result(run_dir: str | Path, job: str) -> dict:
     """Read the result of a job.
 
     Arguments:
-        run_dir: the run's folder, see `resolve`.
+        run_dir: the run's folder, see `cunet.folders.resolve`.
         job: the job's name, for example `05_training-mnist-cunet-s0`.
 
     Returns:
@@ -297,24 +253,25 @@ def result(run_dir: str | Path, job: str) -> dict:
     Raises:
         InputError: there is no such result (the message lists those there are), or the file is damaged.
     """
-    check_name(job, "job")
+    folders.check_name(job, "job")
     staged = staging(job)
     if staged and (staged / "results" / f"{job}.json").is_file():
         return result_file(staged / "results" / f"{job}.json")
-    path = resolve(run_dir) / "results" / f"{job}.json"
+    path = folders.resolve(run_dir) / "results" / f"{job}.json"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise InputError(
-            f"There is no result {shown(path)}: job {job!r} has not succeeded in this run yet (results "
-            f"there: {there}). Run it first: cunet notebook notebooks/{job.split('-')[0]}.py "
-            f"--out {shown(path.parent.parent)}"
+            f"There is no result {folders.shown(path)}: job {job!r} has not succeeded in this run yet "
+            f"(results there: {there}). Run it first: cunet notebook notebooks/{job.split('-')[0]}.py "
+            f"--out {folders.shown(path.parent.parent)}"
         )
     return result_file(path)
 
 
 def results(run_dir: str | Path) -> dict[str, dict]:
     """All results of a run by job name, in alphabetical order."""
-    return {path.stem: result_file(path) for path in sorted((resolve(run_dir) / "results").glob("*.json"))}
+    found = (folders.resolve(run_dir) / "results").glob("*.json")
+    return {path.stem: result_file(path) for path in sorted(found)}
 
 
 def result_file(path: str | Path) -> dict:
@@ -341,26 +298,6 @@ def seal(content: Mapping[str, Any]) -> str:
     """SHA-256 of a result, whatever `sha256` it carries."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that no reader, and no crash, ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def shown(path: str | Path) -> str:
-    """A path as people should read it: relative to the repository's root if inside, else absolute."""
-    full = Path(os.path.normpath(Path(path).absolute()))
-    return full.relative_to(root()).as_posix() if root() in full.parents else str(full)
 
 
 def plain(value: Any) -> Any:

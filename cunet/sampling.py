@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .diffusion import Diffusion, one_of
-from .errors import InputError
+from .diffusion import Diffusion
+from .errors import InputError, one_of
 from .samplers import SAMPLERS, SPACINGS
 
 

@@ -1,19 +1,7 @@
 """The scorecard: every claim of the paper, what we measured, and a verdict by a written rule.
 
-A rule is one function a claim. Its docstring is the rule in a sentence, printed on the scorecard page; its
-arguments are the numbers that a notebook hands over as `value` in the result file. To add a claim:
-
-    @rule("C19")
-    def orders_differ_by_one(difference: float) -> str:
-        \"\"\"Reproduced when the measured orders differ by one within 0.1; partly within 0.3.\"\"\"
-        return graded(abs(difference - 1), reproduced=0.1, partly=0.3)
-
-and in the notebook `run.save_result(..., claims=[dict(id="C19", measured="4.98 and 3.99", value=0.99)])`. A
-rule of several numbers takes a dictionary: `value={"attention": 0.1, "residual": 2.0}`. `value=None` says
-that the claim cannot be tested here; `measured` then says why. A row that rests on a time goes where all
-times go: `timings={"claims": [...]}`.
-
-A claim measured in several settings has a row for each; `overall` puts them together.
+The verdicts come from the rules of `cunet.rules`; what these judge notebooks hand over as `value` in their
+result files. A claim measured in several settings has a row for each; `overall` puts them together.
 
 What the paper does not claim stands below its claims, without a verdict: rows whose id begins with `ext_` and
 which say in `claim` what was asked, as `dict(id="ext_likelihood", claim="how probable ...", measured="...")`.
@@ -22,21 +10,14 @@ which say in `claim` what was asked, as `dict(id="ext_likelihood", claim="how pr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from . import runs
+from . import rules, runs
 from .errors import InputError
 from .paper import CLAIMS
-
-REPRODUCED = "reproduced"
-PARTLY = "partly"
-NOT_REPRODUCED = "not reproduced"
-NOT_TESTABLE = "not testable here"
-VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
 
 BEYOND = "beyond the paper"
 UNMEASURED = "not measured in this run"
@@ -45,312 +26,30 @@ COLUMNS = (
     "id", "claim", "place", "paper", "measured", "spread", "n", "dataset", "size", "verdict", "notebook"
 )  # fmt: skip
 
-RULES: dict[str, Callable[..., str]] = {}
-
-
-def rule(claim: str) -> Callable:
-    """Register the decorated function as the rule of a claim, "C01" ... "C26".
-
-    Raises InputError for an unknown claim, a second rule for one claim, or a rule without a docstring.
-    """
-    if claim not in CLAIMS:
-        raise InputError(_unknown(claim))
-    if claim in RULES:
-        raise InputError(f"Claim {claim} has a rule already, {RULES[claim].__name__}: change that one.")
-
-    def register(function: Callable[..., str]) -> Callable[..., str]:
-        if not function.__doc__:
-            raise InputError(f"The rule of {claim} has no docstring: write it as a sentence for the page.")
-        RULES[claim] = function
-        return function
-
-    return register
-
-
-def graded(value: float, reproduced: float, partly: float) -> str:
-    """Small is good: a verdict from two thresholds, both inclusive."""
-    return REPRODUCED if value <= reproduced else PARTLY if value <= partly else NOT_REPRODUCED
-
-
-# ---------------------------------------------------------------------------------------------- cost and time
-
-
-@rule("C01")
-def a_quarter_of_the_parameters(ratio: float) -> str:
-    """Reproduced up to 27.5 % of the U-Net's parameters (a quarter, and a tenth of it), or less; partly up to
-    half."""
-    return graded(ratio, reproduced=0.275, partly=0.5)
-
-
-@rule("C02")
-def thirty_percent_of_the_flops(ratio: float) -> str:
-    """Reproduced up to 33 % of the U-Net's multiply-accumulates (30 % and a tenth of it), with every solver
-    evaluation counted; partly up to 44 % (table 5's 40 % and a tenth of it)."""
-    return graded(ratio, reproduced=0.33, partly=0.44)
-
-
-@rule("C03")
-def a_quarter_of_the_memory(checkpoint: float, inference: float, training: float) -> str:
-    """Reproduced when checkpoint, peak memory of a call, and peak memory of a training step each stay within
-    27.5 % of the U-Net's; partly when at least one does."""
-    within = [ratio <= 0.275 for ratio in (checkpoint, inference, training)]
-    return REPRODUCED if all(within) else PARTLY if any(within) else NOT_REPRODUCED
-
-
-@rule("C04")
-def attention_and_residuals_cost_what_table_5_says(attention: float, residual: float) -> str:
-    """Reproduced when the share of multiply-accumulates that goes to attention, and the share that goes to
-    residuals, each lie within 2 percentage points of table 5's; partly when one of them does."""
-    within = [abs(points) <= 2.0 for points in (attention, residual)]
-    return REPRODUCED if all(within) else PARTLY if any(within) else NOT_REPRODUCED
-
-
-@rule("C05")
-def thirty_percent_faster(saved: float, low: float | None = None) -> str:
-    """Reproduced when at least 30 % of the U-Net's time is saved, at the unfavourable end of the spread where
-    there is one; partly when some of it is saved; not reproduced when none is."""
-    least = saved if low is None else low
-    return REPRODUCED if least >= 0.30 else PARTLY if least > 0 else NOT_REPRODUCED
-
-
-# ---------------------------------------------------------------------------------------------------- quality
-
-
-@rule("C06")
-def on_a_par(cunet: float, unet: float, overlap: bool = False) -> str:
-    """Each network at its best number of steps, its distance above that of as many real images. Reproduced
-    when cU-Net's is at most 1.1 times the U-Net's (the paper's own worst is 1.09), or not above real images';
-    partly up to 1.5 times, or when their intervals overlap."""
-    if cunet <= max(1.1 * unet, 0):
-        return REPRODUCED
-    return PARTLY if cunet <= 1.5 * unet or overlap else NOT_REPRODUCED
-
-
-@rule("C07")
-def best_in_fewer_steps(cunet: int, unet: int, cunet_flat: int, unet_flat: int) -> str:
-    """Reproduced when cU-Net needs fewer steps both for the lowest distance (the paper's rule) and for coming
-    within 5 % of it (a rule that noise on a flat curve does not decide); partly when for one of the two."""
-    fewer = [cunet < unet, cunet_flat < unet_flat]
-    return REPRODUCED if all(fewer) else PARTLY if any(fewer) else NOT_REPRODUCED
-
-
-@rule("C08")
-def as_good_at_equal_steps(share: float) -> str:
-    """The paper leaves it open; what is judged is that cU-Net is as good. Reproduced when its distance above
-    that of real images is at most 1.1 times the U-Net's at every number of steps tried; partly at some; not
-    reproduced at none."""
-    return REPRODUCED if share >= 1 else PARTLY if share > 0 else NOT_REPRODUCED
-
-
-@rule("C23")
-def reaches_the_same_loss_sooner(images: float, time: float) -> str:
-    """What cU-Net needs to reach a validation loss that both reach, as shares of what the U-Net needs.
-    Reproduced when it is at most 0.9 both in images seen and in training time; partly when in one of them."""
-    sooner = [images <= 0.9, time <= 0.9]
-    return REPRODUCED if all(sooner) else PARTLY if any(sooner) else NOT_REPRODUCED
-
-
-# -------------------------------------------------------------------------------------------------- denoising
-
-
-def weighed(confirmed: int, contradicted: int, levels: int) -> str:
-    """A verdict from a paired test a level: how many found what the paper says, how many the opposite."""
-    if not contradicted and confirmed >= 0.75 * levels:
-        return REPRODUCED
-    return PARTLY if confirmed > contradicted else NOT_REPRODUCED
-
-
-@rule("C09")
-def who_has_the_better_ssim(confirmed: int, contradicted: int, levels: int) -> str:
-    """At a noise level a network counts as better when its mean best SSIM is higher and the paired test over
-    images gives p up to 0.05 (Holm over the levels). Reproduced when the network that table 2 favours is
-    better at three quarters of the levels or more, and the other one at none; partly when it is better at
-    more levels than the other; otherwise not."""
-    return weighed(confirmed, contradicted, levels)
-
-
-@rule("C10")
-def who_has_the_better_lpips(confirmed: int, contradicted: int, levels: int) -> str:
-    """The rule of C09, with best LPIPS, where lower is better."""
-    return weighed(confirmed, contradicted, levels)
-
-
-@rule("C11")
-def peaks_earlier_and_sooner(ssim: float, lpips: float, seconds: float) -> str:
-    """Shares of the noise levels at which cU-Net is ahead, by a paired test as in C09: step of the best SSIM,
-    step of the best LPIPS, time to them (a call of cU-Net at the unfavourable end of its spread). Reproduced
-    when each share is three quarters or more; partly when one or two are; otherwise not."""
-    ahead = [share >= 0.75 for share in (ssim, lpips, seconds)]
-    return REPRODUCED if all(ahead) else PARTLY if any(ahead) else NOT_REPRODUCED
-
-
-@rule("C12")
-def beats_the_other_denoisers(lpips: float, ssim: float) -> str:
-    """Shares of the comparisons with BM3D, autoencoder and DnCNN that cU-Net wins by a paired test as in C09:
-    LPIPS at all levels of table 4, SSIM at 50. Reproduced when both shares are 1; partly when one of them is
-    at least a half; otherwise not."""
-    if min(lpips, ssim) >= 1:
-        return REPRODUCED
-    return PARTLY if max(lpips, ssim) >= 0.5 else NOT_REPRODUCED
-
-
-@rule("C13")
-def elbow_after_the_peak(unet: float, cunet: float) -> str:
-    """At a noise level a network has an elbow when it loses again, from its LPIPS peak to the end, more than
-    a tenth of what it had gained up to the peak, on average over images. Reproduced when U-Net has one at
-    half of the levels or more, and cU-Net at less than a quarter; partly when U-Net has one at more levels
-    than cU-Net; otherwise not."""
-    if unet >= 0.5 and cunet < 0.25:
-        return REPRODUCED
-    return PARTLY if unet > cunet else NOT_REPRODUCED
-
-
-@rule("C14")
-def above_along_the_way(above: float, below: float) -> str:
-    """Shares of the steps, at noise levels of 400 and more, at which U-Net's mean SSIM is above cU-Net's, and
-    below it, with a 95 % interval of the paired difference that leaves out 0. Reproduced when it is above at
-    nine tenths of the steps or more; partly when it is above at more steps than below; otherwise not."""
-    return REPRODUCED if above >= 0.9 else PARTLY if above > below else NOT_REPRODUCED
-
-
-# ----------------------------------------------------------------------------------------------- the networks
-
-
-@rule("C15")
-def worse_without(visible: int, worse: int, better: int) -> str:
-    """Of the three networks of figures 12 to 14, how many have a larger FD-AlexNet than the full one, by a
-    95 % interval of the difference that leaves out 0 (over training seeds where there are several, else over
-    samples); how many of these visibly so, by a tenth of the full one's or more; and how many a smaller one.
-    Reproduced when all three are visibly worse; partly when more are worse than better; otherwise not."""
-    if visible >= 3:
-        return REPRODUCED
-    return PARTLY if worse > better else NOT_REPRODUCED
-
-
-@rule("C16")
-def second_order_with_learned_velocity(gap: float, velocity: float) -> str:
-    """Reproduced when dx/ds equals v (relative gap up to 1e-4) and the learned initial velocity changes the
-    output (by more than 1e-4 of it); partly when the velocity makes no difference; not reproduced when
-    dx/ds is something else than v."""
-    if gap > 1e-4:
-        return NOT_REPRODUCED
-    return REPRODUCED if velocity > 1e-4 else PARTLY
-
-
-@rule("C22")
-def error_grows_less(confirmed: int, contradicted: int, settings: int) -> str:
-    """A setting is a task and a disturbance. In it that network is more robust whose error grows by the
-    smaller factor, by 5 % or more, if the paired test over images gives p up to 0.05 (Holm over settings).
-    Reproduced when cU-Net is more robust in three quarters of the settings or more, and the U-Net in none;
-    partly when cU-Net is in more settings than the U-Net; otherwise not."""
-    return weighed(confirmed, contradicted, settings)
-
-
-@rule("C24")
-def tells_the_noise_level(sensitivity: float, benefit: float | None = None) -> str:
-    """Not reproduced when the output does not react to the timestep (relative change up to 1e-6); reproduced
-    when, in a trained network, a wrong or withheld timestep raises the error, of the recovered image or of
-    the noise level that is read back, by 5 % or more; partly in between."""
-    if sensitivity <= 1e-6:
-        return NOT_REPRODUCED
-    return REPRODUCED if benefit is not None and benefit >= 1.05 else PARTLY
-
-
-# -------------------------------------------------------------------------------------------- the mathematics
-
-
-@rule("C17")
-def first_order_adjoint_is_enough_and_cheaper(difference: float, cost: float) -> str:
-    """Reproduced when first- and second-order adjoint give the same gradient (relative difference up to 1e-6)
-    and the second-order one takes at least 1.1 times the multiply-accumulates; partly when only the first."""
-    if difference > 1e-6:
-        return NOT_REPRODUCED
-    return REPRODUCED if cost >= 1.1 else PARTLY
-
-
-@rule("C19")
-def orders_differ_by_one(deviation: float) -> str:
-    """Reproduced when, for every one-step solver on every problem, the fitted exponents of local and global
-    error differ by one within 0.25 (two fits, each good to about 0.15); partly within 0.5."""
-    return graded(deviation, reproduced=0.25, partly=0.5)
-
-
-@rule("C20")
-def memory_is_flat(growth: float) -> str:
-    """Growth of a training step's peak memory a solver step, in states of the block, for one way to the
-    gradient. Reproduced up to 0.1; otherwise not. With the ways that the paper argues for and the authors
-    trained by in rows of their own, "partly" is when they differ."""
-    return REPRODUCED if growth <= 0.1 else NOT_REPRODUCED
-
-
-@rule("C21")
-def second_order_needs_fewer_evaluations(same_solver: float, best_solver: float) -> str:
-    """Second order's evaluations for 1 % error over first order's: the median of the pairs tried, at the
-    upper end of its 95 % bootstrap interval. Reproduced when at most 0.9 both with the same solver and each
-    with its best one; partly when in one of the two comparisons."""
-    fewer = [same_solver <= 0.9, best_solver <= 0.9]
-    return REPRODUCED if all(fewer) else PARTLY if any(fewer) else NOT_REPRODUCED
-
-
-# ------------------------------------------------------------------------------------------ continuous time
-
-
-@rule("C18")
-def the_flow_is_faster_and_less_accurate(gap: float, speedup: float, accuracy: float) -> str:
-    """Not reproduced when a step of the SDE is not a step of the flow and one of Langevin (relative gap over
-    1e-10) or the flow needs no fewer steps; reproduced when, with an exact score, its error at equal steps is
-    also the larger one (ratio over 1); partly when it is not."""
-    if gap > 1e-10 or speedup <= 1:
-        return NOT_REPRODUCED
-    return REPRODUCED if accuracy > 1 else PARTLY
-
-
-@rule("C26")
-def convex_and_posterior_mean(violation: float, gap: float) -> str:
-    """Reproduced when P(D) lies nowhere above its chords (by more than 1e-6) and an L2-trained denoiser lies
-    within a tenth of its own error of the posterior mean; partly when one of the two holds."""
-    holds = [violation <= 1e-6, gap <= 0.1]
-    return REPRODUCED if all(holds) else PARTLY if any(holds) else NOT_REPRODUCED
-
-
-@rule("C25")
-def the_gain_adds_to_other_accelerations(time: float, gain: float) -> str:
-    """time: cU-Net's time a sample over the U-Net's, with the same sampler and calls, at the unfavourable end
-    of its spread and with the sampler where it is largest. gain: what the accelerations take from the
-    distance of plain respaced sampling at equal calls, above that of real images: cU-Net's factor over the
-    U-Net's, geometric mean over the samplers and calls where none of the distances is within noise of real
-    images, at the lower end of its 95 % interval. Reproduced when time is below 1 and gain is at least 0.9;
-    partly when one of the two; otherwise not."""
-    adds = [time < 1, gain >= 0.9]
-    return REPRODUCED if all(adds) else PARTLY if any(adds) else NOT_REPRODUCED
-
-
-# ------------------------------------------------------------------------------------------- putting together
-
 
 def verdict(claim: str, value: float | Mapping[str, float] | None, profile: str = "laptop") -> str:
     """The verdict on one measurement.
 
     claim: "C01" ... "C26"; value: what the claim's rule takes, a number or a dictionary of its arguments, or
     None (or not a number) where the claim could not be tested; profile: a smoke run's numbers mean nothing.
-    Returns one of VERDICTS, or MEANINGLESS. Raises InputError for an unknown claim, a claim without a rule,
-    or arguments that the rule does not take.
+    Returns one of `rules.VERDICTS`, or MEANINGLESS. Raises InputError for an unknown claim, a claim without
+    a rule, or arguments that the rule does not take.
     """
     if claim not in CLAIMS:
-        raise InputError(_unknown(claim))
-    if claim not in RULES:
+        raise InputError(rules.unknown(claim))
+    if claim not in rules.RULES:
         raise InputError(
-            f"Claim {claim} was measured but has no rule: write one, as the head of cunet/scorecard.py shows."
+            f"Claim {claim} was measured but has no rule: write one, as the head of cunet/rules.py shows."
         )
     numbers = list(value.values()) if isinstance(value, Mapping) else [value]
     if value is None or any(isinstance(x, float) and math.isnan(x) for x in numbers):
-        return NOT_TESTABLE
+        return rules.NOT_TESTABLE
     try:
-        result = RULES[claim](**value) if isinstance(value, Mapping) else RULES[claim](value)
+        result = rules.RULES[claim](**value) if isinstance(value, Mapping) else rules.RULES[claim](value)
     except TypeError as error:
         raise InputError(
             f"The rule of {claim} cannot judge value={value!r}: {error}. Hand over the arguments of"
-            f" {RULES[claim].__name__} in cunet/scorecard.py."
+            f" {rules.RULES[claim].__name__} in cunet/rules.py."
         ) from None
     return MEANINGLESS if profile == runs.SMOKE else result
 
@@ -374,7 +73,7 @@ def scorecard(results: Path | str | Iterable[dict]) -> pd.DataFrame:
             else:
                 measured.setdefault(row["id"], []).append(_row(row, result))
     if unknown := measured.keys() - CLAIMS.keys():
-        raise InputError(_unknown(sorted(unknown)[0]))
+        raise InputError(rules.unknown(sorted(unknown)[0]))
     blank = {"measured": "-", "verdict": UNMEASURED}
     rows = [
         {"id": c.id, "claim": c.text, "place": c.place, "paper": c.paper} | row
@@ -392,10 +91,10 @@ def overall(frame: pd.DataFrame) -> pd.Series:
     frame = frame[frame["verdict"] != BEYOND]
 
     def merge(verdicts: pd.Series) -> str:
-        tested = set(verdicts) - {NOT_TESTABLE, UNMEASURED}
+        tested = set(verdicts) - {rules.NOT_TESTABLE, UNMEASURED}
         if MEANINGLESS in tested:
             return MEANINGLESS
-        return tested.pop() if len(tested) == 1 else PARTLY if tested else verdicts.iloc[0]
+        return tested.pop() if len(tested) == 1 else rules.PARTLY if tested else verdicts.iloc[0]
 
     return frame.groupby("id")["verdict"].agg(merge)
 
@@ -403,16 +102,8 @@ def overall(frame: pd.DataFrame) -> pd.Series:
 def counts(frame: pd.DataFrame) -> pd.Series:
     """How many of the claims end with each verdict; every verdict is listed, also with 0."""
     found = overall(frame).value_counts()
-    listed = [*VERDICTS, UNMEASURED, *([MEANINGLESS] if MEANINGLESS in found else [])]
+    listed = [*rules.VERDICTS, UNMEASURED, *([MEANINGLESS] if MEANINGLESS in found else [])]
     return found.reindex(listed, fill_value=0).rename("claims")
-
-
-def rules() -> pd.DataFrame:
-    """The rules as the page prints them: id, claim, rule."""
-    return pd.DataFrame(
-        [(c, CLAIMS[c].text, " ".join(RULES[c].__doc__.split())) for c in sorted(RULES)],
-        columns=["id", "claim", "rule"],
-    )
 
 
 def conclusion(result: Mapping) -> str:
@@ -469,9 +160,3 @@ def _row(row: dict, result: dict) -> dict:
     }
     judged = BEYOND if beyond(row) else verdict(row["id"], row.get("value"), result["profile"])
     return kept | {"verdict": judged, "notebook": result["notebook"]}
-
-
-def _unknown(claim: str) -> str:
-    near = get_close_matches(str(claim), CLAIMS, 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"Unknown claim {claim!r}: expected C01 to C26, as listed in cunet/paper.py.{hint}"

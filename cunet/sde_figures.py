@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from torch import Tensor
 
-from .figures import OTHERS, PAGE, style
+from .palette import OTHERS, PAGE, style
 from .sde import GaussianMixture
 
 EDGE = 3.3  # half the side of a picture of the plane, in units of x

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cunet import chain, checkpoints, runs, synthesis
+from cunet import chain, checkpoints, folders, synthesis
 from cunet.diffusion import Diffusion
-from cunet.errors import InputError
+from cunet.errors import command
 from cunet.parameters import declaration
 from cunet.shards import Samples, make
 
@@ -40,10 +40,11 @@ def run(run_dir: Path, shard: int, of: int, say: Callable[[str], object] = print
         done.append(which.folder(run_dir).name)
         say(f"shard {shard} of {of}: {done[-1]}")
     path = run_dir / chain.receipt(shard, of)
-    runs.write_atomically(path, "".join(f"{name}\n" for name in done))
+    folders.write_atomically(path, "".join(f"{name}\n" for name in done))
     return path
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """`python -m cunet.shard_job RUN --shard K --of N`; exit status 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m cunet.shard_job", description="Make a shard of samples.")
@@ -51,12 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shard", type=int, required=True, help="number of the shard, from 0")
     parser.add_argument("--of", type=int, required=True, help="how many shards there are")
     given = parser.parse_args(arguments)
-    try:
-        path = run(Path(os.path.abspath(given.run)), given.shard, given.of)
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
-    print(f"Receipt: {runs.shown(path)}")
+    path = run(Path(os.path.abspath(given.run)), given.shard, given.of)
+    print(f"Receipt: {folders.shown(path)}")
     return 0
 
 

@@ -6,9 +6,8 @@ Image i has a random stream of its own (`cunet.sampling`), and the batches of a 
 begins: so which images a block holds depends neither on how many shards there are nor on who makes it.
 
 Of a block two files are kept in the run's folder `samples`: its features (float32, 1 kB an image), and the
-pixels of those of its images that are among the first `KEPT`. A set's Frechet statistics are the sum of its
-blocks' (torchmetrics adds them up), so that the memory of the evaluation does not grow with the number of
-samples; what wants every image's features, as the bootstrap does, holds 1 kB an image.
+pixels of those of its images that are among the first `KEPT`. Making a set takes the memory of one block,
+however many samples it has; what wants every image's features, as the bootstrap does, holds 1 kB an image.
 """
 
 import functools
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cunet import alexnet, checkpoints, datasets, frechet, runs, sampling, storage
+from cunet import alexnet, checkpoints, datasets, folders, sampling, storage
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.provenance import sampling_code
@@ -97,7 +96,9 @@ def make(
     folder, gpus = which.folder(run_dir), torch.cuda.device_count()
     for old in sorted(folder.parent.glob(f"{which.name}-????????????-????????????")):
         if old != folder:
-            print(f"Deleting {runs.shown(old)}: samples of another network, diffusion or code by this name.")
+            print(
+                f"Deleting {folders.shown(old)}: samples of another network, diffusion or code by this name."
+            )
             shutil.rmtree(old, ignore_errors=True)
     device = torch.device("cuda", shard % gpus) if gpus else sampling.device_of(network)
     with sampling.placed(device, network):
@@ -130,14 +131,6 @@ def pixels(which: Samples, run_dir: Path) -> Tensor:
     return torch.cat(list(_blocks(which, run_dir, "pixels", KEPT)))
 
 
-def statistics(which: Samples, run_dir: Path) -> frechet.Statistics:
-    """Frechet statistics of a set that was made, added up by torchmetrics block by block."""
-    metric = frechet.FrechetAlexNet()
-    for block in _blocks(which, run_dir, "features", which.count):
-        metric.update(block, real=True)
-    return metric.statistics()
-
-
 def _blocks(which: Samples, run_dir: Path, kind: str, limit: int) -> Iterator[Tensor]:
     """The files of a kind, in the images' order."""
     folder = which.folder(run_dir)
@@ -147,7 +140,7 @@ def _blocks(which: Samples, run_dir: Path, kind: str, limit: int) -> Iterator[Te
         found = storage.kept(folder / f"{first}-{count}-{kind}.safetensors")
         if found is None:
             raise InputError(
-                f"Images {first} ... {first + count - 1} are missing in {runs.shown(folder)}, or damaged. "
+                f"Images {first} ... {first + count - 1} are missing in {folders.shown(folder)}, or damaged. "
                 "The same command as before makes them again, and them alone."
             )
         yield found

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet import pages, paper, report, runs, scorecard
-from cunet.errors import InputError
+from cunet import folders, pages, paper, report, runs, scorecard
+from cunet.errors import InputError, command
 from cunet.pages import nbformat  # imported there without what takes 2 s
 
 ASSETS = Path(__file__).resolve().parent / "assets" / "site"
@@ -39,7 +39,7 @@ def build(run_dir: str | Path, target: str | Path) -> Path:
     """Make the site of a run.
 
     Arguments:
-        run_dir: the run's folder, see `cunet.runs.resolve`.
+        run_dir: the run's folder, see `cunet.folders.resolve`.
         target: folder of the site; made anew if it holds an earlier one.
 
     Returns:
@@ -48,7 +48,7 @@ def build(run_dir: str | Path, target: str | Path) -> Path:
     Raises:
         InputError: the run has no results or a damaged file, `target` holds something else, or Sphinx failed.
     """
-    run_dir, target = runs.resolve(run_dir), Path(target)
+    run_dir, target = folders.resolve(run_dir), Path(target)
     if target.exists() and any(target.iterdir()) and not (target / "objects.inv").is_file():
         raise InputError(f"{target} holds something that is not a site: name another folder for the pages.")
     with tempfile.TemporaryDirectory(prefix="cunet-site-") as work:
@@ -64,7 +64,7 @@ def write_source(run_dir: Path, source: Path) -> None:
     """Write everything that Sphinx reads."""
     results = runs.results(run_dir)
     if not results:
-        raise InputError(f"{runs.shown(run_dir)} has no results to show: run `cunet reproduce` first.")
+        raise InputError(f"{folders.shown(run_dir)} has no results to show: run `cunet reproduce` first.")
     shutil.copytree(ASSETS, source, ignore=shutil.ignore_patterns("__pycache__", "*.css"))
     (source / "_static" / "mathjax").mkdir(parents=True)
     shutil.copy(ASSETS / "site.css", source / "_static")
@@ -269,9 +269,9 @@ def _results_page(run_dir: Path, results: dict, notebooks: dict, source: Path) -
 
 def _figure(run_dir: Path, name: str, caption: str, source: Path) -> str:
     """A figure's Markdown; copies its picture."""
-    picture = run_dir / "figures" / f"{runs.check_name(name, 'figure')}.png"
+    picture = run_dir / "figures" / f"{folders.check_name(name, 'figure')}.png"
     if not picture.is_file():
-        raise InputError(f"{runs.shown(picture)} is missing. Make its job again.")
+        raise InputError(f"{folders.shown(picture)} is missing. Make its job again.")
     (source / "figures").mkdir(exist_ok=True)
     shutil.copy(picture, source / "figures")
     alternative = re.sub(r"\s+", " ", caption) or name
@@ -280,11 +280,11 @@ def _figure(run_dir: Path, name: str, caption: str, source: Path) -> str:
 
 def _table(run_dir: Path, name: str, caption: str, source: Path) -> str:
     """A table's Markdown, as the run left it."""
-    path = run_dir / "tables" / f"{runs.check_name(name, 'table')}.md"
+    path = run_dir / "tables" / f"{folders.check_name(name, 'table')}.md"
     try:
         return f"{caption}\n\n{path.read_text(encoding='utf-8')}"
     except OSError:
-        raise InputError(f"{runs.shown(path)} is missing. Make its job again.") from None
+        raise InputError(f"{folders.shown(path)} is missing. Make its job again.") from None
 
 
 def _modules(source: Path) -> None:
@@ -335,18 +335,15 @@ def _sphinx(source: Path, html: Path) -> None:
     print(said, end="", file=sys.stderr)
 
 
+@command
 def main() -> int:
     """`python -m cunet.site RUN [FOLDER]`: RUN is a folder, or the name of a run."""
     parser = argparse.ArgumentParser(prog="python -m cunet.site", description="A run as a web site.")
     parser.add_argument("run", help="a run's folder, or its name")
     parser.add_argument("folder", nargs="?", default="site", help="where to put the site (default: site)")
     given = parser.parse_args()
-    try:
-        path = build(report.find(given.run), given.folder)
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
-    print(f"Site: open {runs.shown(path)}, or put {runs.shown(path.parent)} on any web server")
+    path = build(folders.find(given.run), given.folder)
+    print(f"Site: open {folders.shown(path)}, or put {folders.shown(path.parent)} on any web server")
     return 0
 
 

@@ -29,7 +29,18 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from . import checkpoints, convergence, cost, datasets, figures, models, ode_figures, runs, sampling, training
+from . import (
+    checkpoints,
+    convergence,
+    cost,
+    datasets,
+    folders,
+    models,
+    ode_figures,
+    palette,
+    sampling,
+    training,
+)
 from .blocks import ODEBlock
 from .diffusion import Diffusion
 from .errors import InputError
@@ -188,7 +199,7 @@ class Study:
             network(torch.zeros(1, network.channels, self.side, self.side), 0)
         self.rows[key] = (*key, network.evaluations, cost.macs(network, self.side), loss, distance)
         every = pd.DataFrame(list(self.rows.values()), columns=COLUMNS)
-        runs.write_atomically(self.file, every.to_csv(index=False))
+        folders.write_atomically(self.file, every.to_csv(index=False))
 
     def distance(self, network: nn.Module, diffusion: Diffusion) -> float:
         """FD-AlexNet of samples to the training images."""
@@ -243,8 +254,8 @@ def figure(frame: pd.DataFrame, choices: Sequence[str] = CHOICES) -> Figure:
     """The matrix of losses, each over that of the row's own solver; loss and distance along the diagonal."""
     losses = matrix(frame, choices)
     own = frame[frame["trained"] == frame["evaluated"]].copy()
-    with figures.style():
-        drawn = Figure(figsize=(figures.PAGE, 3.9))
+    with palette.style():
+        drawn = Figure(figsize=(palette.PAGE, 3.9))
         left, right = drawn.subplots(1, 2, width_ratios=(1.6, 1))
         _heat(left, losses)
         panels = {"loss": (right, "-")}

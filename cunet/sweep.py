@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from cunet import runs
+from cunet import folders
 
 SET = ("dataset", "size", "seed", "variant", "images", "batch_size", "learning_rate")
 FOUND = ("parameters", "images_seen", "steps", "validation_loss")
@@ -50,5 +50,5 @@ def save(run_dir: Path, results: dict[str, dict[str, Any]]) -> Path | None:
     if len(frame) < 2:
         path.unlink(missing_ok=True)
         return None
-    runs.write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
+    folders.write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
     return path

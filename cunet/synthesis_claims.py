@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from .figures import label
+from .palette import label
 from .synthesis_tables import Best, against_first, best, shown
 
 WHY = {

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import bench_tasks, cost, figures, models, paper
+from . import bench_tasks, cost, models, palette, paper
 from .datasets import STAND_INS
 from .errors import InputError
 
@@ -81,7 +81,7 @@ def as_printed(table: pd.DataFrame) -> pd.DataFrame:
     """Table 1 in the paper's layout: a row a network, the paper's and ours, three columns a data set."""
     cells = []
     for line in table.itertuples():
-        place, label = PAPERS.get(line.dataset, line.dataset), figures.label(line.model)
+        place, label = PAPERS.get(line.dataset, line.dataset), palette.label(line.model)
         where = NAMES.get(place, place) + (f" / {shown(line.dataset)}" if place != line.dataset else "")
         theirs = [line.paper_fid, line.paper_steps, line.paper_seconds]
         ours = [f"{line.fd:.2f}", f"{line.steps:.0f}", f"{line.seconds_per_sample:.3g}"]

@@ -13,7 +13,7 @@ Work is counted in images that pass through a network, by kind:
 
 `count` gives a job's work; `macs` what an image costs in a network. Small change is left out: timings of
 single calls, plots, tables. What these counts miss, `cunet estimate` finds in no way, so they are checked
-against measured runs (`cunet.costs`).
+against measured runs (`cunet.calibration`).
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ import pandas as pd
 import torch
 from IPython.display import HTML, Markdown, display
 
-from cunet import datasets, figures, models, paper, runs, scorecard
+from cunet import datasets, figures, folders, models, paper, runs, scorecard
 from cunet.diffusion import Diffusion
 
 run = runs.Run.open(globals())
@@ -112,11 +112,11 @@ display(HTML(errata.to_html(index=False)))
 # ## Minute 7: what is claimed, and where it is tested
 #
 # The map is read from the first lines of the notebooks. A verdict stands where a notebook of this run has measured
-# the claim; the rule behind it is a function in `cunet/scorecard.py`, and its sentence is in notebook 12.
+# the claim; the rule behind it is a function in `cunet/rules.py`, and its sentence is in notebook 12.
 
 # %%
 answers = {claim: [] for claim in paper.CLAIMS}
-for path in sorted((runs.root() / "notebooks").glob("[0-9][0-9]_*.py")):
+for path in sorted((folders.root() / "notebooks").glob("[0-9][0-9]_*.py")):
     first = path.read_text(encoding="utf-8").split('tags=["parameters"]')[0]
     for claim in re.findall(r"\bC\d\d\b", first) if path.stem[:2] not in ("00", "12") else ():
         if path.stem not in answers[claim]:

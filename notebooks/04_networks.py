@@ -51,7 +51,7 @@ from IPython.display import Markdown, display
 from torch.utils.flop_counter import FlopCounterMode
 from torchdiffeq import odeint, odeint_adjoint
 
-from cunet import cost, figures, models, paper, runs, scorecard
+from cunet import cost, figures, models, palette, paper, runs, scorecard
 from cunet.blocks import ODEBlock
 from cunet.released import EVALUATIONS_A_BLOCK
 
@@ -71,8 +71,8 @@ networks[NORES5] = models.build("cunet-released-nores", SIZE, CHANNELS, attentio
 
 # %%
 for name, place in {"unet": "ext", "cunet": "fig01", "cunet-released": "fig01"}.items():
-    picture = figures.architecture(networks[name], SIDE, CHANNELS, figures.label(name))
-    caption = f"{figures.label(name)}: what one call does, found by running it"
+    picture = figures.architecture(networks[name], SIDE, CHANNELS, palette.label(name))
+    caption = f"{palette.label(name)}: what one call does, found by running it"
     run.save_figure(picture, f"{place}_architecture_{name.replace('-', '_')}", caption)
     display(picture)
 
@@ -143,7 +143,7 @@ print(f"{len(paper.RELEASED_CODE)} networks agree to the last parameter with {pa
 # %%
 printed = {row.model: row.parameters for row in paper.RELEASED_CODE}
 shown = counts.reset_index()[["model", "parameters"]]
-shown["label"] = shown.model.map(figures.label)
+shown["label"] = shown.model.map(palette.label)
 shown["millions"] = shown.parameters / 1e6
 shown["printed"] = shown.model.map(printed) / 1e6
 order = ["unet", *list(printed)[1:], "cunet", "cunet-noattn", "cunet-nores", "cunet-plain"]

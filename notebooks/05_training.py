@@ -66,7 +66,19 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
-from cunet import cost, datasets, figures, paper, recipe, runs, sampling, subsets, validation
+from cunet import (
+    cost,
+    datasets,
+    figures,
+    folders,
+    palette,
+    paper,
+    recipe,
+    runs,
+    sampling,
+    subsets,
+    validation,
+)
 from cunet import devices as launcher
 from cunet.diffusion import Diffusion
 
@@ -97,7 +109,7 @@ used = {key: value for key, value in card["recipe"].items() if key not in recipe
 used["steps"] = card["steps"]
 authors = [str(paper.RELEASED_RECIPE.get(key, "")) for key in used]
 table = pd.DataFrame({"setting": list(used), "here": map(str, used.values()), "authors": authors})
-slug = runs.slug(config.name)
+slug = folders.slug(config.name)
 run.save_table(table, f"ext_recipe_{slug}", f"How {config.name} was trained")
 table
 
@@ -136,7 +148,7 @@ pd.DataFrame({"loss": quarters}, index=steps).round(4).T
 
 # %%
 generated = sampling.sample(network, samples, diffusion, "ddim", sampling_steps, seed)
-sheets = {"data": subsets.images(test, samples), f"{figures.label(name)}, {sampling_steps} steps": generated}
+sheets = {"data": subsets.images(test, samples), f"{palette.label(name)}, {sampling_steps} steps": generated}
 picture = figures.sample_sheets(sheets)
 run.save_figure(picture, f"ext_samples_{slug}", f"The first {samples} samples of {config.name}, beside data")
 picture
@@ -144,7 +156,7 @@ picture
 # %%
 values = {
     "name": config.name,
-    "checkpoint": runs.shown(path),
+    "checkpoint": folders.shown(path),
     "parameters": cost.parameters(network).total,
     "images_seen": card["images_seen"],
     "steps": card["steps"],

@@ -50,7 +50,7 @@ from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
 from cunet import datasets as data
-from cunet import figures, paper, runs, sampling, scorecard, subsets
+from cunet import figures, palette, paper, runs, sampling, scorecard, subsets
 from cunet.diffusion import SCHEDULES, Diffusion
 from cunet.samplers import trailing_timesteps
 
@@ -366,7 +366,7 @@ assert float(left[10]) < -0.5 and abs(float(left[10])) > float(there[10])
 claims = []
 for m in models:
     text = (
-        f"{figures.label(m)}, trained: told the true step it does best at {right[m]} of {len(told_steps)} steps;"
+        f"{palette.label(m)}, trained: told the true step it does best at {right[m]} of {len(told_steps)} steps;"
         f" the mildest wrong step multiplies the error by {benefit[m]:.2f} on average"
     )
     value = {"sensitivity": sensitivity[m], "benefit": benefit[m]}

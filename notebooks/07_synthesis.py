@@ -62,7 +62,20 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
-from cunet import cost, figures, frechet, metrics, runs, sampling, scorecard, shards, subsets, synthesis
+from cunet import (
+    cost,
+    figures,
+    folders,
+    frechet,
+    metrics,
+    palette,
+    runs,
+    sampling,
+    scorecard,
+    shards,
+    subsets,
+    synthesis,
+)
 from cunet import datasets as data
 from cunet import synthesis_claims as judged
 from cunet import synthesis_tables as tables
@@ -91,7 +104,7 @@ print("The samples are computed on", device)
 for d in datasets:
     if d not in sets_of:
         print(
-            f"{tables.shown(d)}: no network to compare with in {runs.shown(folder)}, so nothing below is about it"
+            f"{tables.shown(d)}: no network to compare with in {folders.shown(folder)}, so nothing below is about it"
         )
 
 # %%
@@ -311,7 +324,7 @@ table.round(3)
 # %%
 sheets = {
     tables.shown(d): {
-        f"{figures.label(m)}, {best[d, m].steps} steps": data.from_uint8(
+        f"{palette.label(m)}, {best[d, m].steps} steps": data.from_uint8(
             shards.pixels(at_best[d, m].samples, run.run_dir)[:32]
         )
         for m in models
@@ -358,7 +371,7 @@ for d in sets_of:
     shown = []
     for name, (_, index) in near.items():
         pairs = (("", data.from_uint8(sets[name][:10])), (", nearest", train.batch(index[:10])))
-        shown += [(f"{figures.label(name)}{which}", images) for which, images in pairs]
+        shown += [(f"{palette.label(name)}{which}", images) for which, images in pairs]
     picture = figures.image_rows(shown)
     caption = f"Images of each set, each above its nearest training image, {d}"
     run.save_figure(picture, f"ext_neighbours_{d}", caption)

@@ -74,6 +74,7 @@ from cunet import (
     figures,
     frechet,
     metrics,
+    palette,
     paper,
     runs,
     scorecard,
@@ -91,7 +92,7 @@ from cunet.trajectories import VARIANTS
 run = runs.Run.open(globals())
 folder = store.ASSETS if checkpoints == "released" else run.checkpoints
 pair = [models[0], models[-1]]
-names = dict(zip(pair, map(figures.label, pair), strict=True))
+names = dict(zip(pair, map(palette.label, pair), strict=True))
 paths, missing = store.complete(folder, size, datasets, pair, seeds[0])
 datasets = list(dict.fromkeys(d for d, _ in paths))
 networks, diffusions, device = {}, {}, best_device()  # the first GPU, where there is one

@@ -86,6 +86,7 @@ from cunet import (
     frechet,
     lipschitz,
     noise_reading,
+    palette,
     paper,
     robustness,
     runs,
@@ -192,7 +193,7 @@ beside = {
 }
 larger = [m for m in models[1:] if relative.loc[m].abs().max() >= 0.1]
 display(
-    Markdown("\n".join(f"- {figures.label(m)}: {beside[m]} against the full network" for m in models[1:]))
+    Markdown("\n".join(f"- {palette.label(m)}: {beside[m]} against the full network" for m in models[1:]))
 )
 if "cunet-firstorder" in larger:
     display(
@@ -212,7 +213,7 @@ if "cunet-firstorder" in larger:
 # line is likely to overstate the contribution.
 
 # %%
-HELD = f"{figures.label(full)}, told one step"
+HELD = f"{palette.label(full)}, told one step"
 tests = {d: data.load(d, "test", side) for d in datasets}
 real = {d: frechet.dataset_statistics(data.load(d, "train", side), reference_images) for d in datasets}
 subjects = {
@@ -310,7 +311,7 @@ for d in datasets:
     for m, number in ablations.FIGURES.items():
         both = [s for s in with_seeds(d, full) if s in with_seeds(d, m)]
         if both:
-            sheets = {figures.label(x): measured[d, x, both[0]].shown for x in (full, m)}
+            sheets = {palette.label(x): measured[d, x, both[0]].shown for x in (full, m)}
             picture = figures.sample_sheets(sheets)
             run.save_figure(
                 picture, f"fig{number}_samples_{d}", f"{paper.FIGURES[number]}, beside the full network, {d}"

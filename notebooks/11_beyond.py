@@ -82,8 +82,11 @@ from cunet import (
     figures,
     frechet,
     guidance,
+    kernel_distance,
     likelihood,
     metrics,
+    orthogonality,
+    palette,
     panel,
     runs,
     sampling,
@@ -182,12 +185,12 @@ pd.DataFrame(
 for m in exported:
     gap = graphs[graphs.model == m].iloc[0]
     rows_beyond.append(
-        dict(id="ext_export", claim=f"{figures.label(m)}: largest difference of onnxruntime's answer from torch's",
+        dict(id="ext_export", claim=f"{palette.label(m)}: largest difference of onnxruntime's answer from torch's",
              measured=f"{gap.onnxruntime:.1e}", spread="none: the same input gives the same answer", n=3)
     )  # fmt: skip
     ratio, low, high = runtimes[m, 1]
     timed_beyond.append(
-        dict(id="ext_export", claim=f"{figures.label(m)}: onnxruntime's time over torch's, one image",
+        dict(id="ext_export", claim=f"{palette.label(m)}: onnxruntime's time over torch's, one image",
              measured=f"{ratio:.2f}", spread=f"[{low:.2f}, {high:.2f}], 95 % over rounds", n=timing_rounds)
     )  # fmt: skip
 
@@ -223,16 +226,16 @@ tried[plain] = sorted({*tried[plain], *plain_calls})
 tables, found, floor, real, prepared = [], {}, {}, {}, {}
 for d in datasets:
     train, test = data.load(d, "train", side), data.load(d, "test", side)
-    real[d] = accelerations.RealImages.of(frechet.dataset_features(train, min(reference_images, len(train))))
+    real[d] = kernel_distance.RealImages.of(frechet.dataset_features(train, min(reference_images, len(train))))
     some = subsets.part(test, min(reference_images, 2000))
-    floor[d] = accelerations.distances(real[d], frechet.features(some), resamples, seed + 1)
+    floor[d] = kernel_distance.distances(real[d], frechet.features(some), resamples, seed + 1)
     for m in models:
         network, diffusion = nets[d, m], processes[d, m]
         prepared[d, m] = accelerations.Prepared.of(network, diffusion, train, early_start)
         for method in methods:
             for k in tried[method]:
                 images = accelerations.draw(network, samples, diffusion, method, k, prepared[d, m], seed)
-                one = accelerations.distances(real[d], frechet.features(images), resamples, seed)
+                one = kernel_distance.distances(real[d], frechet.features(images), resamples, seed)
                 found[d, m, method, k] = one
                 low, high = one.interval
                 tables.append(
@@ -305,7 +308,7 @@ for d in datasets:
 gains, rows = {}, []
 for d in datasets:
     of = {key[1:]: one for key, one in found.items() if key[0] == d}
-    gains[d] = accelerations.multiplied(of, rounds[d], (first, second), plain, seed)
+    gains[d] = orthogonality.multiplied(of, rounds[d], (first, second), plain, seed)
     for what in ("level", "by_network", "by_method", "together", "times"):
         rows.append(
             dict(dataset=d, what=what)
@@ -327,7 +330,7 @@ def between(g):
     low, high = g.excess
     return (
         f"gains are between settings from {low:.3g} to {high:.3g} thousandths above the floor of real images; in"
-        f" resamples that excess is cut off below {accelerations.LEAST:.0%} of its measured value"
+        f" resamples that excess is cut off below {orthogonality.LEAST:.0%} of its measured value"
     )
 
 
@@ -337,7 +340,7 @@ for d in datasets:
     of = {key[1:]: one for key, one in found.items() if key[0] == d}
     pairs_there = [(x, k) for x, k in pairs if all((m, y, k) in of for m in models for y in (x, "ddpm"))]
     if pairs_there:
-        gain[d] = accelerations.relative_gain(of, pairs_there, (first, second), floor[d])
+        gain[d] = orthogonality.relative_gain(of, pairs_there, (first, second), floor[d])
         print(f"{d}: {len(gain[d].used)} of {len(pairs_there)} comparisons measured")
         if gain[d].used:
             print(f"{d}: {between(gain[d])}")
@@ -461,7 +464,7 @@ for how in likelihood.DEQUANTISATIONS:
     likely[how] = {m: tuple(x) for m, x in intervals.items()} | {"difference": tuple(apart)}
     rows_beyond.append(
         dict(id="ext_likelihood", claim=f"bits per dimension of test images, {how} dequantisation (upper bounds)",
-             measured=", ".join(f"{figures.label(m)} {x.estimate:.3f}" for m, x in intervals.items()),
+             measured=", ".join(f"{palette.label(m)} {x.estimate:.3f}" for m, x in intervals.items()),
              spread=f"difference {apart.estimate:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}], 95 % over images",
              n=likelihood_images, dataset=main, size=size)
     )  # fmt: skip
@@ -509,7 +512,7 @@ display(picture)
 def judged(network, model, way, macs):
     """A row: distance of samples by DDIM, with its interval, and the work of a sample."""
     images = sampling.sample(network, samples, diffusions[model], "ddim", depth_calls, seed)
-    one = accelerations.distances(real[main], frechet.features(images), resamples, seed)
+    one = kernel_distance.distances(real[main], frechet.features(images), resamples, seed)
     return dict(
         model=model, way=way, macs=macs, kid=one.value, kid_low=one.interval[0], kid_high=one.interval[1]
     )
@@ -580,7 +583,7 @@ for m in models:
     whole = of.iloc[0]
     for row in of.iloc[1:].itertuples():
         rows_beyond.append(
-            dict(id="ext_reuse", claim=f"{figures.label(m)}: deep blocks computed {row.way}",
+            dict(id="ext_reuse", claim=f"{palette.label(m)}: deep blocks computed {row.way}",
                  measured=f"KID-AlexNet {row.kid:.1f} instead of {whole.kid:.1f}, {row.macs / whole.macs:.2f} of the work",
                  spread=f"[{row.kid_low:.1f}, {row.kid_high:.1f}] against [{whole.kid_low:.1f}, {whole.kid_high:.1f}]",
                  n=samples, dataset=main, size=size)
@@ -627,7 +630,7 @@ run.save_table(
 claim = f"error of v with {max(ode_depths):g} times the solver's steps, over that with {trained:g}"
 for m, x in change.items():
     rows_beyond.append(
-        dict(id="ext_inner_ode", claim=f"{figures.label(m)}: {claim}", measured=f"{x.estimate:.2f}",
+        dict(id="ext_inner_ode", claim=f"{palette.label(m)}: {claim}", measured=f"{x.estimate:.2f}",
              spread=f"[{x.low:.2f}, {x.high:.2f}], 95 % over images", n=ode_images, dataset=main, size=size)
     )  # fmt: skip
 converged.round(4)
@@ -669,8 +672,8 @@ for d in dict.fromkeys(which.dataset for which in told):
             of_class = probe(found_features) == labels
             right = guidance.share(of_class)
             at_once[d, family, scale] = guidance.share(of_class, len(scales))
-            far = accelerations.distances(real[d], found_features, resamples, seed)
-            grids.setdefault(d, []).append((f"{figures.label(family)}\ns = {scale:g}", images[:10]))
+            far = kernel_distance.distances(real[d], found_features, resamples, seed)
+            grids.setdefault(d, []).append((f"{palette.label(family)}\ns = {scale:g}", images[:10]))
             rows.append(
                 dict(dataset=d, model=family, scale=scale)
                 | dict(right=right.estimate, right_low=right.low, right_high=right.high)
@@ -714,7 +717,7 @@ for d in grids:
         unguided = of.loc[(of.scale - 1).abs().idxmin()]
         spans = [at_once[d, m, one.scale] for one in (unguided, best)]
         rows_beyond.append(
-            dict(id="ext_guidance", claim=f"{figures.label(m)}: images of the class asked for",
+            dict(id="ext_guidance", claim=f"{palette.label(m)}: images of the class asked for",
                  measured=f"{100 * unguided.right:.0f} % at s = {unguided.scale:g}, {100 * best.right:.0f} % at s = {best.scale:g}"
                           f" (real images {100 * judged_real[d]:.0f} %); KID-AlexNet {unguided.kid:.0f} and {best.kid:.0f} thousandths",
                  spread=" and ".join(f"[{100 * x.low:.0f}, {100 * x.high:.0f}]" for x in spans)

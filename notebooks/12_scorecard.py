@@ -21,7 +21,7 @@
 #
 # **The question: which of the claims hold, by which rule?**
 #
-# No verdict is typed by hand. Each claim has a *rule*, a function in `cunet/scorecard.py` that was written down with
+# No verdict is typed by hand. Each claim has a *rule*, a function in `cunet/rules.py` that was written down with
 # its thresholds, and that takes the measured numbers and returns one of four words: *reproduced*, *partly*, *not
 # reproduced*, *not testable here*. A claim that no notebook of this run has measured stays in the list and says so.
 
@@ -34,7 +34,7 @@ seed = 0  # nothing here is random; every notebook has one
 # %%
 from IPython.display import HTML, Markdown, display
 
-from cunet import paper, runs, scorecard
+from cunet import paper, rules, runs, scorecard
 
 run = runs.Run.open(globals())
 found = {name: result for name, result in runs.results(run.run_dir).items() if name != job}
@@ -70,7 +70,7 @@ tally.to_frame()
 # And these are the rules, word for word as they stand in the code:
 
 # %%
-display(HTML(scorecard.rules().to_html(index=False)))
+display(HTML(rules.table().to_html(index=False)))
 
 # %% [markdown]
 # **Check.** Every claim of the paper is on the card, and every row that was measured has a verdict.
@@ -78,7 +78,7 @@ display(HTML(scorecard.rules().to_html(index=False)))
 # %%
 claimed = card[card.verdict != scorecard.BEYOND]
 assert set(claimed["id"]) == set(paper.CLAIMS) == set(overall.index)
-assert claimed.verdict.isin([*scorecard.VERDICTS, scorecard.UNMEASURED, scorecard.MEANINGLESS]).all()
+assert claimed.verdict.isin([*rules.VERDICTS, scorecard.UNMEASURED, scorecard.MEANINGLESS]).all()
 assert tally.sum() == len(paper.CLAIMS)
 reasons = {}
 for one in found.values():
@@ -111,6 +111,6 @@ if profile == "smoke":
 for verdict, claims in groups.items():
     lines.append(f"\n**{verdict[0].upper()}{verdict[1:]}** ({len(claims)})\n")
     for claim in claims:
-        why = [] if verdict == scorecard.REPRODUCED else result["timings"]["reasons"].get(claim, [])
+        why = [] if verdict == rules.REPRODUCED else result["timings"]["reasons"].get(claim, [])
         lines.append(f"- **{claim}** {paper.CLAIMS[claim].text}" + (f": {'; '.join(why)}" if why else "") + ".")
 display(Markdown("\n".join(lines)))

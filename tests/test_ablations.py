@@ -17,6 +17,7 @@ from cunet import (
     models,
     parameters,
     recipe,
+    rules,
     scorecard,
     subsets,
     validation,
@@ -167,9 +168,9 @@ def lines(*percent: float) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("percent", "verdict"),
     [
-        ((30, 10, 11), scorecard.REPRODUCED),
-        ((30, 9, 11), scorecard.PARTLY),
-        ((-30, -9, 11), scorecard.NOT_REPRODUCED),
+        ((30, 10, 11), rules.REPRODUCED),
+        ((30, 9, 11), rules.PARTLY),
+        ((-30, -9, 11), rules.NOT_REPRODUCED),
     ],
 )
 def test_what_the_figures_leave_out_is_judged_by_all_three_networks(percent, verdict):

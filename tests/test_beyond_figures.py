@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from cunet import beyond_figures
-from cunet.accelerations import METHODS, Distances
+from cunet.accelerations import METHODS
+from cunet.kernel_distance import Distances
 
 FLOOR = Distances(3.0, np.array([2.0, 3.0, 4.0]))
 

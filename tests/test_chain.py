@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT, call, copied, start, wait_for
 
-from cunet import chain, processes, profiles, reproduce, runs
+from cunet import chain, dependencies, processes, profiles, reproduce, runs
 from cunet.errors import InputError
 
 TRAINING = "05_training"
@@ -151,20 +151,6 @@ def test_names_of_runs_stay_in_their_folder(repository, name):
         reproduce.folder(name)
 
 
-def test_a_job_depends_on_the_modules_it_imports_and_on_no_others(tmp_path):
-    path = tmp_path / "01_x.py"
-    path.write_text("%matplotlib inline\nfrom cunet import runs\ndef f():\n    import cunet.ode\n")
-    names = {file.name for file in chain.modules(path)}
-    assert {"__init__.py", "runs.py", "provenance.py", "errors.py", "ode.py"} <= names
-    assert not {"cli.py", "report.py", "training.py"} & names
-
-
-def test_relative_imports_are_followed_too(tmp_path):
-    path = tmp_path / "01_x.py"
-    path.write_text("from cunet import models\n")
-    assert {"models.py", "continuous.py", "blocks.py", "ode.py"} <= {f.name for f in chain.modules(path)}
-
-
 def test_released_checkpoints_are_inputs_of_the_training_jobs_that_read_them(training, tmp_path, monkeypatch):
     package = tmp_path / "cunet"
     (package / "assets" / "checkpoints").mkdir(parents=True)
@@ -173,7 +159,7 @@ def test_released_checkpoints_are_inputs_of_the_training_jobs_that_read_them(tra
     monkeypatch.setattr(chain, "PACKAGE", package)
     for setting, count in [("checkpoints=released", 2), ("checkpoints=train", 0)]:
         plan = prepared((setting,))
-        inputs = chain.inputs(plan, plan.of(TRAINING)[0])
+        inputs = dependencies.inputs(plan, plan.of(TRAINING)[0])
         assert sum("safetensors" in path for path in inputs) == count
         assert not any("-s4" in path for path in inputs)
 
@@ -189,7 +175,7 @@ def test_released_networks_of_a_further_list_are_inputs_too(training, tmp_path, 
     source = training / "notebooks" / "06_sampling.py"
     source.write_text(source.read_text() + "\nfolder = store.ASSETS\n")
     of = dict(datasets=["mnist"], models=["unet"], further=["unet@classes=10"], seeds=[0], size="laptop")
-    found = [p for p in chain.inputs(plan, replace(job, parameters=of)) if p.endswith(".safetensors")]
+    found = [p for p in dependencies.inputs(plan, replace(job, parameters=of)) if p.endswith(".safetensors")]
     assert [path.rsplit("/", 1)[-1] for path in found] == ["mnist-unet@classes=10-laptop-s0.safetensors"]
 
 
@@ -203,9 +189,9 @@ def test_shards_wait_for_the_networks_and_the_notebook_for_the_shards(training):
     plan = prepared(("shards=3",))
     assert len(plan.receipts) == 3 and len(set(plan.receipts)) == 3
     (job,) = plan.of("07_synthesis")
-    assert set(plan.receipts) < set(chain.inputs(plan, job))
-    assert not set(plan.receipts) & set(chain.inputs(plan, plan.of("06_sampling")[0]))
-    wait = chain.shard_inputs(plan)
+    assert set(plan.receipts) < set(dependencies.inputs(plan, job))
+    assert not set(plan.receipts) & set(dependencies.inputs(plan, plan.of("06_sampling")[0]))
+    wait = dependencies.shard_inputs(plan)
     assert {f"results/{name}.json" for name in job.needs} | {"params/07_synthesis.yaml"} < set(wait)
     assert any(path.endswith("cunet/sampling.py") for path in wait)
 

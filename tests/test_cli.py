@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY, call
 from typer.testing import CliRunner
 
-from cunet import cli
+from cunet import cli, errors
 from cunet.errors import InputError
 from cunet.processes import Interrupted
 
@@ -80,7 +80,7 @@ def test_help_says_the_exit_statuses_that_the_program_has():
     said = " ".join(run("--help")[1].split())
     statuses = {0: "done", 1: "a job failed", 2: "bad input"}
     assert all(f"{status} {text}" in said for status, text in statuses.items())
-    assert cli._explain(InputError("x")) == 2 and "128 + n" in said
+    assert errors.explain(InputError("x")) == 2 and "128 + n" in said
 
 
 def test_the_shell_completes_commands_and_options():
@@ -135,14 +135,14 @@ def test_bad_input_is_an_input_error_and_writes_nothing(arguments, message, tmp_
     ],
 )
 def test_each_kind_of_failure_has_its_status_and_one_paragraph(error, status, text, capsys):
-    assert cli._explain(error) == status
+    assert errors.explain(error) == status
     said = capsys.readouterr().err
     assert said.startswith(text) and said.count("\n") <= 1
 
 
 def test_an_error_of_the_program_itself_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        cli._explain(ZeroDivisionError())
+        errors.explain(ZeroDivisionError())
 
 
 def test_as_a_process_bad_input_is_one_paragraph_and_status_2_from_any_folder(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cunet import denoiser_tables as tables
-from cunet import paper, scorecard
+from cunet import paper, rules, scorecard
 from cunet.trajectories import Trajectory
 
 LEVELS = (50, 150)
@@ -59,10 +59,10 @@ def test_who_wins_is_a_paired_test_whose_good_end_is_the_metrics():
     assert len(frame) == 2 * len(LEVELS) * 3 and (frame.winner == "chosen").all()
     assert (frame.p_holm >= frame.p).all()
     assert tables.wins(frame) == {"lpips": 1.0, "ssim": 1.0}
-    assert scorecard.verdict("C12", tables.wins(frame)) == scorecard.REPRODUCED
+    assert scorecard.verdict("C12", tables.wins(frame)) == rules.REPRODUCED
     behind = tables.duels(AHEAD, "bm3d", ("dncnn", "cunet"))
     assert (behind.winner == "rival").all() and tables.wins(behind) == {"lpips": 0.0, "ssim": 0.0}
-    assert scorecard.verdict("C12", tables.wins(behind)) == scorecard.NOT_REPRODUCED
+    assert scorecard.verdict("C12", tables.wins(behind)) == rules.NOT_REPRODUCED
 
 
 def test_what_the_images_do_not_decide_is_won_by_nobody_and_ssim_counts_at_the_lowest_level_alone():

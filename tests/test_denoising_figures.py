@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cunet import denoising_figures as pictures
-from cunet import denoising_tables, figures
+from cunet import denoising_tables, palette
 from cunet.trajectories import Denoised, Trajectory
 
 
@@ -41,7 +41,7 @@ def test_curves_show_the_mean_one_image_and_the_peak():
     assert mean.get_ydata() == pytest.approx(RUNS["unet"]["mean", 40].mean("ssim"))
     assert one.get_ydata() == pytest.approx(RUNS["unet"]["mean", 40].scores["ssim"][0])
     assert float(peak.get_xdata()[0]) == 40 and float(axes.lines[5].get_xdata()[0]) == 20
-    assert axes.lines[3].get_color() == figures.colour("cunet")
+    assert axes.lines[3].get_color() == palette.colour("cunet")
     lowest = pictures.against_steps(RUNS, "mean", "lpips", None).axes[0].lines[1]
     assert float(lowest.get_xdata()[0]) == 40, "a low LPIPS is the good end"
 

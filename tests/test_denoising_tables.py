@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cunet import denoising_claims, metrics, paper, scorecard
+from cunet import denoising_claims, metrics, paper, rules, scorecard
 from cunet import denoising_tables as tables
 from cunet.errors import InputError
 from cunet.trajectories import Denoised, Trajectory
@@ -154,7 +154,7 @@ def test_claims_are_in_the_words_and_the_values_of_what_was_measured():
     assert [row["id"] for row in made] == 2 * ["C09", "C10", "C13", "C14", "C26"]
     values = {row["id"]: row["value"] for row in made[:5]}
     assert values["C26"] == {"violation": 1e-12, "gap": 0.05} and values["C13"] == {"unet": 0.0, "cunet": 1.0}
-    assert scorecard.verdict("C26", values["C26"]) == scorecard.REPRODUCED
+    assert scorecard.verdict("C26", values["C26"]) == rules.REPRODUCED
     words = {row["id"]: row["measured"] for row in made[:5]}
     assert words["C09"] == (
         "better best SSIM: U-Net at [50, 400], cU-Net as described at no level, undecided at no level"

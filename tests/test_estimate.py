@@ -5,8 +5,8 @@ import math
 import pytest
 from conftest import ROOT
 
-from cunet import chain, checkpoints, costs, estimate, parameters, profiles, reproduce, work
-from cunet.costs import Costs
+from cunet import calibration, chain, checkpoints, estimate, parameters, profiles, reproduce, work
+from cunet.calibration import Costs
 from cunet.errors import InputError
 from cunet.estimate import Need
 from cunet.synthesis_tables import MOST
@@ -175,10 +175,10 @@ def test_what_a_notebook_does_besides_is_found_from_two_runs():
         used = {"cpu_s": seconds + COSTS.kernel, "wall_time_s": 1.0}
         return {"notebook": "03_sde", "parameters": of, "timings": used, "environment": {"threads": 1}}
 
-    a, b = costs.notebooks_from(COSTS, [result(100, 30.0), result(10_000, 129.0)])["03_sde"]
+    a, b = calibration.notebooks_from(COSTS, [result(100, 30.0), result(10_000, 129.0)])["03_sde"]
     assert a == pytest.approx(29.0, rel=1e-3) and b == pytest.approx(1e-3, rel=1e-3)
-    assert costs.notebooks_from(COSTS, [result(100, 30.0)])["03_sde"] == [30.0, 0.0]
-    a, b = costs.notebooks_from(COSTS, [result(100, 50.0), result(10_000, 20.0)])["03_sde"]
+    assert calibration.notebooks_from(COSTS, [result(100, 30.0)])["03_sde"] == [30.0, 0.0]
+    a, b = calibration.notebooks_from(COSTS, [result(100, 50.0), result(10_000, 20.0)])["03_sde"]
     assert a > 0 and b == 0
 
 
@@ -283,7 +283,7 @@ def test_a_run_is_compared_job_by_job(monkeypatch, tmp_path):
 
 
 def test_the_committed_costs_are_whole_and_of_this_moment():
-    found = costs.load()
+    found = calibration.load()
     assert set(found.networks) >= {"unet", "cunet"} and set(found.other) == {"feature", "score", "distance"}
     assert 0 <= found.scaling <= 1 and found.kernel <= found.start and "default" in found.notebooks
     for sizes in found.networks.values():

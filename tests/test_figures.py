@@ -1,8 +1,6 @@
 """Figures show what they are given: marks where the numbers are, one colour a network, the true wiring."""
 
-import dataclasses
 import io
-from pathlib import Path
 
 import matplotlib
 import matplotlib.colors
@@ -11,10 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from cunet import diagram, figures, models
+from cunet import diagram, figures, models, palette
 
 
 def pixels(figure):
@@ -23,25 +20,6 @@ def pixels(figure):
     figure.savefig(data, format="png", dpi=60)
     data.seek(0)
     return matplotlib.image.imread(data)
-
-
-def test_letters_are_those_that_matplotlib_brings_whatever_fonts_the_system_has_or_lacks(monkeypatch):
-    """A system without fonts, and one with the Arial that seaborn would prefer."""
-    real = font_manager.findSystemFonts
-    none = lambda paths=None, fontext="ttf": real(paths, fontext) if paths else []  # noqa: E731
-    monkeypatch.setattr(font_manager, "findSystemFonts", none)
-    own = Path(matplotlib.get_data_path()) / "fonts"
-    for arial in (False, True):
-        manager = font_manager.FontManager()
-        if arial:
-            entry = next(font for font in manager.ttflist if font.name == "STIXGeneral")
-            manager.ttflist.append(dataclasses.replace(entry, fname="/fonts/Arial.ttf", name="Arial"))
-        with figures.style():
-            for weight in ("normal", "bold"):
-                asked = font_manager.FontProperties(weight=weight)
-                found = manager.findfont(asked, fallback_to_default=False, rebuild_if_missing=False)
-                assert own in Path(found).parents and Path(found).name.startswith("DejaVuSans")
-            assert matplotlib.rcParams["mathtext.fontset"] == "dejavusans"
 
 
 def steps_frame():
@@ -63,7 +41,6 @@ ALL = {
     "fd_against_steps": lambda: figures.fd_against_steps(steps_frame(), floor=1.0),
     "loss_curves": lambda: figures.loss_curves({"unet": CARD}),
     "curves": lambda: figures.curves([1, 2], {"unet": [1, 2], "x": [2, 1]}, "a", "b", logx=True, logy=True),
-    "orders": lambda: figures.orders({"euler": ([1, 0.5], [1, 0.5])}, {"euler": 1}),
     "bars_beside_paper": lambda: figures.bars_beside_paper(BARS, [("macs", "printed", "G")]),
     "architecture": lambda: figures.architecture(models.build("cunet", "smoke", 1), 16, 1),
 }
@@ -98,9 +75,9 @@ def test_a_network_has_one_colour_in_every_figure():
     lines = figures.fd_against_steps(steps_frame()).axes[0].lines
     curve = figures.curves([1, 2], {"unet": [1, 2]}, "", "").axes[0].lines[0]
     bar = figures.bars_beside_paper(BARS, [("macs", None, "G")]).axes[0].patches[0]
-    assert lines[0].get_color() == curve.get_color() == figures.COLOURS["unet"]
-    assert matplotlib.colors.to_hex(bar.get_facecolor()).upper() == figures.COLOURS["unet"]
-    main = [figures.COLOURS[m] for m in figures.NAMES if not m.startswith("cunet-released-")]
+    assert lines[0].get_color() == curve.get_color() == palette.COLOURS["unet"]
+    assert matplotlib.colors.to_hex(bar.get_facecolor()).upper() == palette.COLOURS["unet"]
+    main = [palette.COLOURS[m] for m in palette.NAMES if not m.startswith("cunet-released-")]
     assert len(set(main)) == len(main)
 
 
@@ -134,13 +111,6 @@ def test_losses_can_be_shown_without_their_steep_start():
     assert 0.14 < low < 0.15 and 0.2 < high < 0.22
     nothing = figures.loss_curves({"unet": card | dict(validation=[])}, zoom=True).axes[0]
     assert nothing.get_ylim()[1] > 1, "no validation, no zoom"
-
-
-def test_a_fitted_slope_is_the_order():
-    h = np.array([0.4, 0.2, 0.1])
-    axes = figures.orders({"rk4": (h, 3 * h**4)}, {"rk4": 4}).axes[0]
-    assert axes.lines[0].get_label() == "rk4: slope 4.00"
-    assert np.allclose(axes.lines[1].get_ydata(), 3 * h**4)
 
 
 def test_bars_stand_beside_the_papers_marks_and_a_missing_mark_is_left_out():

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT, TINY
 
-from cunet import chain, engines, notebook, profiles, reproduce, runs
+from cunet import chain, dependencies, engines, notebook, profiles, reproduce, runs
 from cunet.errors import InputError
 
 
@@ -125,7 +125,7 @@ def test_released_checkpoints_are_inputs_of_each_notebook_that_reads_them(whole,
     monkeypatch.setattr(chain, "PACKAGE", package)
     read = {}
     for job in plan.jobs:
-        read[job.name] = {path.rsplit("/", 1)[1] for path in chain.inputs(plan, job)} & names
+        read[job.name] = {path.rsplit("/", 1)[1] for path in dependencies.inputs(plan, job)} & names
     assert read["01_ode_block"] == {"mnist-cunet-laptop-s0.json", "mnist-unet-laptop-s0-time.json"}
     assert read["05_training-mnist-cunet-s0"] == {"mnist-cunet-laptop-s0.json"}
     assert read["06_sampling"] == {"mnist-cunet-laptop-s0.json", "mnist-unet-laptop-s0-time.json"}

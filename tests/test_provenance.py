@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from cunet import chain, provenance
+from cunet import dependencies, provenance
 
 
 def imported(module: str) -> set[str]:
     """The modules of the library that one of them imports, anywhere in it, by their own names."""
-    names = chain._imported(ROOT / "cunet" / f"{module}.py")
+    names = dependencies.imported(ROOT / "cunet" / f"{module}.py")
     parts = {name.split(".")[1] for name in names if name.count(".")}
     return {name for name in parts if any((ROOT / "cunet" / f).exists() for f in (name, f"{name}.py"))}
 

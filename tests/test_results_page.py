@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from cunet import results_page, scorecard
+from cunet import results_page, rules, scorecard
 from cunet.errors import InputError
 
 
@@ -19,7 +19,7 @@ def card(**verdicts: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-R, P, N = scorecard.REPRODUCED, scorecard.PARTLY, scorecard.NOT_REPRODUCED
+R, P, N = rules.REPRODUCED, rules.PARTLY, rules.NOT_REPRODUCED
 
 
 def named(lines: list[str]) -> list[str]:
@@ -43,7 +43,7 @@ def test_places_that_a_kind_cannot_fill_go_to_others_and_what_was_not_tested_is_
     assert named(results_page.findings(card(C16=R, C06=N, C07=N, C09=N, C10=N, C11=N))) == [
         "C16", "C06", "C07", "C09", "C10"
     ]  # fmt: skip
-    assert named(results_page.findings(card(C03=R, C12=scorecard.NOT_TESTABLE))) == ["C03"]
+    assert named(results_page.findings(card(C03=R, C12=rules.NOT_TESTABLE))) == ["C03"]
     assert results_page.findings(card(C03=scorecard.MEANINGLESS)) == []
 
 
@@ -54,7 +54,7 @@ def test_a_line_tells_the_measurement_with_the_verdict_or_the_best_and_the_worst
         and "C05 number 1; C05 number 0." in line
         and "[04](notebooks/04_networks.py)" in line
     )
-    (line,) = results_page.findings(card(C05=f"{scorecard.NOT_TESTABLE}, {R}, {R}"))
+    (line,) = results_page.findings(card(C05=f"{rules.NOT_TESTABLE}, {R}, {R}"))
     assert "Measured: C05 number 1." in line
 
 

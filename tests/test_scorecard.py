@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 
-from cunet import paper, runs, scorecard
+from cunet import paper, rules, runs, scorecard
 from cunet.errors import InputError
-from cunet.scorecard import MEANINGLESS, NOT_REPRODUCED, NOT_TESTABLE, PARTLY, REPRODUCED, UNMEASURED
+from cunet.rules import NOT_REPRODUCED, NOT_TESTABLE, PARTLY, REPRODUCED
+from cunet.scorecard import MEANINGLESS, UNMEASURED
 
 BORDERS = [  # claim, value, verdict: on the border, just past it, far past it
     ("C01", 0.275, REPRODUCED),
@@ -116,9 +117,7 @@ def test_a_rule_changes_its_verdict_at_the_border_it_states(claim, value, expect
 
 def test_every_rule_is_tried_and_every_verdict_is_reached():
     tried = {claim for claim, _, _ in BORDERS}
-    assert {"C01", "C02", "C03", "C04", "C05", "C06", "C07", "C08", "C16", "C23", "C24"} <= set(
-        scorecard.RULES
-    )
+    assert {"C01", "C02", "C03", "C04", "C05", "C06", "C07", "C08", "C16", "C23", "C24"} <= set(rules.RULES)
     for claim in tried:
         partly = set() if claim == "C20" else {PARTLY}  # C20 is partly reproduced only when its rows differ
         assert {v for c, _, v in BORDERS if c == claim} == {REPRODUCED, NOT_REPRODUCED} | partly
@@ -233,22 +232,16 @@ def test_what_is_beyond_the_paper_stands_below_its_claims_and_is_not_counted(mon
 
 
 def test_one_function_adds_a_claim(monkeypatch):
-    monkeypatch.setattr(scorecard, "RULES", {})
+    monkeypatch.setattr(rules, "RULES", {})
 
-    @scorecard.rule("C19")
+    @rules.rule("C19")
     def orders_differ_by_one(difference: float) -> str:
         """Reproduced when the orders differ by one."""
-        return scorecard.graded(abs(difference - 1), reproduced=0.1, partly=0.3)
+        return rules.graded(abs(difference - 1), reproduced=0.1, partly=0.3)
 
     frame = scorecard.scorecard([result(dict(id="C19", measured="5 and 4", value=1.05))])
     assert the(frame, "C19").verdict == REPRODUCED
-    assert list(scorecard.rules().rule) == ["Reproduced when the orders differ by one."]
-
-
-def test_every_rule_prints_a_sentence():
-    table = scorecard.rules()
-    assert list(table.id) == sorted(scorecard.RULES)
-    assert table.rule.str.endswith(".").all() and not table.rule.str.contains("\n").any()
+    assert list(rules.table().rule) == ["Reproduced when the orders differ by one."]
 
 
 @pytest.mark.parametrize(
@@ -256,8 +249,8 @@ def test_every_rule_prints_a_sentence():
     [
         (lambda: scorecard.verdict("C1", 0.1), "Unknown claim 'C1'"),
         (lambda: scorecard.scorecard([result(dict(id="C99", value=None))]), "Unknown claim 'C99'"),
-        (lambda: scorecard.rule("C27"), "Unknown claim"),
-        (lambda: scorecard.rule("C01"), "has a rule already"),
+        (lambda: rules.rule("C27"), "Unknown claim"),
+        (lambda: rules.rule("C01"), "has a rule already"),
         (lambda: scorecard.verdict("C03", {"checkpoint": 0.2}), "a_quarter_of_the_memory"),
     ],
 )
@@ -267,7 +260,7 @@ def test_mistakes_are_named(mistake, message):
 
 
 def test_a_measured_claim_without_a_rule_is_refused(monkeypatch):
-    monkeypatch.setattr(scorecard, "RULES", {})
+    monkeypatch.setattr(rules, "RULES", {})
     with pytest.raises(InputError, match="has no rule"):
         scorecard.verdict("C01", 0.1)
 

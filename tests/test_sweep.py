@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from cunet import chain, checkpoints, profiles, reproduce, runs, sweep
+from cunet import chain, folders, profiles, reproduce, runs, sweep
 from cunet.errors import InputError
 
 BASE = "size: smoke\ncheckpoints: train\nnotebooks: {05_training: , 06_sampling: }\n"
@@ -32,7 +32,7 @@ def test_a_profile_trains_each_combination_of_its_lists_once(planned):
     assert plan.of("06_sampling")[0].parameters["models"][1] == "cunet@solver=rk4"
     chain.check(plan)
     for job in trained:
-        runs.check_name(job.name, "job")
+        folders.check_name(job.name, "job")
 
 
 def test_a_model_may_carry_changes_and_keeps_a_solver_of_its_own(planned):
@@ -48,7 +48,7 @@ def test_a_solver_or_a_change_that_there_is_not_is_refused_before_the_first_job(
 
 def test_the_table_has_a_row_a_training_and_a_column_a_variable(tmp_path):
     for model, seed, loss in (("unet", 0, 0.5), ("cunet@solver=rk4,steps=1", 0, 0.4), ("cunet", 1, 0.3)):
-        job = f"05_training-mnist-{runs.slug(model, '+')}-s{seed}"
+        job = f"05_training-mnist-{folders.slug(model, '+')}-s{seed}"
         given = dict(dataset="mnist", model=model, size="smoke", seed=seed, variant="", images=64)
         found = dict(validation_loss=loss, parameters=9, images_seen=64, steps=4)
         timings = {"training": {"wall_time_s": 2.0, "images_per_second": 32.0, "threads": 1}}
@@ -67,9 +67,3 @@ def test_one_training_is_no_sweep(tmp_path):
         {"validation_loss": 1.0}
     )
     assert sweep.save(tmp_path, runs.results(tmp_path)) is None and not (tmp_path / "sweep.csv").exists()
-
-
-def test_a_slug_leaves_names_of_files_as_they_were():
-    stem = checkpoints.stem("mnist", "cunet", "smoke", 3)
-    assert runs.slug(stem) == stem.replace("-", "_")
-    assert runs.check_name(runs.slug("mnist-cunet@solver=rk4,steps=1-s0"), "table")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cunet import checkpoints, frechet, paper, scorecard, subsets, synthesis
+from cunet import checkpoints, frechet, paper, rules, scorecard, subsets, synthesis
 from cunet import synthesis_claims as judged
 from cunet import synthesis_tables as tables
 from cunet.checkpoints import Trained
@@ -286,7 +286,7 @@ def test_every_row_is_judged_by_its_rule_and_says_its_setting_and_why():
     made, timed = claims()
     assert {row["id"] for row in (*made, *timed)} == {"C05", "C06", "C07", "C08", "C23"}
     for row in (*made, *timed):
-        assert scorecard.verdict(row["id"], row["value"]) in scorecard.VERDICTS
+        assert scorecard.verdict(row["id"], row["value"]) in rules.VERDICTS
         assert row["dataset"] == "MNIST" and row["size"] == "laptop" and row["spread"] and row["why"]
         assert row["n"] > 0
 
@@ -312,16 +312,16 @@ def test_a_training_that_is_worse_is_not_called_a_match():
     verdicts = {
         row["id"]: scorecard.verdict(row["id"], row["value"]) for row in made if "seeds" not in row["spread"]
     }
-    assert verdicts["C06"] == verdicts["C08"] == scorecard.NOT_REPRODUCED
+    assert verdicts["C06"] == verdicts["C08"] == rules.NOT_REPRODUCED
     _, timed = claims(frame, ratio=(1.2, 1.1, 1.3))
-    assert scorecard.verdict("C05", timed[-2]["value"]) == scorecard.NOT_REPRODUCED
+    assert scorecard.verdict("C05", timed[-2]["value"]) == rules.NOT_REPRODUCED
 
 
 def test_without_a_floor_nothing_above_it_is_judged_and_the_row_says_why():
     for model in ("unet", "cunet"):
         made, _ = claims(TWO.assign(above=TWO.above.where(TWO.model == model)))
         for row in made:
-            judged_so = scorecard.verdict(row["id"], row["value"]) == scorecard.NOT_TESTABLE
+            judged_so = scorecard.verdict(row["id"], row["value"]) == rules.NOT_TESTABLE
             assert judged_so == (row["id"] in ("C06", "C08")) == ("fewer real images" in row["measured"])
 
 

@@ -17,9 +17,9 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
 from cunet import (
-    chain,
     checkpoints,
     datasets,
+    dependencies,
     diffusion,
     launch,
     models,
@@ -661,7 +661,7 @@ def test_what_other_code_trained_is_refused_or_moved_aside_and_trained_again(tmp
 
 
 def test_code_is_what_it_says_and_all_modules_of_a_network_count(tmp_path, monkeypatch):
-    found = {file.stem for file in chain.modules(Path(models.__file__))}
+    found = {file.stem for file in dependencies.modules(Path(models.__file__))}
     assert found - {"errors", "__init__"} <= set(provenance.TRAINING)
     for name in provenance.TRAINING:
         (tmp_path / f"{name}.py").write_text('"""Text."""\ndef f(x):\n    """Text."""\n    return x  # why\n')

@@ -49,7 +49,7 @@ def repository(folder: Path, notebooks: Path, profiles: dict[str, str]) -> Path:
     shutil.copytree(notebooks, folder / "notebooks", ignore=ignore)
     shutil.copy(ROOT / "Snakefile", folder)
     (folder / "papermill_runs" / "profiles").mkdir(parents=True)
-    shutil.copy(ROOT / "papermill_runs" / "costs.yaml", folder / "papermill_runs")
+    shutil.copy(ROOT / "papermill_runs" / "calibration.yaml", folder / "papermill_runs")
     for name, text in profiles.items():
         (folder / "papermill_runs" / "profiles" / f"{name}.yaml").write_text(text)
     return folder

@@ -1,6 +1,6 @@
-"""What work costs on a machine, as measured: the file papermill_runs/costs.yaml, and how it is made.
+"""What work costs on a machine, as measured: the file papermill_runs/calibration.yaml, and how it is made.
 
-    python -m cunet.costs smoke laptop        # from two finished runs, and a minute of measuring here
+    python -m cunet.calibration smoke laptop    # from two finished runs, and a minute of measuring here
 
 Network work costs seconds an image and thread, measured at one size and scaled to another by multiply-
 accumulates. What a notebook does besides (its start is apart) costs a + b x units seconds, where units are
@@ -24,8 +24,8 @@ from typing import Any
 
 import yaml
 
-from cunet import checkpoints, runs, storage, work
-from cunet.errors import InputError
+from cunet import checkpoints, folders, runs, storage, work
+from cunet.errors import InputError, command
 from cunet.parameters import load_yaml
 from cunet.provenance import environment
 from cunet.work import Item, Work
@@ -75,7 +75,7 @@ class Costs:
 
 def path() -> Path:
     """The file of the costs."""
-    return runs.root() / "papermill_runs" / "costs.yaml"
+    return folders.root() / "papermill_runs" / "calibration.yaml"
 
 
 def load() -> Costs:
@@ -88,15 +88,15 @@ def load() -> Costs:
         return Costs(**load_yaml(path().read_text(encoding="utf-8"), str(path())))
     except (OSError, TypeError) as error:
         raise InputError(
-            f"The costs in {runs.shown(path())} cannot be read ({error}). Make them again: "
-            "`python -m cunet.costs smoke laptop`, after these two runs."
+            f"The costs in {folders.shown(path())} cannot be read ({error}). Make them again: "
+            "`python -m cunet.calibration smoke laptop`, after these two runs."
         ) from None
 
 
 def save(costs: Costs) -> None:
     """Write the file of the costs."""
-    text = "# Made by `python -m cunet.costs`; what the lines mean is said there. Not to be edited by hand.\n"
-    runs.write_atomically(path(), text + yaml.safe_dump(runs.plain(asdict(costs)), sort_keys=False))
+    text = "# Made by `python -m cunet.calibration`; what the lines mean is said there. Not to be edited.\n"
+    folders.write_atomically(path(), text + yaml.safe_dump(runs.plain(asdict(costs)), sort_keys=False))
 
 
 def notebooks_from(costs: Costs, results: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -213,7 +213,7 @@ profile = "x"  # x
 seed = 0  # x
 
 # %%
-from cunet import checkpoints, metrics, runs
+from cunet import checkpoints, metrics, folders, runs
 run = runs.Run.open(globals())
 
 # %%
@@ -232,29 +232,24 @@ result = run.save_result({})
     return {"start": seconds, "kernel": timings["cpu_s"], "start_mb": timings["peak_mb"]}
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m cunet.costs RUN ...`: measure, read the runs' times, and write the file."""
-    from cunet.report import find
-
+    """`python -m cunet.calibration RUN ...`: measure, read the runs' times, and write the file."""
     parser = argparse.ArgumentParser(
-        prog="python -m cunet.costs", description="Measure costs, and keep them."
+        prog="python -m cunet.calibration", description="Measure costs, and keep them."
     )
     parser.add_argument("runs", nargs="+", help="finished runs, by name or folder")
     given = parser.parse_args(arguments)
-    try:
-        results = [result for name in given.runs for result in runs.results(find(name)).values()]
-        if not results:
-            raise InputError(f"There are no results in {', '.join(given.runs)}: run `cunet reproduce` first.")
-        networks, other = measure()
-        machine = f"{environment()['processor']}, {datetime.date.today()}"
-        costs = Costs(machine, **start(), scaling=scaling(networks), networks=networks, other=other,
-                      notebooks={}, gpu=gpu_rate())  # fmt: skip
-        costs = Costs(**{**asdict(costs), "notebooks": notebooks_from(costs, results)})
-        save(costs)
-    except InputError as error:
-        print(f"cunet: {error}", file=sys.stderr)
-        return 2
-    print(f"Costs: {runs.shown(path())}")
+    results = [result for name in given.runs for result in runs.results(folders.find(name)).values()]
+    if not results:
+        raise InputError(f"There are no results in {', '.join(given.runs)}: run `cunet reproduce` first.")
+    networks, other = measure()
+    machine = f"{environment()['processor']}, {datetime.date.today()}"
+    costs = Costs(machine, **start(), scaling=scaling(networks), networks=networks, other=other,
+                  notebooks={}, gpu=gpu_rate())  # fmt: skip
+    costs = Costs(**{**asdict(costs), "notebooks": notebooks_from(costs, results)})
+    save(costs)
+    print(f"Costs: {folders.shown(path())}")
     return 0
 
 

@@ -1,0 +1,104 @@
+"""What the jobs of the chain depend on: files, each relative to the run's folder, as Snakemake wants them.
+
+A notebook's job depends on the notebook, the modules that it imports, directly or not, its parameters, the
+results that it waits for, and the released checkpoints that it reads. Imports are read from the text of the
+files, so that asking imports nothing.
+"""
+
+import ast
+import functools
+import os
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from cunet import chain
+from cunet.chain import asked_for
+from cunet.parameters import declaration
+
+
+def inputs(plan: chain.Plan, job: chain.Job) -> list[str]:
+    """The files that a job's result depends on, relative to the run's folder: the notebook, the modules that
+    it imports, directly or not, the results that it waits for, and the released checkpoints if it reads any.
+    """
+    files = [chain.source(job.notebook), *modules(chain.source(job.notebook))]
+    there = chain.PACKAGE / "assets" / "checkpoints"
+    files += sorted({path for pattern in _checkpoints(plan, job) for path in there.glob(pattern)})
+    relative = [os.path.relpath(path, plan.run_dir) for path in files]
+    shards = plan.receipts if job.notebook == chain.SHARDED else []
+    return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs), *shards]
+
+
+def _checkpoints(plan: chain.Plan, job: chain.Job) -> list[str]:
+    """Patterns of the released checkpoints that a job may read: of the networks that its parameters name, if
+    it takes them from the folder of the run otherwise; of all, if it asks for one by name."""
+    released = plan.profile.checkpoints == "released"
+    if job.notebook.startswith(chain.TRAINING):  # its parameters say all: of a thousand, no file is read
+        of = job.parameters
+        named = [(of["dataset"], of["model"], of["seed"])] if released else []
+    else:
+        path = chain.source(job.notebook)
+        text, of = path.read_text(encoding="utf-8"), {**declaration(path), **job.parameters}
+        if re.search(r"\breleased\(", text):
+            return [f"*-{of.get('size', plan.profile.size)}-s*"]
+        named = product(asked_for(of, "dataset"), asked_for(of, "model"), of.get("seeds") or [of["seed"]])
+        named = named if released and re.search(r"\bASSETS\b", text) else []
+    size = of.get("size", plan.profile.size)
+    return [f"{dataset}-{model}-{size}-s{seed}[.-]*" for dataset, model, seed in named]
+
+
+def shard_inputs(plan: chain.Plan) -> list[str]:
+    """The files that the shards of the samples depend on, relative to the run's folder."""
+    (job,) = plan.of(chain.SHARDED)
+    files = [chain.PACKAGE / "shards.py", *modules(chain.PACKAGE / "shards.py")]
+    relative = [os.path.relpath(path, plan.run_dir) for path in files]
+    return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs)]
+
+
+def report_inputs(plan: chain.Plan) -> list[str]:
+    """The files that the report depends on, relative to the run's folder."""
+    files = [chain.PACKAGE / "report.py", *modules(chain.PACKAGE / "report.py")]
+    relative = [os.path.relpath(path, plan.run_dir) for path in files]
+    return [*relative, *(f"results/{job.name}.json" for job in plan.jobs)]
+
+
+def modules(path: Path) -> list[Path]:
+    """The files of this package that a Python file imports, directly or through one another."""
+    found: dict[Path, None] = {}
+    queue = [path]
+    while queue:
+        for name in imported(queue.pop()):
+            file = chain.PACKAGE.joinpath(*name.split(".")[1:])
+            file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+            if file.is_file() and file not in found:
+                found[file] = None
+                queue.append(file)
+    return sorted(found)
+
+
+def imported(path: Path) -> list[str]:
+    """Dotted names of this package's modules that a file may import, anywhere in it."""
+    known = path.stat()
+    return _read_imports(path, known.st_mtime_ns, known.st_size)
+
+
+@functools.cache
+def _read_imports(path: Path, *stamp: int) -> list[str]:
+    """`imported`, read once for all jobs while the file stays as it is: a thousand jobs ask for the same."""
+    return list(_find_imports(path))
+
+
+def _find_imports(path: Path) -> Iterator[str]:
+    """`imported`, from the file."""
+    text = "\n".join(
+        "" if line.startswith(("%", "!")) else line for line in path.read_text("utf-8").splitlines()
+    )
+    for node in ast.walk(ast.parse(text, str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "cunet")
+        elif isinstance(node, ast.ImportFrom):  # from .x import y is cunet.x: the package is flat
+            module = ".".join(part for part in ("cunet" if node.level else "", node.module) if part)
+            if module.split(".")[0] == "cunet":
+                yield module
+                yield from (f"{module}.{alias.name}" for alias in node.names)

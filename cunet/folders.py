@@ -1,0 +1,88 @@
+"""Where things are: the repository, a run's folder, and what a file in it may be called."""
+
+import os
+import re
+from pathlib import Path
+
+from cunet.errors import InputError
+
+ROOT = "CUNET_ROOT"  # set by the user, rarely: the repository's root
+
+
+def root() -> Path:
+    """The repository: `$CUNET_ROOT`, else the folder above this package if it has notebooks/, else here."""
+    if os.environ.get(ROOT):
+        return Path(os.environ[ROOT]).resolve()
+    above = Path(__file__).resolve().parents[1]
+    return above if (above / "notebooks").is_dir() else Path.cwd()
+
+
+def resolve(run_dir: str | Path) -> Path:
+    """The absolute path of a run's folder.
+
+    Arguments:
+        run_dir: relative to the repository's root, and inside it; or absolute, to work elsewhere on purpose.
+
+    Raises:
+        InputError: a relative path that leaves the repository.
+    """
+    path = Path(run_dir)
+    if path.is_absolute():
+        return Path(os.path.normpath(path))
+    full = Path(os.path.normpath(root() / path))
+    if full == root() or root() not in full.parents:
+        raise InputError(
+            f"The run folder {str(run_dir)!r} is not inside the repository {root()}. Give a folder such as "
+            "'papermill_runs/interactive', or an absolute path if the results really belong elsewhere."
+        )
+    return full
+
+
+def find(name: str) -> Path:
+    """The folder of a run, by its path or by its name in papermill_runs/."""
+    here = Path(name).absolute()
+    return here if (here / "results").is_dir() else resolve(Path("papermill_runs") / name)
+
+
+def check_name(name: str, what: str) -> str:
+    """Return `name` if it can be part of a file's name anywhere, else raise InputError."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,120}", name):
+        raise InputError(
+            f"{name!r} cannot be the name of a {what}: use letters, digits and _ . + - only, beginning with "
+            "a letter, a digit or _, at most 121 characters, as in 'fig04_noising'."
+        )
+    return name
+
+
+def slug(text: str, mark: str = "_") -> str:
+    """A text as part of a file's name: what `check_name` refuses, and - if `mark` is _, becomes the mark."""
+    return re.sub(r"[^A-Za-z0-9_.+]" if mark == "_" else r"[^A-Za-z0-9_.+-]", mark, text)
+
+
+def shown(path: str | Path) -> str:
+    """A path as people should read it: relative to the repository's root if inside, else absolute."""
+    full = Path(os.path.normpath(Path(path).absolute()))
+    return full.relative_to(root()).as_posix() if root() in full.parents else str(full)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that no reader, and no crash, ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(out: Path) -> None:
+    """Raise InputError if results could not be written to `out`, before the work for them starts."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(
+            f"The folder {out} cannot be written to: {there} is a file or read-only. Choose another."
+        )

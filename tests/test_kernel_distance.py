@@ -1,0 +1,46 @@
+"""Kernel distances: those of torchmetrics, unbiased, and with a bootstrap that knows their spread."""
+
+import numpy as np
+import pytest
+import torch
+
+from cunet import kernel_distance
+from cunet.errors import InputError
+from cunet.kernel_distance import RealImages, kid
+
+
+@pytest.mark.parametrize("n", [40, 400])
+def test_distances_are_the_kernel_distance_of_whole_sets(n):
+    generator = torch.Generator().manual_seed(0)
+    real, made = torch.randn(n, 256, generator=generator), 1.1 * torch.randn(n, 256, generator=generator)
+    found = kernel_distance.distances(RealImages.of(real.double()), made, resamples=50)
+    assert found.value / 1000 == pytest.approx(kid(real, made, subsets=1, size=n)[0], rel=1e-4)
+    again = kernel_distance.distances(RealImages.of(real.double()), made, resamples=50)
+    assert np.array_equal(found.draws, again.draws) and found.draws.std() > 0
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_the_distance_is_unbiased_and_its_bootstrap_knows_the_spread(shift):
+    """Near real images the interval is on the safe side, as the statistic is degenerate there."""
+    generator = torch.Generator().manual_seed(1)
+    real = RealImages.of(torch.randn(4000, 16, generator=generator))
+    sets = [
+        kernel_distance.distances(real, shift + torch.randn(50, 16, generator=generator), 200)
+        for _ in range(150)
+    ]
+    values, error = np.array([one.value for one in sets]), 1 / len(sets) ** 0.5
+    many = kernel_distance.distances(real, shift + torch.randn(4000, 16, generator=generator), 2).value
+    assert abs(values.mean() - many) < 4 * values.std() * error + 5
+    ratio = np.mean([one.draws.std() for one in sets]) / values.std()
+    assert 0.8 < ratio < (2 if not shift else 1.25)
+    bias = np.mean([one.draws.mean() - one.value for one in sets])
+    assert abs(bias) < 0.3 * values.std(), "repeats in a resample do not shift it"
+
+
+def test_sets_of_a_size_are_resampled_alike():
+    features = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    real = RealImages.of(torch.randn(100, 8, generator=torch.Generator().manual_seed(1)))
+    one, same = (kernel_distance.distances(real, features.clone(), 40, seed=3) for _ in range(2))
+    assert np.all(one.draws - same.draws == 0), "what is common to a pair falls out of its difference"
+    with pytest.raises(InputError, match="two or more"):
+        RealImages.of(features[:1])

@@ -1,0 +1,59 @@
+"""Whether gains add: exact where the answer is known, and silent about what is within noise."""
+
+import numpy as np
+import pytest
+
+from cunet import orthogonality
+from cunet.errors import InputError
+from cunet.kernel_distance import Distances
+
+
+def known(value, reach=0.0):
+    return Distances(value, value + reach * np.linspace(-1, 1, 101))
+
+
+def test_the_relative_gain_is_one_where_both_networks_gain_alike():
+    found = {("a", "ddpm", 5): known(41.0), ("a", "ddim", 5): known(11.0)}
+    found |= {("b", "ddpm", 5): known(21.0), ("b", "ddim", 5): known(6.0)}
+    gain = orthogonality.relative_gain(found, [("ddim", 5)], ("a", "b"), known(1.0))
+    assert gain[:3] == pytest.approx((1.0, 1.0, 1.0)) and gain.used == [("ddim", 5)] and not gain.left_out
+    assert gain.excess == (5.0, 40.0), "above the floor"
+    found["b", "ddim", 5] = known(11.0)  # half the gain
+    assert orthogonality.relative_gain(found, [("ddim", 5)], ("a", "b"), known(1.0)).ratio == pytest.approx(
+        0.5
+    )
+    with pytest.raises(InputError, match="name some"):
+        orthogonality.relative_gain(found, [], ("a", "b"), known(1.0))
+
+
+def test_what_is_within_noise_of_real_images_is_left_out_by_name():
+    found = {(n, m, 5): known(11.0) for n in "ab" for m in ("ddpm", "ddim")}
+    found |= {
+        (n, m, 20): known(3.0, reach=4.0 * (n == "b" and m == "ddpm")) for n in "ab" for m in ("ddpm", "ddim")
+    }
+    gain = orthogonality.relative_gain(found, [("ddim", 5), ("ddim", 20)], ("a", "b"), known(1.0))
+    assert gain.used == [("ddim", 5)] and gain.left_out == {("ddim", 20): "b with ddpm"}
+    alone = orthogonality.relative_gain(found, [("ddim", 20)], ("a", "b"), known(1.0))
+    assert not alone.used and np.isnan(alone[:3]).all() and np.isnan(alone.excess).all()
+
+
+def test_gains_in_time_multiply_where_a_network_and_a_method_each_halve_the_time():
+    found = {(n, m, k): known(60.0 / k if m == "ddim" else 120.0 / k) for n in "ab" for m in ("ddim", "fast")
+             for k in (2, 4, 8)}  # fmt: skip
+    found = {key: one if key[1] == "ddim" else known(30.0 / key[2]) for key, one in found.items()}
+    seconds = {(n, m, k): [k * (2.0 if n == "a" else 1.0)] * 5 for n, m, k in found}
+    got = orthogonality.multiplied(found, seconds, ("a", "b"))
+    assert got.level[0] == 7.5 and got.by_network[0] == 2 and got.by_method[0] == 2
+    assert got.together == (4.0, 4.0, 4.0) and got.times == (1.0, 1.0, 1.0)
+    assert got.faster == (4.0, 4.0, 4.0) and got.reached == 1 and got.best == ("fast", 4)
+    with pytest.raises(InputError, match="ddpm was not tried"):
+        orthogonality.multiplied(found, seconds, ("a", "b"), plain="ddpm")
+
+
+def test_a_quality_that_is_not_reached_is_no_gain_and_choices_are_made_anew_in_every_resample():
+    found = {("a", "ddim", k): known(10.0 / k) for k in (2, 4)}
+    found |= {("b", "ddim", k): known(20.0 / k, reach=6.0) for k in (2, 4)}
+    seconds = {(n, m, k): [k * s for s in (1.0, 1.1, 0.9)] for n, m, k in found}
+    got = orthogonality.multiplied(found, seconds, ("a", "b"))
+    assert got.faster[0] == 0 and got.best is None and 0 < got.reached < 1
+    assert got.faster[1] == 0 < got.faster[2], "in some resamples it is reached"
