@@ -329,8 +329,8 @@ def between(g):
     """Between what a gain is measured, and what is cut off in resamples."""
     low, high = g.excess
     return (
-        f"gains are between settings from {low:.3g} to {high:.3g} thousandths above the floor of real images; in"
-        f" resamples that excess is cut off below {orthogonality.LEAST:.0%} of its measured value"
+        f"gains are between settings from {low:.1f} to {high:.1f} thousandths above the floor of real images; in"
+        f" resamples that excess is cut off below {100 * orthogonality.LEAST:g} % of its measured value"
     )
 
 
