@@ -176,9 +176,11 @@ def _setting(results: dict[str, dict]) -> str:
     def all_of(key: str) -> str:
         return ", ".join(sorted({str(result["environment"].get(key)) for result in results.values()}))
 
+    kinds = ", ".join(sorted({f"`{result['profile']}`" for result in results.values()}))
     hours = sum(result["timings"].get("wall_time_s") or 0 for result in results.values()) / 3600
     return (
-        f"From {len(results)} executed notebooks, [{FOLDER}]({FOLDER}): {hours:.1f} h on "
+        f"From {len(results)} executed notebooks under the profile {kinds}, [{FOLDER}]({FOLDER}): "
+        f"{hours:.1f} h on "
         f"{all_of('processor')}, threads a notebook: {all_of('threads')}; code {all_of('code_version')}."
     )
 

@@ -320,7 +320,8 @@ def test_notebooks_that_were_added_or_are_gone_are_out_of_date(root, published):
 
 def test_the_command_publishes_writes_the_readme_and_says_what_is_out_of_date(root, capsys):
     assert publish.main(["mine"]) == 0 and publish.main(["--check"]) == 0
-    assert results_page.current() and "an eighth" in (root / "README.md").read_text()
+    text = (root / "README.md").read_text()
+    assert results_page.current() and "an eighth" in text and "under the profile `made-up`" in text
     edit(root, "# Some words.", "# Other words.")
     readme = root / "README.md"
     readme.write_text(readme.read_text().replace("an eighth", "a tenth"))
