@@ -92,11 +92,11 @@ class Held(nn.Module):
 
 
 def least_harmful(
-    network: nn.Module, diffusion: Diffusion, test: ImageDataset, candidates: Sequence[int]
+    network: nn.Module, diffusion: Diffusion, images: ImageDataset, candidates: Sequence[int]
 ) -> Held:
-    """The network told that one of the candidate steps with which its validation loss is lowest."""
+    """The network told that one of the candidate steps with which its loss on some images is lowest."""
     held = [Held(network, step).eval() for step in candidates]
-    return min(held, key=lambda one: float(validation_losses(one, test, diffusion)[:, 0].mean()))
+    return min(held, key=lambda one: float(validation_losses(one, images, diffusion)[:, 0].mean()))
 
 
 class Measured(NamedTuple):

@@ -209,13 +209,14 @@ if "cunet-firstorder" in larger:
 #
 # Each network samples, denoises, and is validated; all get the same noise and the same test images, taken from
 # everywhere. One more line takes the **time embedding** away from the full network: it is told one and the same step
-# always, that one of a few with which its loss is lowest. It was not trained so: a network that never had an embedding may do better than this, so that the
-# line is likely to overstate the contribution.
+# always, that one of a few with which its loss on training images is lowest. It was not trained so: a network that
+# never had an embedding may do better than this, so that the line is likely to overstate the contribution.
 
 # %%
 HELD = f"{palette.label(full)}, told one step"
 tests = {d: data.load(d, "test", side) for d in datasets}
-real = {d: frechet.dataset_statistics(data.load(d, "train", side), reference_images) for d in datasets}
+trains = {d: data.load(d, "train", side) for d in datasets}
+real = {d: frechet.dataset_statistics(trains[d], reference_images) for d in datasets}
 subjects = {
     key: (network, Diffusion(**card["diffusion"]))
     for key, (network, card) in loaded.items()
@@ -224,7 +225,7 @@ subjects = {
 for key, (network, diffusion) in list(subjects.items()):
     if key[1] == full:
         held = ablations.least_harmful(
-            network, diffusion, subsets.part(tests[key[0]], loss_images), held_steps
+            network, diffusion, subsets.part(trains[key[0]], loss_images), held_steps
         )
         subjects[key[0], HELD, key[2]] = (held, diffusion)
         print(f"{key[0]}, seed {key[2]}: the least harmful of the steps {held_steps} is {held.step}")
@@ -470,8 +471,8 @@ told_steps = noise_reading.ladder(diffusion, rungs)
 rows = []
 for d, m in [(d, m) for d in datasets for m in (*pair, "cunet-released") if with_seeds(d, m)]:
     network, diffusion = first_seed(d, m)
-    known, unread = subsets.images(data.load(d, "train", side), known_images), subsets.images(tests[d], read_images)
-    held = ablations.least_harmful(network, diffusion, subsets.part(tests[d], loss_images), held_steps)
+    known, unread = subsets.images(trains[d], known_images), subsets.images(tests[d], read_images)
+    held = ablations.least_harmful(network, diffusion, subsets.part(trains[d], loss_images), held_steps)
     for embedding, reader in (("told", network), ("held", held)):
         found = noise_reading.read(reader, diffusion, known, unread, true_steps, told_steps, seed)
         rows.append(found.assign(dataset=d, model=m, embedding=embedding))
