@@ -17,6 +17,8 @@ from cunet import chain
 from cunet.chain import asked_for
 from cunet.parameters import declaration
 
+RIVALS = ("autoencoder", "dncnn")  # cunet.denoisers.NETWORKS, whose import takes seconds
+
 
 def inputs(plan: chain.Plan, job: chain.Job) -> list[str]:
     """The files that a job's result depends on, relative to the run's folder: the notebook, the modules that
@@ -40,12 +42,21 @@ def _checkpoints(plan: chain.Plan, job: chain.Job) -> list[str]:
     else:
         path = chain.source(job.notebook)
         text, of = path.read_text(encoding="utf-8"), {**declaration(path), **job.parameters}
-        if re.search(r"\breleased\(", text):
-            return [f"*-{of.get('size', plan.profile.size)}-s*"]
-        named = product(asked_for(of, "dataset"), asked_for(of, "model"), of.get("seeds") or [of["seed"]])
+        if names := re.findall(r"\breleased\(\s*([^,)]+)(?:,\s*([^,)]+))?", text):
+            size = of.get("size", plan.profile.size)
+            return ["-".join((*map(_literal, name), size, "s*")) for name in names]
+        rivals = RIVALS if re.search(r"\bdenoisers\.NETWORKS\b", text) else []
+        names = [*asked_for(of, "model"), *of.get("further", ()), *rivals]
+        named = product(asked_for(of, "dataset"), names, of.get("seeds") or [of["seed"]])
         named = named if released and re.search(r"\bASSETS\b", text) else []
     size = of.get("size", plan.profile.size)
     return [f"{dataset}-{model}-{size}-s{seed}[.-]*" for dataset, model, seed in named]
+
+
+def _literal(argument: str) -> str:
+    """A text in quotes without them; a pattern for anything in place of any other expression."""
+    found = re.fullmatch(r"""(["'])(.*)\1""", argument.strip())
+    return found.group(2) if found else "*"
 
 
 def shard_inputs(plan: chain.Plan) -> list[str]:

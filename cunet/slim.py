@@ -10,8 +10,10 @@ from cunet.errors import InputError
 from cunet.pages import nbformat  # imported there without what takes 2 s
 
 LIMIT = 500_000  # bytes of an executed notebook
-COLOURS = 256  # of a picture in a notebook that is above the limit
-NARROWEST = 500  # pixels: pictures are not made narrower than this
+COLOURS = 256  # that a palette holds
+# in a notebook above the limit: colours of all its pictures, and pixels that none is made narrower than; the
+# second where the first was not enough. The run's folder of figures has them whole
+STAGES = ((COLOURS, 500), (32, 240))
 PICTURE = "image/png"
 KEPT = {PICTURE, "text/html", "text/markdown", "text/latex", "text/plain"}  # what pages show of an output
 
@@ -20,7 +22,7 @@ def notebook_text(content: nbformat.NotebookNode, name: str, limit: int = LIMIT)
     """An executed notebook as text of at most `limit` bytes.
 
     What no page shows is left out: other forms of an output, papermill's times. If that is not enough, its
-    pictures get a palette of 256 colours, and then the largest of them fewer pixels.
+    pictures get a palette and then the largest of them fewer pixels, in `STAGES`.
 
     Raises:
         InputError: it stays too large; the message names the cells whose outputs are the largest.
@@ -35,12 +37,13 @@ def notebook_text(content: nbformat.NotebookNode, name: str, limit: int = LIMIT)
         if PICTURE in data:
             data[PICTURE] = _recoded(data[PICTURE])
     text = nbformat.writes(content) + "\n"
-    if len(text.encode()) > limit:
-        for data in _outputs(content, PICTURE):
-            data[PICTURE] = _recoded(data[PICTURE], COLOURS)
-        text = nbformat.writes(content) + "\n"
-    while len(text.encode()) > limit and _shrink(content):
-        text = nbformat.writes(content) + "\n"
+    for colours, narrowest in STAGES:
+        if len(text.encode()) > limit:
+            for data in _outputs(content, PICTURE):
+                data[PICTURE] = _recoded(data[PICTURE], colours)
+            text = nbformat.writes(content) + "\n"
+        while len(text.encode()) > limit and _shrink(content, colours, narrowest):
+            text = nbformat.writes(content) + "\n"
     if len(text.encode()) > limit:
         raise InputError(_too_large(content, name, len(text.encode()), limit))
     return text
@@ -80,12 +83,12 @@ def _outputs(content: nbformat.NotebookNode, kind: str = "text/plain") -> list[d
     return [data for data in found if kind in data or PICTURE in data]
 
 
-def _shrink(content: nbformat.NotebookNode) -> bool:
+def _shrink(content: nbformat.NotebookNode, colours: int, narrowest: int) -> bool:
     """Make the largest picture that may become narrower so; False if there is none."""
     for data in sorted(_outputs(content, PICTURE), key=lambda data: -len(data[PICTURE])):
         width = Image.open(io.BytesIO(base64.b64decode(data[PICTURE]))).width
-        if width > NARROWEST:
-            data[PICTURE] = _recoded(data[PICTURE], COLOURS, max(0.8, NARROWEST / width))
+        if width > narrowest:
+            data[PICTURE] = _recoded(data[PICTURE], colours, max(0.8, narrowest / width))
             return True
     return False
 

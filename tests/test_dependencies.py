@@ -1,6 +1,6 @@
 """What a job depends on: the modules that a notebook imports, and no others."""
 
-from cunet import dependencies
+from cunet import chain, denoisers, dependencies, profiles
 
 
 def test_a_job_depends_on_the_modules_it_imports_and_on_no_others(tmp_path):
@@ -17,3 +17,38 @@ def test_relative_imports_are_followed_too(tmp_path):
     assert {"models.py", "continuous.py", "blocks.py", "ode.py"} <= {
         f.name for f in dependencies.modules(path)
     }
+
+
+def checkpoints_of(stem: str, root) -> list[str]:
+    """Names of released checkpoints, of some made-up ones, that a notebook depends on under `laptop`."""
+    plan = chain.plan(profiles.load("laptop"), root / "run")
+    (job,) = plan.of(stem)
+    there = root / "assets" / "checkpoints"
+    return sorted(
+        {path.stem for pattern in dependencies._checkpoints(plan, job) for path in there.glob(pattern)}
+    )
+
+
+def test_a_notebook_depends_on_the_checkpoints_that_it_reads_and_on_no_others(tmp_path):
+    there = tmp_path / "assets" / "checkpoints"
+    there.mkdir(parents=True)
+    names = [
+        "mnist-cunet",
+        "mnist-unet",
+        "mnist-cunet-nores",
+        "avatars-cunet",
+        "avatars-dncnn",
+        "mnist-autoencoder",
+    ]
+    names = [f"{name}-laptop-s0" for name in (*names, "mnist-cunet@classes=10")] + [
+        "mnist-dncnn-laptop-s0-l50"
+    ]
+    for name in names:
+        (there / f"{name}.safetensors").touch()
+    assert set(dependencies.RIVALS) == set(denoisers.NETWORKS)
+    both = ["mnist-cunet-laptop-s0", "mnist-unet-laptop-s0"]
+    assert checkpoints_of("02_adjoint", tmp_path) == both[:1]
+    rivals = ["avatars-dncnn-laptop-s0", "mnist-autoencoder-laptop-s0", "mnist-dncnn-laptop-s0-l50"]
+    assert checkpoints_of("09_denoisers", tmp_path) == sorted([*both, "avatars-cunet-laptop-s0", *rivals])
+    assert checkpoints_of("11_beyond", tmp_path) == sorted([*both, "mnist-cunet@classes=10-laptop-s0"])
+    assert checkpoints_of("03_sde", tmp_path) == []

@@ -72,7 +72,7 @@ def test_above_the_limit_pictures_get_fewer_colours_then_fewer_pixels_and_none_i
     first, second = (
         base64.b64decode(o.data["image/png"]) for o in nbformat.reads(text, as_version=4).cells[1].outputs
     )
-    assert slim.NARROWEST <= pixels(first).shape[1] < 900 and (pixels(second) == small).all()
+    assert slim.STAGES[0][1] <= pixels(first).shape[1] < 900 and (pixels(second) == small).all()
 
 
 def test_what_stays_too_large_is_refused_with_the_cells_that_make_it_so():
@@ -80,3 +80,12 @@ def test_what_stays_too_large_is_refused_with_the_cells_that_make_it_so():
         InputError, match=r"executed/a.ipynb has \d+ kB, and at most 100 kB .*cell 2 \(\d+ kB\)"
     ):
         slim.notebook_text(notebook({"text/html": "x" * 200_000}), "executed/a.ipynb", limit=100_000)
+
+
+def test_where_that_is_not_enough_they_get_smaller_still():
+    text = slim.notebook_text(notebook({"image/png": encoded(png(noise(900)))}), "a", limit=100_000)
+    (output,) = nbformat.reads(text, as_version=4).cells[1].outputs
+    picture = pixels(base64.b64decode(output.data["image/png"]))
+    colours, narrowest = slim.STAGES[1]
+    assert narrowest <= picture.shape[1] < slim.STAGES[0][1]
+    assert len({tuple(pixel) for pixel in picture.reshape(-1, picture.shape[-1]).tolist()}) <= colours
