@@ -11,9 +11,7 @@ from .ablations import FIGURES, INGREDIENTS
 from .palette import label
 from .robustness import reason, weigh
 
-VISIBLE = (
-    10  # per cent of the full network's distance: what an eye can be expected to see (as rule C15 has it)
-)
+VISIBLE = 10  # per cent of the full network's distance, from which on an eye sees it (as rule C15 has it)
 WHY_C15 = (
     "the paper shows samples and counts nothing. The settings differ in what is left out: a block of the"
     " network as described adds its change to its input whatever f is, and the residual in question is one"

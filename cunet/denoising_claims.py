@@ -46,7 +46,9 @@ class Evidence(NamedTuple):
     violation: float
 
 
-def claims(given: Mapping[str, Any], found: Mapping[str, Evidence], variants: Sequence[str]):
+def claims(
+    given: Mapping[str, Any], found: Mapping[str, Evidence], variants: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """All rows for the scorecard: those that repeat to the byte, and those that rest on times.
 
     given: the notebook's parameters. found: by data set. variants: of the protocol, of `others`.

@@ -34,22 +34,19 @@ def inputs(plan: chain.Plan, job: chain.Job) -> list[str]:
 
 def _checkpoints(plan: chain.Plan, job: chain.Job) -> list[str]:
     """Patterns of the released checkpoints that a job may read: of the networks that its parameters name, if
-    it takes them from the folder of the run otherwise; of all, if it asks for one by name."""
-    released = plan.profile.checkpoints == "released"
-    if job.notebook.startswith(chain.TRAINING):  # its parameters say all: of a thousand, no file is read
-        of = job.parameters
-        named = [(of["dataset"], of["model"], of["seed"])] if released else []
-    else:
+    it takes them from the folder of the run otherwise; of those that it asks for by name, if it does."""
+    of, text = job.parameters, "ASSETS"  # a training's parameters say all: of a thousand, no file is read
+    if not job.notebook.startswith(chain.TRAINING):
         path = chain.source(job.notebook)
-        text, of = path.read_text(encoding="utf-8"), {**declaration(path), **job.parameters}
-        if names := re.findall(r"\breleased\(\s*([^,)]+)(?:,\s*([^,)]+))?", text):
-            size = of.get("size", plan.profile.size)
-            return ["-".join((*map(_literal, name), size, "s*")) for name in names]
-        rivals = RIVALS if re.search(r"\bdenoisers\.NETWORKS\b", text) else []
-        names = [*asked_for(of, "model"), *of.get("further", ()), *rivals]
-        named = product(asked_for(of, "dataset"), names, of.get("seeds") or [of["seed"]])
-        named = named if released and re.search(r"\bASSETS\b", text) else []
+        of, text = {**declaration(path), **of}, path.read_text(encoding="utf-8")
     size = of.get("size", plan.profile.size)
+    if asked := re.findall(r"\breleased\(\s*([^,)]+)(?:,\s*([^,)]+))?", text):
+        return ["-".join((*map(_literal, one), size, "s*")) for one in asked]
+    if plan.profile.checkpoints != "released" or not re.search(r"\bASSETS\b", text):
+        return []
+    rivals = RIVALS if re.search(r"\bdenoisers\.NETWORKS\b", text) else ()
+    models = [*asked_for(of, "model"), *rivals]
+    named = product(asked_for(of, "dataset"), models, of.get("seeds") or [of["seed"]])
     return [f"{dataset}-{model}-{size}-s{seed}[.-]*" for dataset, model, seed in named]
 
 

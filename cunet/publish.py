@@ -136,6 +136,7 @@ def _code(stem: str) -> str:
 def _copy(run_dir: Path, new: Path, job: str, result: dict) -> None:
     """Copy what one job left."""
     content = slim.notebook_text(pages.read(run_dir / "executed" / f"{job}.ipynb"), f"executed/{job}.ipynb")
+    content = content.replace(f"{folders.root()}/", "")  # where the repository was is nobody's business
     (new / "executed" / f"{job}.ipynb").write_text(content, encoding="utf-8")
     for name in result["outputs"]["figures"]:
         path = run_dir / "figures" / f"{folders.check_name(name, 'figure')}.png"

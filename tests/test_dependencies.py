@@ -20,9 +20,9 @@ def test_relative_imports_are_followed_too(tmp_path):
 
 
 def checkpoints_of(stem: str, root) -> list[str]:
-    """Names of released checkpoints, of some made-up ones, that a notebook depends on under `laptop`."""
+    """Of some made-up checkpoints those that a notebook's first job depends on under `laptop`."""
     plan = chain.plan(profiles.load("laptop"), root / "run")
-    (job,) = plan.of(stem)
+    job, *_ = plan.of(stem)
     there = root / "assets" / "checkpoints"
     return sorted(
         {path.stem for pattern in dependencies._checkpoints(plan, job) for path in there.glob(pattern)}
@@ -51,4 +51,5 @@ def test_a_notebook_depends_on_the_checkpoints_that_it_reads_and_on_no_others(tm
     rivals = ["avatars-dncnn-laptop-s0", "mnist-autoencoder-laptop-s0", "mnist-dncnn-laptop-s0-l50"]
     assert checkpoints_of("09_denoisers", tmp_path) == sorted([*both, "avatars-cunet-laptop-s0", *rivals])
     assert checkpoints_of("11_beyond", tmp_path) == sorted([*both, "mnist-cunet@classes=10-laptop-s0"])
+    assert checkpoints_of("05_training", tmp_path) == [both[1]], "its own, and no other"
     assert checkpoints_of("03_sde", tmp_path) == []

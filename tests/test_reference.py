@@ -132,6 +132,15 @@ def test_the_committed_run_is_current_and_small():
     assert list(folder.rglob("*.pdf")) == []
 
 
+def test_a_published_notebook_does_not_say_where_the_repository_was(root):
+    """A cell that ends with the path of what it saved shows it, and so do warnings."""
+    edit(root, "# Some words.", "# Some words.\n\n# %%\nrun.save_table(pd.DataFrame({'x': [1]}), 'ext_x')")
+    made(root)
+    publish.publish("papermill_runs/mine")
+    text = (root / publish.FOLDER / "executed" / "04_networks.ipynb").read_text()
+    assert "ext_x.csv" in text and f"{root}/" not in text
+
+
 def test_the_readme_says_what_the_committed_run_says():
     assert results_page.current(), results_page.OUTDATED
 
