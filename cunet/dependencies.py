@@ -36,7 +36,9 @@ def _checkpoints(plan: chain.Plan, job: chain.Job) -> list[str]:
     """Patterns of the released checkpoints that a job may read: of the networks that its parameters name, if
     it takes them from the folder of the run otherwise; of those that it asks for by name, if it does."""
     of, text = job.parameters, "ASSETS"  # a training's parameters say all: of a thousand, no file is read
-    if not job.notebook.startswith(chain.TRAINING):
+    if job.notebook.startswith(chain.TRAINING):
+        of = {name: value for name, value in of.items() if name not in ("datasets", "models", "seeds")}
+    else:
         path = chain.source(job.notebook)
         of, text = {**declaration(path), **of}, path.read_text(encoding="utf-8")
     size = of.get("size", plan.profile.size)
