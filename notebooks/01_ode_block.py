@@ -307,6 +307,7 @@ fits = (
 table = fits.T.sort_index(level="kind", sort_remaining=False).T
 table.columns = [f"{solver} {kind}" for solver, kind in table.columns]
 run.save_table(table.rename_axis("problem"), "ext_orders", "Fitted exponents of global and local error.")
+table.round(2)
 
 # %%
 for solver in SOLVERS:

@@ -533,9 +533,9 @@ rows = [
 ]
 timed = pd.DataFrame(rows)
 costs = timed.drop(columns="seconds")
-run.save_table(costs, "ext_gradients", "Error and peak memory of four ways to the gradient.")
 
 # %%
+run.save_table(costs, "ext_gradients", "Error and peak memory of four ways to the gradient.")
 picture = ode_figures.gradient_costs(timed)
 run.save_figure(
     picture,

@@ -185,13 +185,13 @@ for d in datasets:
     display(shown_2)
 
 # %%
+every_number = pd.concat([frame.assign(dataset=d) for d, frame in compared.items()])
+run.save_table(every_number, "ext_denoising_numbers", "Every number behind tables 2 and 3")
 for d in datasets:
     shown_3 = denoising_tables.table_3(compared[d])
     caption = f"Table 3, {d}: step and time of the best values, {' / '.join(names.values())}, stride {stride}"
     run.save_table(shown_3, f"tab03_peaks_{d}", caption)
     display(shown_3)
-every_number = pd.concat([frame.assign(dataset=d) for d, frame in compared.items()])
-run.save_table(every_number, "ext_denoising_numbers", "Every number behind tables 2 and 3")
 
 # %% [markdown]
 # ## 4. Figures 5 and 7 to 11
@@ -503,9 +503,6 @@ for d in datasets:
                 row = dict(dataset=d, model=m, variant=v, step=step, distortion=near, perception=far.estimate)
                 rows.append(row | dict(perception_low=far.low, perception_high=far.high))
 points = pd.DataFrame(rows).drop_duplicates(["dataset", "model", "variant", "step"])
-run.save_table(
-    points, "ext_denoising_tradeoff", f"Distortion and perception at {tradeoff_level} steps of noise"
-)
 
 # %% [markdown]
 # Is the curve convex? Equation 18's proof needs a distance that is convex in its second argument, and estimators that
@@ -513,6 +510,9 @@ run.save_table(
 # a point above the chord between the ends, as a share of the curve's height (0 or less: it lies below).
 
 # %%
+run.save_table(
+    points, "ext_denoising_tradeoff", f"Distortion and perception at {tradeoff_level} steps of noise"
+)
 bulge = {}
 for (d, m, v), line in points.groupby(["dataset", "model", "variant"], sort=False):
     line = line.sort_values("distortion")
