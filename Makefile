@@ -63,8 +63,8 @@ lint: setup
 lab: setup ## JupyterLab on this machine only, with a token, open at the first notebook
 	@$(BIN)/python -m cunet.lab
 
-bench: setup ## parameters, MACs, memory and time of the networks
-	@$(BIN)/python -m cunet bench
+bench: setup ## parameters, MACs, memory and time of the networks, into the README too; nothing else may run beside
+	@$(BIN)/python -m cunet bench --out papermill_runs/reference_bench && $(BIN)/python -m cunet.results_page
 
 site: setup ## a run as a web site that needs no network, in site/: make site [RUN=name]
 	@$(BIN)/python -m cunet.site '$(or $(RUN),$(PROFILE))' site

@@ -1,29 +1,38 @@
-"""The README's results: written between two marks, from the result files of the committed run.
+"""The README's results: written between two marks, from the files of the committed run and benchmark.
 
     python -m cunet.results_page
 
-No number and no judgement there is typed. Table 1 is the run's beside the paper's, the ratios of table 5 are
-notebook 04's, and what the paper got right and wrong is chosen among the scorecard's rows by a rule
-(`findings`).
+No number and no judgement there is typed. Table 1 is the run's beside the paper's, every ratio of cost is
+from what `make bench` wrote, and what the paper got right and wrong is chosen among the scorecard's rows by a
+rule (`findings`).
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-from cunet import datasets, folders, palette, paper, rules, runs, scorecard, slim
+from cunet import bench_report, datasets, folders, palette, paper, rules, runs, scorecard, slim
 from cunet.errors import InputError, command
 
 FOLDER = Path("papermill_runs") / "reference"
 BEGIN = "<!-- results: written by `python -m cunet.results_page`, not by hand -->"
 END = "<!-- end of the results -->"
 NONE = "The committed run is not there yet: `make reference` computes and publishes it, and writes this part."
-OUTDATED = "The README's results are not those of the committed run: python -m cunet.results_page"
+OUTDATED = "The README's results are not those of the committed files: python -m cunet.results_page"
 PICTURE = "readme.png"  # of the committed run's folder
 PICTURE_LIMIT = 200_000  # bytes
-TABLE_1, NETWORKS = "tab01_synthesis", "04_networks"
+TABLE_1 = "tab01_synthesis"
+BENCH = Path("papermill_runs") / "reference_bench"
+NOT_MEASURED = "Cost over the U-Net's was not measured yet: `make bench` does, and writes it here."
+SHARES = ("parameters", "MACs", "step", "training", "memory")  # what is shown of what the benchmark measured
+COLUMNS = {
+    "cunet": "cU-Net as described",
+    "cunet@gradient=checkpoint": "the same, checkpointed",
+    "cunet-released": "cU-Net as released",
+}
 WORDS = {rules.REPRODUCED: "Right", rules.PARTLY: "In part", rules.NOT_REPRODUCED: "Wrong"}
 PLACES = {rules.REPRODUCED: 2, rules.NOT_REPRODUCED: 2, rules.PARTLY: 1}  # among five findings
 
@@ -32,7 +41,7 @@ def block(run_dir: Path) -> str:
     """The README's results of a run, Markdown without the marks; `NONE` if the folder is not there.
 
     Raises:
-        InputError: the run has no table 1, no result of notebook 04, or a damaged file.
+        InputError: the run has no table 1, or a file of it or of the benchmark is damaged.
     """
     if not run_dir.is_dir():
         return NONE
@@ -45,8 +54,7 @@ def block(run_dir: Path) -> str:
         "**Table 1.** Best distance of generated images from real ones, by the paper's rule (the number of "
         "sampling steps where it is lowest). FD-AlexNet is not the paper's FID: compare order and ratios.",
         table_1(run_dir),
-        "**Table 5.** Cost as shares of the U-Net's, at the paper's size.",
-        table_5(results),
+        table_5(folders.resolve(BENCH)),
         f"**The paper's {len(paper.CLAIMS)} claims**: {', '.join(tally)}. Five of them:",
         "\n".join(findings(card)),
         _setting(results),
@@ -91,42 +99,46 @@ def _printed(value: float, how: str, dataset: str = "") -> str:
     return format(value, how) + (f" (of {original})" if original else "")
 
 
-def table_5(results: dict[str, dict]) -> str:
-    """Cost of both cU-Nets as shares of the U-Net's, beside table 5's, as Markdown."""
-    if NETWORKS not in results:
-        raise InputError(f"The run has no result of {NETWORKS}, which has the costs. Run that notebook.")
-    values, timings = results[NETWORKS]["values"], results[NETWORKS]["timings"]
+def table_5(folder: Path) -> str:
+    """Cost of the cU-Nets as shares of the U-Net's, with what table 5 has of it, as Markdown.
+
+    folder: where `cunet bench` wrote bench.csv and bench.json; `NOT_MEASURED` if it is not there.
+    """
+    path = folder / "bench.csv"
+    if not path.is_file():
+        return NOT_MEASURED
+    try:
+        frame, record = pd.read_csv(path), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        frame = frame[frame["task"].isin(SHARES)]
+        rows = {}
+        for title, cell in frame.groupby(frame.apply(bench_report.what, axis=1), sort=False):
+            by_model = cell.set_index("model")
+            rows[title] = {COLUMNS[m]: _share(by_model.loc[m]) for m in COLUMNS if m in by_model.index}
+        environment = record["environment"]
+        where = f"{environment['processor']}, {environment['threads']} threads"
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folders.shown(path)} is none of `make bench`: {error!r}. Run it again.") from None
     unet, cunet = paper.TABLE_5[:2]
     printed = {
         "parameters": paper.QUOTES["parameters_ratio"].value,
-        "multiply-accumulates a call": cunet.gflops / unet.gflops,
-        'a checkpoint (the paper\'s "memory")': cunet.megabytes / unet.megabytes,
+        "MACs a call": cunet.gflops / unet.gflops,
     }
-    columns = {}
-    for name in ("cunet", "cunet-released"):
-        memory = {
-            key: values["memory_mib"][name][key] / values["memory_mib"]["unet"][key]
-            for key in values["memory_mib"][name]
-        }
-        shares = dict(
-            zip(
-                printed,
-                (values["parameters_ratio"][name], values["macs_ratio"][name], memory["checkpoint"]),
-                strict=True,
-            )
-        )
-        shares |= {
-            "peak memory of a call": memory["inference"],
-            "peak memory of training": memory["training"],
-        }
-        column = {key: f"{share:.0%}" for key, share in shares.items()}
-        first = next(row for row in timings["a_call"] if row["model"] == name)
-        what = f"time of a call, batch {first['batch']}"
-        column[what] = f"{first['ratio']:.0%} [{first['low']:.0%}, {first['high']:.0%}]"
-        columns[palette.label(name)] = column
-    columns["paper"] = {key: f"{share:.0%}" for key, share in printed.items()}
-    frame = pd.DataFrame(columns).fillna("-").rename_axis("share of the U-Net's").reset_index()
-    return frame.to_markdown(index=False, disable_numparse=True)
+    for title, share in printed.items():
+        rows.setdefault(title, {})["paper"] = f"{share:.2f}"
+    shown = pd.DataFrame.from_dict(rows, orient="index", columns=[*COLUMNS.values(), "paper"]).fillna("-")
+    table = shown.rename_axis("over the U-Net's").reset_index()
+    heading = (
+        "**Table 5, and time.** Cost over the U-Net's, colour images at the paper's size, every evaluation "
+        f"counted, with 95 % intervals of ratios of medians; {where}. "
+        f"From [{BENCH}]({BENCH}), which `make bench` writes."
+    )
+    return f"{heading}\n\n{table.to_markdown(index=False, disable_numparse=True)}"
+
+
+def _share(row: pd.Series) -> str:
+    """A ratio with its interval, if it has one."""
+    spread = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row['ratio']:.2f}{spread}"
 
 
 def findings(card: pd.DataFrame, most: int = 5) -> list[str]:

@@ -58,11 +58,29 @@ def test_a_line_tells_the_measurement_with_the_verdict_or_the_best_and_the_worst
     assert "Measured: C05 number 1." in line
 
 
-def test_a_run_without_table_1_or_notebook_04_is_refused_by_name(tmp_path):
+def test_a_run_without_table_1_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="tab01_synthesis.csv is no table 1.*notebook 07"):
         results_page.table_1(tmp_path)
-    with pytest.raises(InputError, match="04_networks"):
-        results_page.table_5({})
+
+
+def test_ratios_of_cost_are_those_that_the_benchmark_wrote(tmp_path):
+    assert results_page.table_5(tmp_path) == results_page.NOT_MEASURED
+    head = "task,mode,batch,model,value,unit,ratio,low,high"
+    rows = ["parameters,-,0,unet,100,parameters,1,,", "parameters,-,0,cunet,12,parameters,0.12,,"]
+    rows += [
+        "step,eager,8,unet,2,s,1,1,1",
+        "step,eager,8,cunet,0.5,s,0.25,0.2,0.3",
+        "forward,eager,8,cunet,1,s,0.9,,",
+    ]
+    (tmp_path / "bench.csv").write_text("\n".join([head, *rows]))
+    with pytest.raises(InputError, match="bench.csv is none of `make bench`"):
+        results_page.table_5(tmp_path)
+    (tmp_path / "bench.json").write_text('{"environment": {"processor": "a box", "threads": 3}}')
+    text = results_page.table_5(tmp_path)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:]]
+    assert "a box, 3 threads" in text and "0.9" not in text
+    assert ["denoising step, batch 8, eager", "0.25 [0.20, 0.30]", "-", "-", "-"] in cells
+    assert [row[0] for row in cells if row[0] == "parameters" and row[1] == "0.12" and row[-1] != "-"]
 
 
 def test_table_1_names_stand_ins_and_has_a_dash_where_the_paper_has_no_number(tmp_path):
