@@ -31,8 +31,8 @@ def verdict(claim: str, value: float | Mapping[str, float] | None, profile: str 
     """The verdict on one measurement.
 
     claim: "C01" ... "C26"; value: what the claim's rule takes, a number or a dictionary of its arguments, or
-    None where the claim could not be tested (so one of the numbers is None, or not a number); profile: a smoke
-    run's numbers mean nothing.
+    None where the claim could not be tested (or one of the numbers is None, or not a number); profile: a
+    smoke run's numbers mean nothing.
     Returns one of `rules.VERDICTS`, or MEANINGLESS. Raises InputError for an unknown claim, a claim without
     a rule, or arguments that the rule does not take.
     """
