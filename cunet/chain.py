@@ -223,10 +223,12 @@ def check(plan: Plan, data: bool = True) -> list[str]:
 
 
 def asked_for(parameters: dict[str, Any], kind: str) -> list[str]:
-    """What a job's `dataset` and `datasets` (or of another kind) name; with networks, `further` too."""
+    """What a job's `dataset` and `datasets` (or of another kind) name; with networks, also `further` and
+    `discrete`."""
     one, several = parameters.get(kind), parameters.get(f"{kind}s") or []
     further = parameters.get("further") or [] if kind == "model" else []
-    return [*([one] if one else []), *several, *further]
+    discrete = parameters.get("discrete") if kind == "model" else None
+    return [*([one] if one else []), *several, *further, *([discrete] if discrete else [])]
 
 
 def _needs(stem: str, named: dict[str, list[str]]) -> tuple[str, ...]:

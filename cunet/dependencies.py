@@ -44,7 +44,7 @@ def _checkpoints(plan: chain.Plan, job: chain.Job) -> list[str]:
     size = of.get("size", plan.profile.size)
     if asked := re.findall(r"\breleased\(\s*([^,)]+)(?:,\s*([^,)]+))?", text):
         return ["-".join((*map(_literal, one), size, "s*")) for one in asked]
-    if plan.profile.checkpoints != "released" or not re.search(r"\bASSETS\b", text):
+    if of.get("checkpoints", plan.profile.checkpoints) != "released" or not re.search(r"\bASSETS\b", text):
         return []
     rivals = RIVALS if re.search(r"\bdenoisers\.NETWORKS\b", text) else ()
     models = [*asked_for(of, "model"), *rivals]

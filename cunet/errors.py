@@ -23,14 +23,14 @@ def one_of(what: str, value: str, known) -> None:
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
-    """The `main` of a `python -m cunet.module`: an InputError becomes a paragraph on stderr and status 2."""
+    """The `main` of a `python -m cunet.module`: what a user can mend becomes a paragraph, see `explain`."""
 
     @functools.wraps(main)
     def wrapped(*arguments, **options) -> int:
         try:
             return main(*arguments, **options)
-        except InputError as error:
-            return say(str(error), 2)
+        except (Exception, KeyboardInterrupt) as error:
+            return explain(error)
 
     return wrapped
 

@@ -99,16 +99,22 @@ def distances(real: RealImages, features: Tensor, resamples: int = 500, seed: in
     large by what N and the set's own spread decide: sets of 80 came out nearer than as many real images.)
 
     A resample weighs image i by how often it was drawn, w_i; pairs of an image with itself stay out, so that
-    repeats do not make it look alike: sum_ij w_i w_j k_ij / sum_ij w_i w_j over i != j. Near real images,
-    where the statistic is degenerate, such intervals are too wide, which is the safe side. With one `seed`,
-    the i-th images of all sets of a size have one weight, and differences of sets that start from the same
-    noise are those of pairs.
+    repeats do not make it look alike: sum_ij w_i w_j k_ij / sum_ij w_i w_j over i != j. A resample in which
+    one image fills every place has no pair, and is drawn again. Near real images, where the statistic is
+    degenerate, such intervals are too wide, which is the safe side. With one `seed`, the i-th images of all
+    sets of a size have one weight, and differences of sets that start from the same noise are those of pairs.
+
+    Raises InputError for fewer than two images.
     """
     rows, count = features.to(real.features.dtype), len(features)
+    if count < 2:
+        raise InputError(f"A distance of {count} images was asked for: give two or more.")
     pairs = _kernel(rows, rows).double().fill_diagonal_(0)
     to_real = torch.cat([_kernel(some, real.features).double().mean(1) for some in rows.split(CHUNK)])
     choose = torch.Generator().manual_seed(seed)
     drawn = torch.randint(count, (resamples, count), generator=choose)
+    while (alone := (drawn == drawn[:, :1]).all(1)).any():
+        drawn[alone] = torch.randint(count, (int(alone.sum()), count), generator=choose)
     weights = torch.cat((torch.ones(1, count), _counted(drawn, count))).double()
     inside = ((weights @ pairs) * weights).sum(1) / (count**2 - weights.square().sum(1))
     found = THOUSAND * (inside + real.within - 2 * (weights @ to_real) / count)

@@ -31,7 +31,8 @@ def verdict(claim: str, value: float | Mapping[str, float] | None, profile: str 
     """The verdict on one measurement.
 
     claim: "C01" ... "C26"; value: what the claim's rule takes, a number or a dictionary of its arguments, or
-    None (or not a number) where the claim could not be tested; profile: a smoke run's numbers mean nothing.
+    None where the claim could not be tested (or one of the numbers is None, or not a number); profile: a
+    smoke run's numbers mean nothing.
     Returns one of `rules.VERDICTS`, or MEANINGLESS. Raises InputError for an unknown claim, a claim without
     a rule, or arguments that the rule does not take.
     """
@@ -42,7 +43,7 @@ def verdict(claim: str, value: float | Mapping[str, float] | None, profile: str 
             f"Claim {claim} was measured but has no rule: write one, as the head of cunet/rules.py shows."
         )
     numbers = list(value.values()) if isinstance(value, Mapping) else [value]
-    if value is None or any(isinstance(x, float) and math.isnan(x) for x in numbers):
+    if any(x is None or isinstance(x, float) and math.isnan(x) for x in numbers):  # NaN is None in a file
         return rules.NOT_TESTABLE
     try:
         result = rules.RULES[claim](**value) if isinstance(value, Mapping) else rules.RULES[claim](value)

@@ -140,9 +140,23 @@ def test_each_kind_of_failure_has_its_status_and_one_paragraph(error, status, te
     assert said.startswith(text) and said.count("\n") <= 1
 
 
+@pytest.mark.parametrize(
+    "error, status",
+    [(InputError("x"), 2), (OSError(28, "No space left", "/x/y"), 2), (KeyboardInterrupt(), 130)],
+)
+def test_the_main_of_a_module_says_it_likewise(error, status, capsys):
+    @errors.command
+    def main() -> int:
+        raise error
+
+    assert main() == status and capsys.readouterr().err.count("\n") == 1
+
+
 def test_an_error_of_the_program_itself_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         errors.explain(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        errors.command(lambda: 1 / 0)()
 
 
 def test_as_a_process_bad_input_is_one_paragraph_and_status_2_from_any_folder(tmp_path):

@@ -19,9 +19,9 @@ def test_relative_imports_are_followed_too(tmp_path):
     }
 
 
-def checkpoints_of(stem: str, root) -> list[str]:
+def checkpoints_of(stem: str, root, *settings: str) -> list[str]:
     """Of some made-up checkpoints those that a notebook's first job depends on under `laptop`."""
-    plan = chain.plan(profiles.load("laptop"), root / "run")
+    plan = chain.plan(profiles.load("laptop", list(settings)), root / "run")
     job, *_ = plan.of(stem)
     there = root / "assets" / "checkpoints"
     return sorted(
@@ -51,5 +51,18 @@ def test_a_notebook_depends_on_the_checkpoints_that_it_reads_and_on_no_others(tm
     rivals = ["avatars-dncnn-laptop-s0", "mnist-autoencoder-laptop-s0", "mnist-dncnn-laptop-s0-l50"]
     assert checkpoints_of("09_denoisers", tmp_path) == sorted([*both, "avatars-cunet-laptop-s0", *rivals])
     assert checkpoints_of("11_beyond", tmp_path) == sorted([*both, "mnist-cunet@classes=10-laptop-s0"])
+    ablated = checkpoints_of("10_ablations", tmp_path)
+    assert ablated == sorted([*both, "mnist-cunet-nores-laptop-s0"]), "with the discrete network beside them"
     assert checkpoints_of("05_training", tmp_path) == [both[1]], "its own, and no other"
     assert checkpoints_of("03_sde", tmp_path) == []
+
+
+def test_a_notebooks_own_line_says_whether_it_reads_released_checkpoints(tmp_path):
+    there = tmp_path / "assets" / "checkpoints"
+    there.mkdir(parents=True)
+    (there / "mnist-unet-laptop-s0.safetensors").touch()
+    line = "06_sampling.checkpoints"
+    assert checkpoints_of("06_sampling", tmp_path, "checkpoints=train") == []
+    own = checkpoints_of("06_sampling", tmp_path, "checkpoints=train", f"{line}=released")
+    assert own == ["mnist-unet-laptop-s0"]
+    assert checkpoints_of("06_sampling", tmp_path, f"{line}=train") == []

@@ -44,3 +44,18 @@ def test_sets_of_a_size_are_resampled_alike():
     assert np.all(one.draws - same.draws == 0), "what is common to a pair falls out of its difference"
     with pytest.raises(InputError, match="two or more"):
         RealImages.of(features[:1])
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_resamples_of_few_images_have_pairs(count):
+    """Of 500 resamples of 5 images about one would be 5 times the same image, and every quantile NaN."""
+    features = torch.randn(100 + count, 8, generator=torch.Generator().manual_seed(0))
+    found = kernel_distance.distances(RealImages.of(features[count:]), features[:count])
+    assert np.isfinite(found.draws).all() and found.interval[0] <= found.interval[1]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_distance_of_an_image_alone_is_refused(count):
+    features = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match=f"distance of {count} images was asked for: give two or more"):
+        kernel_distance.distances(RealImages.of(features), features[:count])

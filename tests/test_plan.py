@@ -17,9 +17,9 @@ from cunet.errors import InputError
 @pytest.fixture
 def whole(repository):
     """The small repository with the notebooks of the real one whose parameters are judged here."""
-    for name in ("01_ode_block", "05_training", "06_sampling", "07_synthesis"):
+    for name in ("01_ode_block", "05_training", "06_sampling", "07_synthesis", "10_ablations"):
         shutil.copy(ROOT / "notebooks" / f"{name}.py", repository / "notebooks")
-    text = "notebooks: {01_ode_block: , 05_training: , 06_sampling: , 07_synthesis: }\n"
+    text = "notebooks: {01_ode_block: , 05_training: , 06_sampling: , 07_synthesis: , 10_ablations: }\n"
     (profiles.folder() / "tiny.yaml").write_text(text)
     return repository
 
@@ -52,6 +52,7 @@ def checked(*settings: str) -> chain.Plan:
         ("07_synthesis.step_counts=[]", "at least one element"),
         ("07_synthesis.step_counts=[5,-1]", "elements that are 0 or more"),
         ("07_synthesis.models=[foo]", "07_synthesis asks for the model 'foo'"),
+        ("10_ablations.discrete=foo", "10_ablations asks for the model 'foo'"),
     ],
 )
 def test_what_a_job_would_refuse_is_refused_before_the_first_starts(
@@ -65,7 +66,7 @@ def test_what_a_job_would_refuse_is_refused_before_the_first_starts(
 def test_what_is_right_passes_and_a_notebooks_own_seed_wins(whole):
     plan = checked("06_sampling.seed=7", "05_training.warmup=0", "checkpoints=train")
     seeds = {job.notebook: job.parameters["seed"] for job in plan.jobs}
-    assert seeds == {"01_ode_block": 0, "05_training": 0, "06_sampling": 7, "07_synthesis": 0}
+    assert seeds == dict.fromkeys(plan.profile.notebooks, 0) | {"06_sampling": 7}
 
 
 def test_a_run_dir_among_a_notebooks_parameters_is_refused(tmp_path):
