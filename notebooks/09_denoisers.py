@@ -106,9 +106,7 @@ for d in datasets:
         std = noise_std(diffusions[d], level)
         found = float((denoisers.noisy_images(diffusions[d], clean, level, seed) - clean).std())
         assert abs(found / std - 1) < 5 / (2 * clean.numel()) ** 0.5, "five standard errors"
-        rows.append(
-            {"dataset": d, "steps": level, "noise std": std, "measured": found, "grey levels": 127.5 * std}
-        )
+        rows.append({"dataset": d, "steps": level, "noise std": std, "measured": found, "grey levels": 127.5 * std})
 pd.DataFrame(rows).set_index(["dataset", "steps"]).round(3)
 
 # %% [markdown]
@@ -157,9 +155,7 @@ for d in datasets:
         cards[d, m, level] = networks[d, m, level].card
         paths[d, m, level] = path
 if not told and not networks:
-    raise InputError(
-        f"There is nothing to compare the diffusion networks with: missing {', '.join(missing)}."
-    )
+    raise InputError(f"There is nothing to compare the diffusion networks with: missing {', '.join(missing)}.")
 print("Missing, and so left out:", ", ".join(missing) or "nothing")
 
 
@@ -179,19 +175,12 @@ def rivals(d, level):
 # %%
 validated = denoiser_training.VALIDATION_LEVELS
 rows = [
-    [
-        d,
-        denoisers.LABELS[m],
-        f"{level} steps" if level else "blind",
-        *(row[1] for row in card["validation_mse"]),
-    ]
+    [d, denoisers.LABELS[m], f"{level} steps" if level else "blind", *(row[1] for row in card["validation_mse"])]
     for (d, m, level), card in cards.items()
 ]
 abroad = pd.DataFrame(rows, columns=["dataset", "network", "trained for", *(f"at {n}" for n in validated)])
 if len(abroad):
-    run.save_table(
-        abroad, "ext_denoisers_levels", "Mean squared error at, and away from, the level trained for"
-    )
+    run.save_table(abroad, "ext_denoisers_levels", "Mean squared error at, and away from, the level trained for")
 abroad.round(4)
 
 # %% [markdown]
@@ -244,11 +233,7 @@ for d in datasets:
 for d in datasets:
     present = dict.fromkeys(m for m, _ in scores[d])
     picture = denoising_figures.plane(averages[d], {m: denoiser_tables.label(m) for m in present})
-    run.save_figure(
-        picture,
-        f"ext_denoisers_plane_{d}",
-        f"LPIPS against SSIM of each denoiser, {d}, 95 % over images: who is lowest, and who is farthest right?",
-    )
+    run.save_figure(picture, f"ext_denoisers_plane_{d}", f"LPIPS against SSIM of each denoiser, {d}, 95 % over images: who is lowest, and who is farthest right?")
     display(picture)
 
 # %% [markdown]
@@ -313,9 +298,7 @@ printed = ahead.assign(
     method=ahead.method.map(denoiser_tables.label),
     undecided=[" / ".join(map(denoiser_tables.label, tied)) or "-" for tied in ahead.undecided],
 ).set_index(["dataset", "walk", "noise"])
-run.save_table(
-    printed, "ext_denoisers_leaders", "Lowest mean LPIPS by reading of the walk, and what is not told from it"
-)
+run.save_table(printed, "ext_denoisers_leaders", "Lowest mean LPIPS by reading of the walk, and what is not told from it")
 printed.round(3)
 
 # %% [markdown]
@@ -328,9 +311,7 @@ frames = [
     for reading, found in readings[d].items()
 ]
 walked = pd.concat(frames).pivot_table("mean", ["dataset", "noise", "method", "walk"], "metric", sort=False)
-run.save_table(
-    walked, "ext_denoisers_walk", "Diffusion networks: best on the way, end of the walk, first call"
-)
+run.save_table(walked, "ext_denoisers_walk", "Diffusion networks: best on the way, end of the walk, first call")
 walked.round(3)
 
 # %% [markdown]
@@ -379,10 +360,7 @@ for d in datasets:
         continue
     against = cost.compare({m: measured.samples[m] for m in (slowest, pair[1])})
     spread = (against.ratios[pair[1]], *against.spread[pair[1]])
-    factors[d] = {
-        "slowest": slowest,
-        **dict(zip(("ratio", "low", "high"), (levels[-1] * x for x in spread), strict=True)),
-    }
+    factors[d] = {"slowest": slowest, **dict(zip(("ratio", "low", "high"), (levels[-1] * x for x in spread), strict=True))}
 times = pd.DataFrame(times).set_index(["dataset", "method"])
 run.save_table(times, "ext_denoisers_time", "Seconds an image, one at a time, on this CPU")
 times.round(4)
