@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from .trajectories import METRICS, Trajectory
 READINGS = ("best", "end", "first")
 AUTHORS = ("bm3d", "autoencoder-level", "dncnn-level")  # the rivals as the authors trained them
 PRACTICE = ("bm3d", "autoencoder", "dncnn")  # and blind, over the whole range of noise
+WAYS = {"one a level": AUTHORS, "blind": PRACTICE}  # to train the rivals, as tables call them
 TAIL_RESAMPLES = 5000  # of a bootstrap whose interval is wider than 95 %, and so rests on fewer of them
 Scores = Mapping[tuple[str, int], Mapping[str, Tensor]]
 
@@ -158,3 +160,36 @@ def in_words(frame: pd.DataFrame) -> str:
         won, lost = ((rows.winner == side).sum() for side in ("chosen", "rival"))
         parts.append(f"{metric.upper()} {where}: {won} of {len(rows)} comparisons won, {lost} lost")
     return "; ".join(parts)
+
+
+def claims(
+    given: Mapping[str, Any],
+    found: Mapping[tuple[str, str, str], pd.DataFrame],
+    protocol: pd.DataFrame,
+    missing: Sequence[str],
+) -> list[dict[str, Any]]:
+    """The scorecard's rows for C12: one a data set and way to train the rivals, with the paper's reading.
+
+    given: parameters of notebook 09, `datasets` being those that took part. found: (dataset, way, reading) ->
+    `duels`, where all rivals were there. protocol: a row for each, with dataset, rivals (the way), walk (the
+    reading) and C12 (the verdict). missing: names of what was not there.
+    """
+    rows = []
+    for dataset in given["datasets"]:
+        for way in WAYS:
+            frame = found.get((dataset, way, "best"))
+            gone = [name for name in missing if name.startswith((f"{dataset}-", "bm3d"))]
+            text, value, why = f"rivals {way}: missing are {', '.join(gone)}", None, None
+            if frame is not None:
+                text, value = f"rivals {way}: {in_words(frame)}", wins(frame)
+                part = protocol[(protocol.dataset == dataset) & (protocol.rivals == way)].set_index("walk")
+                kinds = ", ".join(f"{walk} {part.C12[walk]}" for walk in part.index)
+                why = (
+                    f"{dataset}, rivals {way}: the best image of the walk is found with the original at hand;"
+                    f" by what is counted of the walk the verdict is: {kinds}."
+                )
+                if given["size"] != "paper":
+                    why += " And every network here is smaller than the paper's"
+            row = dict(id="C12", measured=text, value=value, why=why, n=given["images"], dataset=dataset)
+            rows.append(row | dict(size=given["size"], spread="paired tests over images; one training seed"))
+    return rows

@@ -16,12 +16,15 @@
 #
 # *Answers: table 4; claim C12.*
 #
-# Table 4 puts the two diffusion networks beside three denoisers that are none: BM3D, which compares patches and
-# learns nothing; a convolutional autoencoder; and DnCNN, a plain stack of convolutions. It finds the continuous
-# U-Net ahead of them by LPIPS at every noise level, and by SSIM at the lowest.
+# Table 4 puts the two diffusion networks beside three denoisers of other kinds: BM3D, which compares patches and
+# learns nothing; a convolutional autoencoder; and DnCNN, a plain stack of convolutions. In the table the continuous
+# U-Net has the best LPIPS at every noise level, and the best SSIM at the lowest.
 #
-# **The question: which of them denoises best, by which measure, at what price in time; and how much of the answer
-# lies in what each was trained for, and in which image of a walk is counted?**
+# A diffusion network denoises by the reverse process, from the noisy image down to step 0. That is its *walk*, and
+# it gives an image at every step; the others give one image.
+#
+# **The question: which of them denoises best, by which measure, at what price in time; and how much does the answer
+# depend on what each was trained for, and on which image of a walk is counted?**
 
 # %% tags=["parameters"]
 run_dir = "papermill_runs/interactive"  # where figures, tables and results go
@@ -85,12 +88,15 @@ print("The networks compute on", device_name(device))
 # ## 1. From a diffusion step to a noise level
 #
 # A diffusion step adds noise *and* takes contrast away, $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\epsilon$.
-# A denoiser made for "image plus noise" expects the contrast to be whole. So the scaling is undone,
+# A denoiser made for "image plus noise" expects the whole contrast. So the scaling is undone: an image with $L$ steps
+# of noise has $t=L-1$, and
 #
-# $$\frac{x_t}{\sqrt{\bar\alpha_t}}=x_0+\sigma_L\,\epsilon,\qquad \sigma_L=\sqrt{1/\bar\alpha_t-1},\qquad t=L-1,$$
+# $$\frac{x_t}{\sqrt{\bar\alpha_t}}=x_0+\sigma_L\,\epsilon,\qquad \sigma_L=\sqrt{1/\bar\alpha_t-1}.$$
 #
-# for a level of $L$ steps, and it is told $\sigma_L$. One interface for all: `denoiser(noisy, noise_std) -> clean`; a diffusion network behind it puts
-# the scaling back. The check takes the noise out again and measures it:
+# All denoisers are called alike, `denoiser(noisy, noise_std) -> clean`, with this image and $\sigma_L$; a diffusion
+# network behind that call puts the scaling back.
+#
+# **Check.** Subtract the clean image from the noisy one: what is left has the standard deviation $\sigma_L$.
 
 # %%
 rows = []
@@ -106,12 +112,13 @@ pd.DataFrame(rows).set_index(["dataset", "steps"]).round(3)
 # %% [markdown]
 # ## 2. Who takes part
 #
-# How the authors trained autoencoder and DnCNN is not written down. That their own networks do without "specific
-# noise-level training", and table 4 "without retraining", says that the rivals had one network a level: here these are
-# called *one a level*. Whoever wants to denoise a picture does not know its level, and trains one network for
-# all: *blind*, over 1 to 800 steps. Both ways took the same number of training images in all. BM3D is told the level.
+# How the authors trained the autoencoder and DnCNN is not written down. They say of their own networks that they do
+# without "specific noise-level training", and of table 4 "without retraining": this reads as if each rival had been
+# trained for every level by itself, *one a level*. But who wants to denoise a picture seldom knows its level, and
+# trains one network for all: *blind*, over 1 to 800 steps. Here are both; the networks of all levels together saw as
+# many training images as the blind one. BM3D is told the level, and is not trained.
 #
-# DnCNN has to count as many parameters as the authors': 20 layers, 669,312 at three channels and the paper's width.
+# **Check.** Ours is the authors' DnCNN: 20 layers and, with three channels and the paper's width, 669,312 parameters.
 
 # %%
 with torch.device("meta"):
@@ -123,11 +130,14 @@ assert cost.parameters(original).total == 669_312 and len(convolutions) == 20
 wanted = [(m, level) for m in denoisers.NETWORKS for level in (None, *levels)]
 enough = dict(zip(denoisers.NETWORKS, training_images, strict=True))
 table_levels = len({row.noise for row in paper.TABLE_4})
-networks, cards, told = {}, {}, {}
+told = {}
 try:
     told["bm3d"] = denoisers.BM3D()
 except InputError as error:
     missing.append(f"bm3d ({error})")
+
+# %%
+networks, cards = {}, {}
 for d in datasets:
     for m, level in wanted:
         recipe = denoiser_training.recipe_for(
@@ -149,8 +159,9 @@ if not told and not networks:
 print("Missing, and so left out:", ", ".join(missing) or "nothing")
 
 
+# %%
 def rivals(d, level):
-    """Name -> denoiser, of those that are there."""
+    """The denoisers of other kinds that are there for a level, by name."""
     found = dict(told)
     for m in denoisers.NETWORKS:
         found |= {f"{m}-level": networks.get((d, m, level)), m: networks.get((d, m, None))}
@@ -158,8 +169,8 @@ def rivals(d, level):
 
 
 # %% [markdown]
-# **What training for one level buys, and costs elsewhere.** Mean squared error on test images, from the networks'
-# cards, a row for what a network was trained for, a column for where it was tried:
+# **Does training for one level pay there, and what does it cost at the others?** Mean squared error on test images,
+# written down after training. A row is a network, with what it was trained for; a column is a level where it was tried.
 
 # %%
 validated = denoiser_training.VALIDATION_LEVELS
@@ -175,10 +186,12 @@ abroad.round(4)
 # %% [markdown]
 # ## 3. Table 4
 #
-# All get the same noisy images, made of test images from everywhere (`cunet.subsets`). A walk gives an image a step, and the paper counts, for each score, the best one
-# on the way (notebook 08). That takes the original to find, and the rivals have no such choice. So a diffusion network
-# stands here as the paper has it, and again with what anyone can have: the *end* of the walk, and its *first*
-# prediction of the clean image, one call.
+# All get the same noisy images, made of test images from everywhere in the test set (`cunet.subsets`). Of a walk the
+# paper counts, for each score, the *best* image on the way (notebook 08). To find it takes the original, and the
+# rivals have no such choice. So each diffusion network is read in three ways: the best on the way, as in the paper;
+# and what anyone can have, the *end* of the walk, and the *first* prediction of the clean image, after one call.
+#
+# Table 4 has the paper's reading; the other two follow in section 4.
 
 # %%
 scores = {d: {} for d in datasets}
@@ -214,17 +227,17 @@ for d in datasets:
     display(table)
 
 # %% [markdown]
-# **The same in a picture.** Distortion to the right, perception downwards: the best corner is the lower right one.
+# **The same in a picture.** SSIM grows to the right and LPIPS falls downwards: the best corner is the lower right one.
 
 # %%
 for d in datasets:
     present = dict.fromkeys(m for m, _ in scores[d])
     picture = denoising_figures.plane(averages[d], {m: denoiser_tables.label(m) for m in present})
-    run.save_figure(picture, f"ext_denoisers_plane_{d}", f"LPIPS against SSIM of each denoiser, {d}")
+    run.save_figure(picture, f"ext_denoisers_plane_{d}", f"LPIPS against SSIM of each denoiser, {d}, 95 % over images: who is lowest, and who is farthest right?")
     display(picture)
 
 # %% [markdown]
-# **To look at.** The first of the images, not chosen; of the diffusion networks the end of the walk.
+# **To look at.** The first of the images, not chosen; of a diffusion network the end of its walk.
 
 # %%
 for d in datasets:
@@ -235,20 +248,22 @@ for d in datasets:
         for m in shots[d][levels[0]]
     }
     picture = figures.image_rows(rows, [f"{level} steps" for level in levels for _ in range(shown)])
-    run.save_figure(picture, f"ext_denoisers_pictures_{d}", f"The same noisy images, denoised by each, {d}")
+    caption = f"The same noisy images, a row a denoiser, {d}: which details are lost, and which are invented?"
+    run.save_figure(picture, f"ext_denoisers_pictures_{d}", caption)
     display(picture)
 
 # %% [markdown]
 # ## 4. What decides the answer?
 #
-# **Which image of the walk.** cU-Net against each rival by a paired test over images (sign flips, Holm over the
-# comparisons of a score), once for each reading of the walk and each way to train the rivals:
+# **Which image of the walk, and how the rivals were trained?** The cU-Net against each rival by a paired test over
+# images (sign flips, p-values adjusted over the comparisons of a score by Holm's method), once for each reading of the
+# walk and each way to train the rivals. The numbers are shares of the comparisons that the cU-Net wins and loses, by LPIPS
+# at all levels and by SSIM at the lowest, as C12 has it; the rest are undecided. The last column is the verdict.
 
 # %%
-WAYS = {"one a level": denoiser_tables.AUTHORS, "blind": denoiser_tables.PRACTICE}
 duels, rows = {}, []
 for d in datasets:
-    for way, others in WAYS.items():
+    for way, others in denoiser_tables.WAYS.items():
         if not all((m, level) in scores[d] for m in others for level in levels):
             continue
         for reading, found in readings[d].items():
@@ -266,10 +281,10 @@ if len(protocol):
 protocol.round(2)
 
 # %% [markdown]
-# **Who is ahead, and is it decided?** The lowest mean LPIPS, with its interval over images, for each reading of the walk;
-# and all methods that a paired test over the same images cannot tell from it. Since the same images say which method it
-# is, intervals are made to hold for all methods of a level at once (Bonferroni), and the tests are adjusted over all
-# pairs of methods (Holm). Only the readings *end* and *first* can be had without the original.
+# **Who is ahead, and is it decided?** For each reading of the walk, the method with the lowest mean LPIPS, with the
+# interval over images; and all methods that a paired test over the same images cannot tell from it. The images also
+# chose which method that is, so the intervals are made to hold for all methods of a level at once (Bonferroni), and the
+# tests are adjusted over all pairs of methods (Holm).
 
 # %%
 ahead = pd.concat(
@@ -286,6 +301,9 @@ printed = ahead.assign(
 run.save_table(printed, "ext_denoisers_leaders", "Lowest mean LPIPS by reading of the walk, and what is not told from it")
 printed.round(3)
 
+# %% [markdown]
+# **How far are the three readings apart?** The means of each diffusion network, one column a reading:
+
 # %%
 frames = [
     denoiser_tables.averages(found, seed).assign(dataset=d, walk=reading)
@@ -297,7 +315,8 @@ run.save_table(walked, "ext_denoisers_walk", "Diffusion networks: best on the wa
 walked.round(3)
 
 # %% [markdown]
-# **Undoing the scaling.** The same rivals, given $x_t$ itself and told its noise, $\sqrt{1-\bar\alpha_t}$: PSNR in dB.
+# **Does it matter that the scaling is undone?** The same rivals once more, given $x_t$ itself, *left* at its low
+# contrast, and told its noise, $\sqrt{1-\bar\alpha_t}$. PSNR in dB, higher is better:
 
 # %%
 rows = []
@@ -316,8 +335,9 @@ run.save_table(scaling, "ext_denoisers_scaling", "PSNR with the forward process'
 scaling.round(1)
 
 # %% [markdown]
-# **Time an image**, on the CPU, one image at a time, the methods in turn. The paper's walk makes a call a noise step;
-# the others make one.
+# **What does it cost?** Seconds an image on the CPU, one image at a time, the methods in turn. One call of each is
+# timed. The paper's walk makes a call for every step of noise, so a diffusion network's time is that of a call times
+# the level; the others make one call at any level.
 
 # %%
 times, factors = [], {}
@@ -349,24 +369,6 @@ times.round(4)
 # ## 5. Result
 
 # %%
-claims = []
-for d in datasets:
-    for way in WAYS:
-        frame = duels.get((d, way, "best"))
-        gone = [name for name in missing if name.startswith((f"{d}-", "bm3d"))]
-        text, value, why = f"rivals {way}: missing are {', '.join(gone)}", None, None
-        if frame is not None:
-            text, value = f"rivals {way}: {denoiser_tables.in_words(frame)}", denoiser_tables.wins(frame)
-            part = protocol[(protocol.dataset == d) & (protocol.rivals == way)].set_index("walk")
-            kinds = ", ".join(f"{walk} {part.C12[walk]}" for walk in part.index)
-            why = (
-                f"{d}, rivals {way}: the best image of the walk is found with the original at hand; by what is "
-                f"counted of the walk the verdict is: {kinds}. And every network here is smaller than the paper's"
-            )
-        claims.append(
-            dict(id="C12", measured=text, value=value, why=why, n=images, dataset=d, size=size,
-                 spread="paired tests over images; one training seed")
-        )  # fmt: skip
 result = run.save_result(
     values={
         "table": pd.concat([frame.assign(dataset=d) for d, frame in averages.items()]).to_dict("records"),
@@ -382,7 +384,7 @@ result = run.save_result(
         "missing": missing,
         "device": device_name(device),
     },
-    claims=claims,
+    claims=denoiser_tables.claims(run.parameters | {"datasets": datasets}, duels, protocol, missing),
     timings={"seconds an image": times.reset_index().to_dict("records"), "walk against the slowest": factors},
     inputs=paths.values(),
 )  # fmt: skip

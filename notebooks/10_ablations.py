@@ -16,14 +16,15 @@
 #
 # *Answers: figures 12, 13 and 14; claims C15, C22, and C24 for the level that can be read back.*
 #
-# The continuous U-Net has several ingredients: attention, a residual connection inside $f$, second order, a learned
-# initial velocity, a time embedding. The paper's appendix C leaves some of them out, shows samples, and says that they
-# get worse; it gives no number. And it says, in the abstract and in section 2, that a continuous network is more robust
-# to noise than a discrete one, without an experiment.
+# The continuous U-Net has several ingredients: attention; a residual connection inside $f$, the function in its
+# blocks' equation (4), $x'' = f(x, x', t, s)$; the second order of this equation; a learned initial velocity $x'(0)$; an
+# embedding of the diffusion step $t$, the *time embedding*. The paper's appendix C leaves some of them out, shows
+# samples, and says that they get worse; it gives no number. And it says, in the abstract and in section 2, that a
+# continuous network is more robust to noise than a discrete one, without an experiment.
 #
-# **The questions: what does each ingredient contribute, and is that more than another training seed would? Does the
-# error of the continuous network grow less when something is wrong? Can the noise level be read back from what the
-# time embedding does?**
+# **The questions: what does each ingredient contribute, and is that more than another training seed would change? When
+# something is wrong, does the error of the continuous network grow less than the discrete one's? And does the time
+# embedding let a network tell the noise level?**
 
 # %% tags=["parameters"]
 run_dir = "papermill_runs/interactive"  # where figures, tables and results go
@@ -113,9 +114,9 @@ full = models[0]
 # %% [markdown]
 # ## 1. The networks
 #
-# Each lacks one thing, and was trained as the full one was: same images in the same order, same recipe. `cunet-plain`
-# is the paper's "basic version", without attention and residuals. `cunet-released` is no ablation of ours; it lacks
-# several things at once, among them the time embedding (notebook 04).
+# An ablated network lacks one ingredient, and was trained as the full one was: same images in the same order, same
+# recipe. Two lack more. `cunet-plain` is the paper's "basic version", without attention and residuals; `cunet-released`
+# is no ablation of ours, and lacks several things at once, among them the time embedding (notebook 04).
 
 # %%
 paths, missing = ablations.find(folder, datasets, [discrete, *models], size, seeds)
@@ -130,6 +131,7 @@ if not datasets:
     )
 
 
+# %%
 def with_seeds(dataset, model):
     """Seeds of a network that are there, in order."""
     return [s for d, m, s in loaded if (d, m) == (dataset, model)]
@@ -153,8 +155,9 @@ for (d, m, s), (_, card) in loaded.items():
         assert not unlike, f"{d} {m} s{s} was trained otherwise: {unlike}"
 
 # %% [markdown]
-# What they cost needs no training. Time is that of one call for one image, all networks in turn; beside it the ratio to
-# the full network with its 95 % interval.
+# **What do they cost?** This needs no training. *evaluations* is how often $f$ is called in one call of the network. Time
+# is that of one call for one image, all networks in turn; beside it the ratio to the full network with its 95 %
+# interval.
 
 # %%
 channels = data.load(datasets[0], "test", networks.image_size(size)).channels
@@ -182,8 +185,8 @@ times = pd.DataFrame(
 costs.join(times.round(3))
 
 # %% [markdown]
-# An ablation that changes how many weights there are, or how much work a call takes, leaves out more than its name says,
-# or puts something in. By how much each does, from the table:
+# **Is only one thing left out?** An ablation that also changes how many weights there are, or how much work a call takes,
+# leaves out more than its name says, or puts something in. From the table:
 
 # %%
 relative = costs[["parameters", "MACs"]] / costs.loc[full, ["parameters", "MACs"]] - 1
@@ -205,12 +208,14 @@ if "cunet-firstorder" in larger:
     )
 
 # %% [markdown]
-# ## 2. Measured
+# ## 2. Three measurements
 #
-# Each network samples, denoises, and is validated; all get the same noise and the same test images, taken from
-# everywhere. One more line takes the **time embedding** away from the full network: it is told one and the same step
-# always, that one of a few with which its loss on training images is lowest. It was not trained so: a network that
-# never had an embedding may do better than this, so that the line is likely to overstate the contribution.
+# Each network samples (FD-AlexNet of the samples), denoises (LPIPS, the best on the way as in notebook 08) and is
+# validated (loss on test images). All get the same noise and the same test images, taken from everywhere in the test set.
+#
+# One more line takes the **time embedding** away from the full network: it is told the same step at every call, the one of
+# `held_steps` with which its loss on training images is lowest. It was not trained so. A network that never had an
+# embedding may do better, so this line is likely to overstate what the embedding contributes.
 
 # %%
 HELD = f"{palette.label(full)}, told one step"
@@ -257,13 +262,13 @@ single.round(4)
 # %% [markdown]
 # ## 3. What each ingredient contributes
 #
-# The ablated network's number minus the full one's; all three are better when lower, so above zero the ingredient
-# helps. Where some network was trained with several seeds, the deviation between seeds, pooled over these networks,
-# makes the interval (Student's t); where none was, the interval is over images, and **says nothing about another
-# training**. (That of the time embedding always is: it is the same trainings, told otherwise.) *small*: the difference is less than the range of the full network over its seeds (unknown with one).
-
-
-# %%
+# The ablated network's number minus the full one's. All three are better when lower, so above zero the ingredient helps.
+#
+# What is the interval over? Where some network was trained with several seeds, it is over training seeds: the deviation
+# between them, pooled over these networks, with Student's t. Where none was, it is over images, and **says nothing about
+# another training**. That of the time embedding is always over images: it is the same trainings, told otherwise.
+#
+# *small* says that the difference is less than the range of the full network over its seeds (unknown with one seed).
 
 # %%
 contributions = ablations.contributions(draws, full, [HELD, *models[1:]], HELD)
@@ -275,9 +280,11 @@ contributions[["dataset", "without", "measure", "percent", "low", "high", "over"
 # %%
 for d in datasets:
     picture = ablation_figures.contributions(contributions[contributions.dataset == d])
-    run.save_figure(
-        picture, f"ext_contributions_{d}", f"How much worse the cU-Net is without each ingredient, {d}"
+    caption = (
+        f"What is lost without each ingredient, {d}: right of 0 the network is worse without it, left better; where an"
+        " interval (95 %) has 0 in it, undecided. Filled: over training seeds; open: over images alone"
     )
+    run.save_figure(picture, f"ext_contributions_{d}", caption)
     display(picture)
     few = contributions[
         (contributions.dataset == d) & contributions.small.eq(True) & (contributions.seeds < 3)
@@ -288,7 +295,7 @@ for d in datasets:
             print(f"Within the spread of seeds; another one: {again}")
 
 # %% [markdown]
-# The table in one piece, a row a network: means over its seeds, of those that are trained.
+# All in one table, a row a network: what it costs, and the means over those of its seeds that are trained.
 
 # %%
 means = single.groupby(["dataset", "model"], sort=False)[["fd", "lpips", "loss"]].mean()
@@ -304,8 +311,8 @@ table.round(4)
 # %% [markdown]
 # ## 4. Figures 12, 13 and 14
 #
-# The paper shows samples of each ablated network alone. Here each stands beside the full network's from the same noise;
-# the first samples, none chosen.
+# The paper shows samples of each ablated network alone. Here they stand beside those of the full network from the same
+# noise; the first ones, none chosen. **Does one see a difference?**
 
 # %%
 for d in datasets:
@@ -325,9 +332,12 @@ for d in datasets:
 # ## 5. Robustness (C22)
 #
 # Four things go wrong, in the strengths of the parameters cell: the noise *level* that the network is told; further noise
-# on its *input* that it is told nothing of; *impulses*, a kind of noise it never met; noise in its *weights*. Three
-# tasks: recover an image in one call, denoise it step by step, sample. How good a network is and how robust it is are
-# two questions, so what counts is the factor by which its own error grows. Both get the same noise and disturbances.
+# on its *input* that it is not told of; *impulses*, a kind of noise that it never met; noise in its *weights*. In each
+# case there are three tasks: recover an image in one call, denoise it step by step, sample.
+#
+# How good a network is and how robust it is are two questions. So what counts is the factor by which a network's own
+# error grows, and how large this is for the continuous network over the discrete one's: below 1 the continuous one is
+# more robust. Both get the same noise and the same disturbances.
 #
 # **Check.** A disturbance of strength nothing is none.
 
@@ -387,9 +397,11 @@ for d in datasets:
 # %% [markdown]
 # ## 6. By how much do blocks stretch?
 #
-# Section 2 of the paper argues that a continuous network is bounded. How much a map can enlarge a small change of its
-# input is the largest singular value of its Jacobian $J$; the largest over all inputs would be the Lipschitz constant.
-# At the feature maps that occur it is found by power iteration, $u \leftarrow J^\top J u / \|J^\top J u\|$.
+# Section 2 of the paper argues that a continuous network is bounded. How much can a map enlarge a small change of its
+# input? By the largest singular value of its Jacobian $J$; the largest of these over all inputs would be the Lipschitz
+# constant. Here $J$ is that at feature maps which occur in denoising. Its largest singular value is found by power
+# iteration: start from a random direction $u$, repeat $u \leftarrow J^\top J u / \|J^\top J u\|$, and take $\|J u\|$. Beside
+# it stands $\|J u\|$ of a random $u$ of length one: what happens to noise, which has no direction in particular.
 #
 # **Check.** Of a linear map the answer is known.
 
@@ -401,6 +413,11 @@ matrix = matrix.U * known @ matrix.Vh  # the largest singular value is 3
 start = torch.zeros(2, 20, dtype=torch.float64)
 power = lipschitz.jacobian_norms(lambda z: z @ matrix.T, start, iterations=20).largest
 assert torch.allclose(power, known[:1], rtol=1e-9), power
+
+# %% [markdown]
+# First each block by itself, at the middle one of `norm_steps` (the figure, and the last table of this section); then the
+# whole network, from the noisy image to the image recovered, at all of them (the table below the figure). The map of an
+# ODE block is of position and velocity together.
 
 # %%
 middle = norm_steps[len(norm_steps) // 2]
@@ -425,9 +442,14 @@ for d in datasets:
             )
             rows.append(dict(dataset=d, model=m, t=t) | of_all)
     picture = ablation_figures.stretch(blocks[d])
-    caption = f"By how much each block stretches a change of its feature maps, at t = {middle}, {d}"
+    caption = (
+        f"By how much each block stretches a change of its feature maps, at t = {middle}, {d}: mean over images with the"
+        " range; above the line at 1 a change grows"
+    )
     run.save_figure(picture, f"ext_stretch_{d}", caption)
     display(picture)
+
+# %%
 whole = pd.DataFrame(rows)
 run.save_table(
     whole,
@@ -455,16 +477,20 @@ summary = every_block.groupby(["dataset", "model", "kind"], sort=False)[["larges
 summary.round(2)
 
 # %% [markdown]
-# These are lower bounds of Lipschitz constants: other inputs may be stretched more. An ODE block's map is of position and
-# velocity together. The last table but one is of whole networks, from the noisy image to the image recovered, and so
-# the one that bears on noise.
+# All these are lower bounds of Lipschitz constants: other inputs may be stretched more. What bears on robustness to noise
+# is the table of whole networks.
 #
-# ## 7. Reading the noise level back (C24)
+# ## 7. Can the noise level be read back? (C24)
 #
-# The time embedding is said to let the network tell the noise level. If it does, the level can be read back: show the
-# network an image of unknown level, tell it step after step, and take the step at which it is consistent with itself,
-# at which the noise that it finds is as large as noise of that step is. Part of this is arithmetic and needs no
-# embedding. So the control is the same network told one step always (the one of section 2).
+# The time embedding is said to let the network tell the noise level. If it does, the level can be read back. Show the
+# network an image of unknown level, tell it one step after the other, and take the step at which it is consistent with
+# itself: at which the noise that it finds is as large as noise of that step is.
+#
+# Part of this is arithmetic and needs no embedding: the network's answer is turned into noise with the weights of the
+# step told, whatever the network makes of that step. So the control is the same network, told one step at every call
+# (that of section 2). What the control loses is what the embedding gives: *held over told* is the control's error over
+# the network's, and above 1 the embedding helps. Errors are root mean squares in *octaves*, factors of two of the
+# noise's standard deviation.
 
 # %%
 told_steps = noise_reading.ladder(diffusion, rungs)
@@ -487,9 +513,19 @@ run.save_table(
 )
 for d in datasets:
     picture = ablation_figures.readings(read[read.dataset == d])
-    run.save_figure(picture, f"ext_reading_{d}", f"Error of the noise level read back from a network, {d}")
+    caption = (
+        f"Error of the noise level read back, {d}, against the true one: where the dashed line (told one step always) lies"
+        " above the solid one (told each step), the embedding helps"
+    )
+    run.save_figure(picture, f"ext_reading_{d}", caption)
     display(picture)
 errors.round(3)
+
+# %% [markdown]
+# Does a network listen to the step at all? The same images, told an early step and a late one: by how much does its
+# answer change?
+#
+# **Check.** A network whose answer does not change reads no worse when it is told one step always.
 
 # %%
 with torch.no_grad():

@@ -20,10 +20,11 @@
 # chains. It does not try one. This notebook tries several, and then asks what else can be done with a network that is
 # made of differential equations.
 #
-# **The questions: does the cU-Net's gain add to that of other accelerations? How probable do the networks find a
-# digit? Can work be saved where it is not needed? Has the cU-Net learned an equation, or a residual network?**
+# **The questions: does the cU-Net's gain add to that of other accelerations (section 2)? How probable do the networks
+# find a digit (3)? Can work be saved where it is not needed (4)? Has the cU-Net learned an equation, or a residual
+# network (5)? Can both networks draw what they are asked for (6)?**
 #
-# It begins with how to take the networks elsewhere, in ten lines each.
+# It begins with how the networks are used in other libraries (1), and ends with a panel to try them by hand (7).
 
 # %% tags=["parameters"]
 run_dir = "papermill_runs/interactive"  # where figures, tables and results go
@@ -100,6 +101,7 @@ from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.pipelines import PipelineModel
 
+# %%
 needed = dict(datasets=datasets, models=models[1:2], methods=methods, calls=calls, depths=depths)
 needed |= dict(ode_depths=ode_depths, ode_levels=ode_levels) | (
     dict(heun_calls=heun_calls) if "heun" in methods else {}
@@ -109,6 +111,8 @@ if empty := [name for name, values in needed.items() if not values]:
         f"{' and '.join(empty)}: too few are given for this notebook: two models, one of each other."
     )
 run = runs.Run.open(globals())
+
+# %%
 folder = store.ASSETS if checkpoints == "released" else run.checkpoints
 paths, missing = store.there(folder, size, datasets, models, seeds[:1])
 print("Not there, so left out:", ", ".join(missing) or "none")
@@ -128,10 +132,11 @@ pair = {m: (nets[main, m], processes[main, m]) for m in models}
 rows_beyond, timed_beyond = [], []
 
 # %% [markdown]
-# ## 1. At home elsewhere
+# ## 1. In other libraries
 #
-# **In diffusers.** `PipelineModel` is a `ModelMixin` with a `ConfigMixin`: a network of ours in any pipeline, with any
-# scheduler, saved and loaded by the library's own functions.
+# **In diffusers.** `PipelineModel` wraps a network of ours as a model of that library (a `ModelMixin` with a
+# `ConfigMixin`). It then takes part in any pipeline, with any scheduler, and is saved and loaded by the library's own
+# functions. Four samples, to see that it does:
 
 # %%
 network, diffusion = pair[second]
@@ -145,7 +150,9 @@ display(figures.image_grid(torch.from_numpy(drawn).permute(0, 3, 1, 2) * 2 - 1, 
 
 # %% [markdown]
 # **As a graph.** `torch.export` gives the network as operators only, for any number of images; ONNX is the same in a
-# file that other runtimes read. **Check**: onnxruntime's answer is ours to 1e-4.
+# file that other runtimes read. Is the answer the same, and does it come sooner?
+#
+# **Check.** Both graphs give our answer, to 1e-4.
 
 # %%
 rows, runtimes, exported = [], {}, models if onnx else []
@@ -169,6 +176,8 @@ for m in exported:
         runtimes[m, n] = (timed.ratios["onnxruntime"], *timed.spread["onnxruntime"])
     rows.append(dict(model=m, **gaps, kilobytes=(place / f"{m}.onnx").stat().st_size / 1e3))
 keep.close()
+
+# %%
 graphs = pd.DataFrame(rows)
 if onnx:
     run.save_table(graphs, "ext_graphs", "Largest difference of an exported network's answer, and its file")
@@ -178,8 +187,9 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# The ratio is onnxruntime's time over torch's, with its 95 % interval over rounds. The file stands in for its network
-# wherever one is only asked: `sampling.sample(export.OnnxNetwork(file), 16, diffusion)`.
+# The ratio is onnxruntime's time over torch's, with its 95 % interval over rounds; below 1 onnxruntime is faster. Wherever
+# a network is called and not trained, its file can take its place:
+# `sampling.sample(export.OnnxNetwork(file), 16, diffusion)`.
 
 # %%
 for m in exported:
@@ -197,27 +207,29 @@ for m in exported:
 # %% [markdown]
 # ## 2. Accelerations
 #
-# Each takes a number of network calls and gives an image. `ddpm` is plain equation 2 on a shortened chain, and what
-# the others are compared with. *Analytic-DPM* takes the same steps with the variance that is best for the network:
-# given $x_t$, the clean image is uncertain by as much as the noise is, and how much that is can be read off the mean
-# square of the noise that the network sees, $\Gamma_t = E\,|\epsilon(x_t, t)|^2 / D$:
+# Each of these methods takes a number of network calls and gives an image. `ddpm` is equation 2 on a shortened chain, and
+# what the others are compared with.
 #
-# $$\sigma_*^2 = \sigma^2 + \Big(\sqrt{\tfrac{1-\bar\alpha_t}{\alpha}} - \sqrt{1 - \bar\alpha_{before} - \sigma^2}\Big)^2 (1 - \Gamma_t).$$
+# `analytic` (Analytic-DPM, Bao et al. 2022) takes the same steps with fresh noise of the variance that is best for the
+# network. A step goes from $t$ down to an earlier step $u$ of the chain. With $\alpha = \bar\alpha_t / \bar\alpha_u$, and
+# $\sigma^2$ for the variance that equation 2 gives to the noise of the step, the best variance is
 #
-# Here $t$ is the step of the chain that is left and *before* the one that is reached, $\alpha = \bar\alpha_t /
-# \bar\alpha_{before}$, $\sigma^2$ is the variance that equation 2 gives to the noise of the step, and $D$ the number of
-# values of an image.
+# $$\sigma_*^2 = \sigma^2 + \Big(\sqrt{\tfrac{1-\bar\alpha_t}{\alpha}} - \sqrt{1 - \bar\alpha_u - \sigma^2}\Big)^2 (1 - \Gamma_t),
+# \qquad \Gamma_t = \tfrac1D\,\mathbb E\,|\epsilon_\theta(x_t, t)|^2,$$
 #
-# An *early start* leaves out the beginning, where nothing is seen but noise: it starts at $t'$ from a blurred image of
-# nothing in particular (a Gaussian in the leading principal components of the training images) with noise of that
-# level.
+# where $D$ is the number of values of an image. Why $\Gamma_t$? The noise in $x_t$ has mean square 1. A network that found
+# all of it would have $\Gamma_t = 1$; what is missing is the uncertainty about the clean image that $x_t$ leaves.
 #
-# **What is compared.** The kernel distance of AlexNet features (KID-AlexNet, in thousandths) of a set of samples to
-# training images. A Frechet distance would be no measure here: of so few images it is too large by what their number
-# and the set's own spread decide, and a set can come out nearer to the data than as many real images. The kernel
-# distance is unbiased at any number of images, and may even be below 0. Its *floor* is that of test images, taken
-# from everywhere in the test set; nothing is better than real. All sets start from the same noise, image by image, so
-# the bootstrap draws the same image numbers in all of them: it is one over pairs.
+# The names with `-early` (ES-DDPM, Lyu et al. 2022) leave out the beginning, where there is little to see but noise: they
+# start at a step $t'$ from a blurred image of nothing in particular (a Gaussian in the leading principal components of the
+# training images), with noise of that step.
+#
+# **What is compared.** The kernel distance of AlexNet features (KID-AlexNet, in thousandths) between a set of samples and
+# training images. The Fréchet distance does not serve here: of so few images it is too large, by an amount that depends on
+# their number and on the set's own spread, so that a set can come out nearer to the data than as many real images do. The
+# kernel distance is unbiased at any number of images, and may even be below 0. Its *floor* is that of test images, taken
+# from everywhere in the test set: the distance of real images. All sets start from the same noise, image by image, so the
+# bootstrap draws the same image numbers in all of them.
 
 # %%
 plain = "ddim" if "ddim" in methods else methods[0]
@@ -261,8 +273,8 @@ for d in datasets:
     display(picture)
 
 # %% [markdown]
-# **Time.** Whole samples, one at a time, on this CPU, with every number of calls; all sets of both networks in turn. A
-# method's ratio is of the time that all its numbers of calls take together.
+# **How long do they take?** Whole samples, one at a time, on this CPU, with every number of calls; all sets of both networks
+# in turn. A method's ratio is the cU-Net's time over the U-Net's, for all its numbers of calls together.
 
 # %%
 rows, rounds, seconds = [], {}, []
@@ -299,10 +311,19 @@ for d in datasets:
 # ### Do the gains multiply?
 #
 # Take a quality that both networks reach with a plain method: DDIM, or the first of `methods` where DDIM is not among
-# them. It was tried with more calls than the others, since its best is what is to be reached. How long does each need for it, with the plain method and with its best? Were the gains independent, the cU-Net
-# with its best method would be faster than the U-Net with the plain one by the product of the two: *times* would be 1.
-# The fastest set that is good enough, and the quality itself, are chosen anew in every resample of images and timing
-# rounds, so that what choosing among noisy numbers adds is in the intervals.
+# them. (It was tried with more calls than the others, since its best is what is to be reached.) How much time does a sample
+# of this quality take? Four factors:
+#
+# | | time of ... | over that of ... |
+# |---|---|---|
+# | `by_network` | the U-Net with the plain method | the cU-Net with the plain method |
+# | `by_method` | the U-Net with the plain method | the U-Net with its best method |
+# | `together` | the U-Net with the plain method | the cU-Net with its best method |
+# | `times` | `together` | the product of the first two |
+#
+# If gains multiply, `times` is 1; above 1 they help each other, below 1 one takes from the other. `level` is the quality
+# itself. The quality, and the fastest set that reaches it, are chosen anew in every resample of images and timing rounds,
+# so that what choosing among noisy numbers adds is in the intervals.
 
 # %%
 gains, rows = {}, []
@@ -318,22 +339,12 @@ multiply = pd.DataFrame(rows)
 multiply.round(2)
 
 # %% [markdown]
-# The second measure asks for no common quality: at equal calls, by what factor does a method lower the distance above
-# the floor of real images, against `ddpm`? Where the factor is the same for both networks, the gain adds. A factor of a
-# distance that is within noise of the floor is not measured, so comparisons with one are left out, by name. What is
-# left is measured between settings of which some are still far from the data, where a method has most to gain.
-
+# The second measure asks for no common quality. At equal calls, by what factor does a method lower the distance above
+# the floor of real images, against `ddpm`? If this factor is the same for both networks, the gains add. A factor of a
+# distance that is within noise of the floor cannot be measured, so comparisons with such a one are left out, by name. Of
+# the settings that remain some are still far from the data, where a method has most to gain.
 
 # %%
-def between(g):
-    """Between what a gain is measured, and what is cut off in resamples."""
-    low, high = g.excess
-    return (
-        f"gains are between settings from {low:.1f} to {high:.1f} thousandths above the floor of real images; in"
-        f" resamples that excess is cut off below {100 * orthogonality.LEAST:g} % of its measured value"
-    )
-
-
 gain = {}
 pairs = [(x, k) for x in methods if x != "ddpm" for k in calls]
 for d in datasets:
@@ -343,7 +354,7 @@ for d in datasets:
         gain[d] = orthogonality.relative_gain(of, pairs_there, (first, second), floor[d])
         print(f"{d}: {len(gain[d].used)} of {len(pairs_there)} comparisons measured")
         if gain[d].used:
-            print(f"{d}: {between(gain[d])}")
+            print(f"{d}: {orthogonality.span(gain[d])}")
 compared = pd.DataFrame(
     [dict(dataset=d, method=x, calls=k, measured=(x, k) in g.used, within_noise=g.left_out.get((x, k), ""))
      for d, g in gain.items() for x, k in [*g.used, *g.left_out]],
@@ -354,60 +365,30 @@ run.save_table(
 )
 compared
 
-
 # %%
-def said(measure, digits=2):
-    """A value with its interval."""
-    value, low, high = (f"{x:.{digits}f}" for x in measure)
-    return f"{value} [{low}, {high}]"
-
-
 timed_claims = []
 for d in datasets:
     slowest = times[(times.dataset == d) & (times.model == second)].sort_values("high").iloc[-1]
-    goal, g = gains[d], gain.get(d)
-    text = (
-        f"a sample of cU-Net takes at most {said((slowest.ratio, slowest.low, slowest.high))} of the U-Net's time with the"
-        f" same method ({slowest.method}); gains in time at one quality {said(goal.by_network, 1)} x"
-        f" {said(goal.by_method, 1)}, together {said(goal.times)} times the product; "
-    )
-    if g is None or not g.used:
-        text += "what methods gain in quality is not measured: in every comparison a set is within noise of real images"
-    else:
-        text += f"methods gain {said(g[:3])} of what they gain for the U-Net, over {len(g.used)} comparisons"
-        text += f" ({len(g.left_out)} more are within noise of real images)" if g.left_out else ""
-        text += f"; {between(g)}"
-    value = dict(time=float(slowest.high), gain=g.low) if g is not None and g.used else None
-    timed_claims.append(
-        dict(id="C25", measured=text, value=value, n=samples, dataset=d, size=size,
-             spread="95 % over rounds, and over samples; one training seed",
-             why="the paper argues, and tries no other acceleration; here each is given the same calls, and the verdict"
-                 " takes the unfavourable end of both intervals")
-    )  # fmt: skip
-    how = (
-        "never good enough in the whole sample"
-        if goal.best is None
-        else f"with {goal.best[0]}, {goal.best[1]} calls"
-    )
-    timed_beyond.append(
-        dict(id="ext_speedup",
-             claim=f"cU-Net with its best method at the U-Net's best quality with {accelerations.METHODS[plain].label}",
-             measured=f"{goal.faster[0]:.1f} times as fast ({how})", n=samples, dataset=d, size=size,
-             spread=f"[{goal.faster[1]:.1f}, {goal.faster[2]:.1f}], 95 % over samples and rounds (0: not reached; reached in"
-                    f" {100 * goal.reached:.0f} % of resamples); one training seed")
-    )  # fmt: skip
+    about = dict(n=samples, dataset=d, size=size)
+    time = (slowest.ratio, slowest.low, slowest.high)
+    timed_claims.append(orthogonality.claim(time, slowest.method, gains[d], gain.get(d)) | about)
+    timed_beyond.append(orthogonality.speedup(gains[d], accelerations.METHODS[plain].label) | about)
 print(*(row["measured"] for row in timed_claims), sep="\n")
 
 # %% [markdown]
 # ## 3. How probable is a digit?
 #
-# With the angle $\cos\varphi = \sqrt{\bar\alpha_t}$ the probability flow (equation 8) is $dx/d\varphi = v(x, \varphi)$,
-# what the networks predict. It carries densities along: the logarithm of the density at an image is that of pure noise
-# at the other end, plus the integral of the divergence of $v$ on the way,
+# Measure the time of the diffusion by an angle, $\cos\varphi = \sqrt{\bar\alpha_t}$. Then the probability flow (equation 8)
+# is $dx/d\varphi = v(x, \varphi)$, and this $v$ is what the networks predict (notebook 05). The flow carries densities
+# along: the logarithm of the density at an image is that of pure noise where the flow arrives, plus the integral of the
+# divergence of $v$ on the way there,
 #
-# $$\log p_0(x) = \log N(x(\varphi_{T-1}); 0, I) + \int \mathrm{div}\, v\; d\varphi, \qquad \mathrm{div}\, v = E\, e^\top \frac{\partial v}{\partial x} e,$$
+# $$\log p_0(x) = \log \mathcal N(x(\varphi_{T-1}); 0, I) + \int_{\varphi_0}^{\varphi_{T-1}} \mathrm{div}\, v\; d\varphi,
+# \qquad \mathrm{div}\, v = \mathbb E\, e^\top \frac{\partial v}{\partial x} e,$$
 #
-# with Hutchinson's random signs $e$. **Check**: for a mixture of Gaussians the answer is known.
+# with $\varphi_t$ the angle of step $t$, and $e$ a vector of random signs (Hutchinson's estimate).
+#
+# **Check.** For a mixture of Gaussians the density is known.
 
 # %%
 mixture = sde.GaussianMixture(
@@ -432,11 +413,12 @@ pd.DataFrame({name: [float(e.abs().mean()), float(e.abs().max())] for name, e in
              index=["mean error, nats", "largest"]).T.round(5)  # fmt: skip
 
 # %% [markdown]
-# A digital image is a set of grey levels, not a point. *Uniform* noise as wide as a level turns it into one, and the
-# width of a level, 1/127.5, into an addend. *Gaussian* noise is the model's own first step, so that the flow starts
-# where it was trained, and a level is then recognised by its noisy value. Both give upper bounds of the bits an image
-# takes, in expectation over the noise. The images have 32 x 32 pixels, the black border included, so these are not the
-# bits per dimension of 28 x 28 digits that the literature gives.
+# A digital image is made of grey levels, and a density belongs to a point of a continuous space. Noise turns the one into
+# the other, in two ways. *Uniform* noise is as wide as a grey level, 1/127.5; the logarithm of this width is then added for
+# every pixel. *Gaussian* noise is that of the model's own first step, so that the flow starts where the network was
+# trained, and a grey level is recognised by its noisy value. Both give upper bounds of the bits that an image takes, in
+# expectation over the noise; lower is better. The networks see digits with a black border, so these are not the bits per
+# dimension of 28 x 28 pixels that the literature gives.
 
 # %%
 test = data.load(main, "test", side)
@@ -450,9 +432,8 @@ for how in likelihood.DEQUANTISATIONS:
 bits = pd.DataFrame(rows)
 run.save_table(bits, "ext_likelihood", f"Bits per dimension of {likelihood_images} test images, {main}")
 picture = beyond_figures.likelihoods(bits)
-run.save_figure(
-    picture, "ext_likelihood", f"Bits per dimension of test images, {main}; diamonds: mean, 95 % interval"
-)
+caption = f"Bits per dimension of test images, {main}: who needs fewer? Diamonds: mean, with its 95 % interval"
+run.save_figure(picture, "ext_likelihood", caption)
 display(picture)
 
 # %%
@@ -475,11 +456,13 @@ pd.DataFrame(
 # %% [markdown]
 # ## 4. Depth where it is needed
 #
-# The cU-Net's blocks can be solved with any number of steps: *depth* is the multiple of those that each was trained
-# with, rounded up. How much the error of $v$ depends on it is measured for each call of a DDIM chain, on training
-# images; a DDIM step from $\varphi$ to $\varphi'$ passes an error on times $\sin(\varphi - \varphi')$. Given these costs
-# and a budget over the whole chain, dynamic programming finds the best depths. The budget is of multiply-accumulates:
-# blocks differ in what an evaluation costs. Compared with the same depth everywhere, from the same noise.
+# The cU-Net's blocks can be solved with any number of steps. *Depth* is their number over that which the block was trained
+# with, rounded up to whole steps. Must it be the same at every call of the network?
+#
+# How much the error of $v$ depends on depth is measured for each call of a DDIM chain, on training images. A DDIM step
+# from $\varphi$ to $\varphi'$ passes an error on, multiplied by $\sin(\varphi - \varphi')$. From these errors and a budget for
+# the whole chain, dynamic programming finds the best depth of each call. The budget is of multiply-accumulates, since blocks
+# differ in what an evaluation costs. What it finds is compared with the same depth at every call, from the same noise.
 
 # %%
 network, diffusion = pair[second]
@@ -536,9 +519,9 @@ deep = pd.DataFrame(rows)
 deep.round(2)
 
 # %% [markdown]
-# **Deep blocks used twice.** Features far down the U change little from step to step. At every second call (or third)
-# all blocks are computed; in between, those on maps of half the side or less hand out what they gave before. This
-# works for both networks.
+# **Can deep blocks be used twice?** If features far down the U change little from step to step, they need not be computed
+# every time. At every second call (or third) all blocks are computed; in between, those on maps of half the side or less
+# hand out what they gave before. This can be tried with both networks.
 
 # %%
 reused = []
@@ -568,7 +551,7 @@ display(picture)
 for row in saved[saved.way == "depth by need"].itertuples():
     even = saved[(saved.way == "even depth") & (saved.budget == row.budget)]
     beside = (
-        f"; evenly {said((even.kid.iloc[0], even.kid_low.iloc[0], even.kid_high.iloc[0]), 1)}"
+        f"; evenly {orthogonality.said((even.kid.iloc[0], even.kid_low.iloc[0], even.kid_high.iloc[0]), 1)}"
         if len(even)
         else ""
     )
@@ -592,11 +575,12 @@ for m in models:
 # %% [markdown]
 # ## 5. An equation, or a residual network?
 #
-# Trained with few solver steps, has the cU-Net learned an equation? Then more steps give the same answer, and the
-# error stays. Or a stack of layers that happens to be written as one? Then more steps are other layers.
+# The cU-Net was trained with few solver steps. Has it learned an equation? Then more steps solve it better, and the error
+# does not rise. Or has it learned a stack of layers that happens to be written as an equation? Then more steps are other
+# layers, which were never trained.
 #
-# `cunet-randomdepth` is the remedy to try: trained with another number of steps at every call, so that only what does
-# not depend on it lowers the loss at every draw. Where it was trained, it stands beside the other.
+# Would another training help? `cunet-randomdepth` was trained with another number of steps at every call, so that its loss
+# is low only if its answer does not depend on the number. Where it was trained, it stands beside the other.
 
 # %%
 more, unseen = store.there(folder, size, [main], [m for m in further if "@" not in m], seeds[:1])
@@ -615,7 +599,10 @@ for m, (one, process) in solved.items():
     ratios = inner.mean(0) / inner[:, ode_depths.index(trained)].mean(0)  # (depths, images): paired by image
     change[m] = metrics.bootstrap_interval(ratios[ode_depths.index(max(ode_depths))], seed=seed)
 picture = beyond_figures.inner_convergence(by_depth)
-caption = f"Error of v against the solver's steps, {main}; 95 % over images. Flat to the right: an equation was learned"
+caption = (
+    f"Error of v against the solver's steps, {main}; 95 % over images. Flat to the right of 1: an equation was learned;"
+    " rising: layers"
+)
 run.save_figure(picture, "ext_inner_ode", caption)
 display(picture)
 
@@ -638,28 +625,33 @@ converged.round(4)
 # %% [markdown]
 # ## 6. A class on demand
 #
-# Told in training what is in the picture, and now and then not, a network can answer both with the class $c$ and
-# without. Classifier-free guidance (Ho and Salimans 2022) takes the difference $s$ times:
+# A network that was told in training what is in the picture, and now and then not, can answer both with the class $c$ and
+# without. Classifier-free guidance (Ho and Salimans 2022) takes the difference of the two answers $s$ times. (Here $s$ is
+# this scale; the time inside a block does not occur in this section.)
 #
 # $$v = v_\theta(x_t, t) + s\, \big(v_\theta(x_t, t, c) - v_\theta(x_t, t)\big).$$
 #
-# **Does it work as well for the cU-Net, and what does it cost in quality?** Both networks went on from their released
-# weights, with a vector a class added to the embedding of the step. Whether an image is of its class is judged by a
-# linear classifier on AlexNet features, which has seen real images only; its score on real test images is the best that
-# can be hoped for. The best scale is chosen by the samples that it is then shown with, so the intervals of what is said
-# of it are made to hold for all scales at once (Bonferroni).
+# **Does it work as well for the cU-Net as for the U-Net, and what does it cost in quality?** Both networks were trained on
+# from their released weights, with a vector for each class added to the embedding of the step. Whether an image is of its
+# class is judged by a linear classifier on AlexNet features that has seen real images only; its score on real test images
+# says how far it can be trusted. The best scale is chosen by the samples that it is then shown with, so the intervals
+# of what is said of it are made to hold for all scales at once (Bonferroni).
 
 # %%
 told, untold = store.there(folder, size, datasets, [m for m in further if "classes=" in m], seeds[:1])
 print("Not there, so left out:", ", ".join(untold) or "none")
-rows, grids, judged_real, at_once = [], {}, {}, {}
+probes, judged_real = {}, {}
 for d in dict.fromkeys(which.dataset for which in told):
     seen, held_out = data.load(d, "train", side), data.load(d, "test", side)
     count = min(reference_images, len(seen))
-    probe = guidance.LinearProbe(frechet.dataset_features(seen, count), seen.labels[:count])
+    probes[d] = guidance.LinearProbe(frechet.dataset_features(seen, count), seen.labels[:count])
     some = subsets.part(held_out, 2000)
-    right = probe(frechet.features(some)) == some.labels
+    right = probes[d](frechet.features(some)) == some.labels
     judged_real[d] = float(right.float().mean())
+
+# %%
+rows, grids, at_once = [], {}, {}
+for d, probe in probes.items():
     labels = torch.arange(guided_images) % len(data.class_names(d))
     for which, path in [(w, p) for w, p in told.items() if w.dataset == d]:
         one, card = store.load(path)
@@ -698,7 +690,7 @@ for d in grids:
     run.save_figure(
         picture,
         f"ext_guidance_{d}",
-        f"Left: share of the asked class, {d}; right: distance to real images; {caption}",
+        f"Left: share of images of the class asked for, {d}; right: distance to real images; {caption}",
     )
     display(picture)
     names = data.class_names(d)
@@ -706,7 +698,7 @@ for d in grids:
     run.save_figure(
         sheet,
         f"ext_guided_samples_{d}",
-        f"A column a class asked for, {d}, from one noise: a row a network and scale",
+        f"A column a class asked for, {d}, a row a network and scale, from the same noise: is it what was asked for?",
     )
     display(sheet)
 
@@ -728,8 +720,8 @@ for d in grids:
 # %% [markdown]
 # ## 7. Try it
 #
-# Turn a control, and the image is noised and denoised anew, here and now. In a report nobody can, so here are some
-# positions of the panel.
+# Turn a control, and the image is noised and denoised anew, here and now. In a report the controls are still, so some of
+# their positions are shown as a picture.
 
 # %%
 settings = [
@@ -753,6 +745,8 @@ timed_beyond.append(
     dict(id="ext_panel", claim="the longest of the panel's settings shown, seconds on this CPU", measured=f"{longest:.2f}",
          spread="one run each", n=len(settings), dataset=main, size=size)
 )  # fmt: skip
+
+# %%
 result = run.save_result(
     values={
         "missing": [*missing, *unseen, *untold],

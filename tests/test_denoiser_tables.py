@@ -1,5 +1,6 @@
 """Table 4: who is compared with whom, what a walk is credited with, and what the rule of C12 is given."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -112,3 +113,18 @@ def test_the_interval_of_a_leader_is_of_all_that_it_was_chosen_from():
         tables.leaders({(m, 50): {"lpips": one + n} for n, m in enumerate(names)}) for names in ("a", "abcde")
     )
     assert (of_five.low < alone.low).all() and (of_five.high > alone.high).all()
+
+
+def test_the_claim_has_a_row_for_each_way_to_train_the_rivals_and_says_what_was_missing():
+    frame = tables.duels(AHEAD, "cunet", tables.AUTHORS)
+    protocol = pd.DataFrame(
+        [("mnist", "one a level", "best", "reproduced"), ("mnist", "one a level", "end", "not reproduced")],
+        columns=["dataset", "rivals", "walk", "C12"],
+    )
+    given = dict(datasets=["mnist"], images=12, size="laptop")
+    missing = ["mnist-dncnn-laptop-s0", "avatars-dncnn-laptop-s0"]
+    met, unmet = tables.claims(given, {("mnist", "one a level", "best"): frame}, protocol, missing)
+    assert met["value"] == tables.wins(frame) and met["measured"].startswith("rivals one a level: LPIPS")
+    assert "best reproduced, end not reproduced. And every network here is smaller" in met["why"]
+    assert unmet["measured"] == "rivals blind: missing are mnist-dncnn-laptop-s0" and unmet["value"] is None
+    assert all(row["id"] == "C12" and row["n"] == 12 and row["size"] == "laptop" for row in (met, unmet))

@@ -57,3 +57,27 @@ def test_a_quality_that_is_not_reached_is_no_gain_and_choices_are_made_anew_in_e
     got = orthogonality.multiplied(found, seconds, ("a", "b"))
     assert got.faster[0] == 0 and got.best is None and 0 < got.reached < 1
     assert got.faster[1] == 0 < got.faster[2], "in some resamples it is reached"
+
+
+def test_the_claim_takes_the_unfavourable_ends_and_has_no_value_without_a_measured_comparison():
+    one = (1.0, 0.5, 1.5)
+    goal = orthogonality.Multiplied(one, one, one, one, one, (2.0, 0.0, 3.0), 0.9, ("ddim", 5))
+    gain = orthogonality.Gain(1.2, 1.1, 1.3, [("ddim", 5)], {("ddim", 20): "b with ddpm"}, (4.0, 9.0))
+    row = orthogonality.claim((0.5, 0.4, 0.6), "unipc", goal, gain)
+    assert row["value"] == {"time": 0.6, "gain": 1.1}, "the slowest time, the smallest gain"
+    assert "0.50 [0.40, 0.60] of the U-Net's time with the same method (unipc)" in row["measured"]
+    assert (
+        "over 1 comparisons (1 more are within noise" in row["measured"] and "4.0 to 9.0" in row["measured"]
+    )
+    for nothing in (None, gain._replace(used=[])):
+        row = orthogonality.claim((0.5, 0.4, 0.6), "unipc", goal, nothing)
+        assert row["value"] is None and "not measured" in row["measured"]
+
+
+def test_a_speedup_says_with_what_and_how_often_the_quality_is_reached():
+    one = (1.0, 0.5, 1.5)
+    goal = orthogonality.Multiplied(one, one, one, one, one, (2.0, 0.0, 3.0), 0.9, ("unipc", 5))
+    row = orthogonality.speedup(goal, "DDIM")
+    assert row["measured"] == "2.0 times as fast (with unipc, 5 calls)" and row["claim"].endswith("with DDIM")
+    assert row["spread"].startswith("[0.0, 3.0]") and "reached in 90 % of resamples" in row["spread"]
+    assert "never good enough" in orthogonality.speedup(goal._replace(best=None), "DDIM")["measured"]
