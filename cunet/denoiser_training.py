@@ -9,7 +9,7 @@ one level, as DnCNN first was; the paper's phrase that its own networks do witho
 training" reads as if its rivals had this, but it does not say. The weight keeps faint noise, where errors
 are small, from being drowned by strong noise.
 
-Everything random about step k is a function of (seed, k) as in `cunet.recipe`. A stopped training leaves
+Everything random about step k is a function of (seed, k) as in `cunet.batches`. A stopped training leaves
 nothing and starts again: it takes minutes. The card has the errors with the weights as trained and rounded
 to 16 bits, and they are stored in 16 where that costs less than a hundredth.
 
@@ -32,11 +32,12 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoints, datasets, denoisers, resume, storage
+from .batches import BatchOrder
 from .denoising import noise_std, noise_stds
 from .diffusion import Diffusion
 from .errors import InputError, command, one_of
 from .models import image_size
-from .recipe import BatchOrder, TrainConfig, generator
+from .recipe import TrainConfig, generator
 from .sampling import best_device, progress_bar, whole_numbers
 
 FLOOR = 0.01  # in the weight 1 / (s^2 + FLOOR): below s = 0.1 errors count alike

@@ -10,7 +10,7 @@ processors as the job has there (`--cpus-per-task`), bound to none of them.
 
 The processes form a group for Fabric's DDP (NCCL between GPUs, gloo between CPUs). Each draws the numbers of
 the whole batch and computes its own share by index, so that the sequence of batches, and the loss curve up to
-rounding, are those of one process (`cunet.recipe`). If one of them dies, torchrun ends the others: they wait
+rounding, are those of one process (`cunet.batches`). If one of them dies, torchrun ends the others: they wait
 for the dead one and cannot go on. Nothing is started again by itself: the same command goes on from the last
 saved state, and may do so with another number of devices.
 """

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 TRAINING = (
-    *("training", "recipe", "validation", "diffusion", "datasets", "inputs"),
+    *("training", "batches", "recipe", "validation", "diffusion", "datasets", "inputs"),
     *("models", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
 )
 """The modules that decide what a training computes."""

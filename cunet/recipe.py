@@ -1,8 +1,7 @@
-"""What a training is: its settings, and everything random about it as a function of (seed, step).
+"""What a training is: its settings, and streams of random numbers that depend on the seed and a name alone.
 
 The settings are a flat pydantic model, so that a JSON file, a notebook's parameters and a checkpoint's card
-all say the same thing. Nothing random has a memory: the images, diffusion steps, noise and flips of step k
-depend on (seed, k) alone, so that a resumed training needs no random states and repeats or skips no number.
+all say the same thing. A stream that is named by a step needs no state of a generator to be gone on with.
 """
 
 import hashlib
@@ -11,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor
 
 from cunet import checkpoints
 from cunet.errors import InputError
@@ -136,34 +134,3 @@ def stream(seed: int, *name: str | int) -> int:
 def generator(seed: int, *name: str | int) -> torch.Generator:
     """A CPU generator that starts from :func:`stream` (seed, *name)."""
     return torch.Generator().manual_seed(stream(seed, *name))
-
-
-class BatchOrder:
-    """Which images step k sees: stretches of an endless list of random permutations, one an epoch.
-
-    Every image comes once an epoch, whether or not the batch size divides the number of images.
-
-    Args:
-        images: how many images the data set has.
-        batch_size: images a step.
-        seed: of the permutations.
-    """
-
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self._epochs: dict[int, Tensor] = {}
-
-    def __call__(self, step: int) -> Tensor:
-        """Indices of step `step` (from 0): int64, (batch_size,)."""
-        parts, start, end = [], step * self.batch_size, (step + 1) * self.batch_size
-        while start < end:
-            epoch, offset = divmod(start, self.images)
-            parts.append(self._epoch(epoch)[offset : offset + end - start])
-            start += len(parts[-1])
-        return torch.cat(parts)
-
-    def _epoch(self, epoch: int) -> Tensor:
-        if epoch not in self._epochs:
-            order = torch.randperm(self.images, generator=generator(self.seed, "epoch", epoch))
-            self._epochs = {epoch: order}
-        return self._epochs[epoch]

@@ -2,7 +2,7 @@
 
 The state is a pair of files (`cunet.storage`), `<name>.state.safetensors` with everything that a step changes
 (weights, their average, Adam's moments) and `<name>.state.json` with the counters, curves and settings.
-Random states are not in it: they follow from the step (`cunet.recipe`). Nor is the loss scale of 16-mixed: a
+Random states are not in it: they follow from the step (`cunet.batches`). Nor is the loss scale of 16-mixed: a
 training that goes on in that precision finds it anew, and its last bits are not those of an undisturbed one.
 """
 

@@ -4,10 +4,9 @@ One step draws images x_0 from the data, diffusion steps t and noise, and descen
 of `Diffusion.loss` (Ho et al. 2020, algorithm 1; the prediction target is a setting). The weights are
 averaged over the steps with an exponential moving average (EMA); the average is what is validated and kept.
 
-Everything random about step k is a function of (seed, k): see `cunet.recipe`. A training that was killed and
+Everything random about step k is a function of (seed, k): see `cunet.batches`. A training that was killed and
 started again therefore ends with the same bits, on the same machine and number of threads (but for 16-mixed,
-see `cunet.resume`). Every device draws the whole batch's numbers and takes its share, so the batches do not
-depend on the number of devices either.
+see `cunet.resume`).
 
     python -m cunet.training --config recipe.json --out folder
 """
@@ -20,21 +19,19 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from cunet import checkpoints, resume, storage
+from cunet.batches import Batches
 from cunet.errors import InputError
 from cunet.launch import Fabric, Signals, compiled_or_eager, start_fabric
 from cunet.provenance import training_code
-from cunet.recipe import BatchOrder, TrainConfig, configure, generator, stream
+from cunet.recipe import TrainConfig, configure
 from cunet.validation import validation_losses, validation_summary
-
-if TYPE_CHECKING:
-    from cunet.datasets import ImageDataset
 
 __all__ = ["TrainConfig", "TrainingDiverged", "TrainingInterrupted", "configure", "main", "train"]
 
@@ -133,11 +130,9 @@ class Training:
         side, root = models.image_size(config.size), config.data_root or None
         self.data = datasets.load(config.dataset, "train", image_size=side, root=root)
         self.test = datasets.load(config.dataset, "test", image_size=side, root=root)
-        self.order = BatchOrder(len(self.data), config.batch_size, config.seed)
         torch.manual_seed(config.seed)
         network = models.build(config.model, size=config.size, channels=self.data.channels)
-        self.classes = getattr(network, "classes", 0)
-        _check_labels(self.data, self.classes)
+        self.batches = Batches(self.data, config, getattr(network, "classes", 0))
         self.started = ""  # SHA-256 of the weights that training starts from
         if config.start:
             self.started = checkpoints.start(network, config.start, self.diffusion.settings())
@@ -151,7 +146,6 @@ class Training:
         self.window = [0.0, 0]  # sum of the losses and number of images since the last point of the curve
         self.last_save = (0, time.monotonic())  # step and moment
         self.tqdm = None
-        self.ahead: tuple[int, tuple[Tensor, ...]] = (-1, ())  # a batch drawn while a device computes
         self.set_up()
 
     def set_up(self) -> None:
@@ -164,7 +158,7 @@ class Training:
         self.adam = torch.optim.Adam(trained, lr=config.learning_rate, betas=betas, fused=fused)
         module = self.network
         if config.compile:
-            module = compiled_or_eager(module, self.share(self.batch(0), 0))
+            module = compiled_or_eager(module, self.batches.share(self.batches(0), 0, self.fabric))
         again = self.fabric.world_size > 1  # DDP is compiled as a whole
         self.module, self.optimizer = self.fabric.setup(module, self.adam, _reapply_compile=again)
 
@@ -181,49 +175,23 @@ class Training:
             return min(1.0, self.elapsed / self.config.max_seconds)
         return min(1.0, self.images_seen / self.config.images)
 
-    def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Images, diffusion steps, noise and, for a network with classes, labels of a step, for all devices
-        together, on the CPU."""
-        if self.ahead[0] == step:
-            return self.ahead[1]
-        draw = generator(self.config.seed, "step", step)
-        numbers = self.order(step)
-        images = self.data.batch(numbers)
-        t = torch.randint(0, self.config.timesteps, (len(images),), generator=draw)
-        noise = torch.randn(images.shape, generator=draw)
-        if self.config.flip:
-            mirrored = torch.rand(len(images), generator=draw) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        if not self.classes:
-            return images, t, noise
-        hidden = torch.rand(len(images), generator=draw) < self.config.label_dropout
-        return images, t, noise, self.data.labels[numbers].masked_fill(hidden, self.classes)
-
-    def share(self, batch: tuple[Tensor, ...], part: int) -> tuple[Tensor, ...]:
-        """What this device computes of a batch in its `part`-th accumulation."""
-        size = self.config.batch_size // (self.fabric.world_size * self.config.accumulate)
-        start = (self.fabric.global_rank * self.config.accumulate + part) * size
-        images, t, noise, *labels = (x[start : start + size].to(self.fabric.device) for x in batch)
-        if self.config.channels_last:
-            images, noise = (x.contiguous(memory_format=torch.channels_last) for x in (images, noise))
-        return images, t, noise, *labels
-
     def train_step(self) -> float:
         """One optimiser step; returns the mean loss over the whole batch."""
         config, parts = self.config, self.config.accumulate
-        self.seed_network()
-        batch = self.batch(self.step)
+        self.batches.seed_network(self.network, self.step, self.fabric)
+        batch = self.batches(self.step)
         total = torch.zeros((), device=self.fabric.device)
         for part in range(parts):
             with self.fabric.no_backward_sync(self.module, enabled=part < parts - 1):
-                loss = self.diffusion.loss(self.module, *self.share(batch, part)).mean() / parts
+                given = self.batches.share(batch, part, self.fabric)
+                loss = self.diffusion.loss(self.module, *given).mean() / parts
                 self.fabric.backward(loss)
             total += loss.detach()
         # `inf` as limit changes no gradient, but tells whether one is not finite
         norm = self.fabric.clip_gradients(
             self.module, self.optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
         )
-        self.ahead = (self.step + 1, self.batch(self.step + 1))  # a GPU is still busy here
+        self.batches.draw_ahead(self.step + 1)  # a GPU is still busy here
         loss = float(self.fabric.all_reduce(total, reduce_op="mean"))
         if not math.isfinite(loss):
             self.diverged(f"the loss is {loss}")
@@ -238,17 +206,6 @@ class Training:
             kept.copy_(now)
         self.step += 1
         return loss
-
-    def seed_network(self) -> None:
-        """Make what the network itself draws a function of seed and step, and of the device: each has images
-        of its own to drop numbers of, but a random depth is the whole batch's."""
-        seed = self.config.seed
-        number = stream(seed, "network", self.step, self.fabric.global_rank)
-        torch.default_generator.manual_seed(number)  # torch.manual_seed costs 2 ms where there is no GPU
-        if self.fabric.device.type == "cuda":
-            torch.cuda.manual_seed(number)
-        if hasattr(self.network, "depth_seed"):
-            self.network.depth_seed = stream(seed, "network", self.step, 0)
 
     def diverged(self, why: str) -> None:
         state, config = resume.state_path(self.path), self.config
@@ -383,23 +340,6 @@ class Training:
             "images_per_second": self.images_seen / self.elapsed,
             "devices": self.fabric.world_size,
         }
-
-
-def _check_labels(data: "ImageDataset", classes: int) -> None:
-    """Refuse to tell a network of classes that the data set does not have."""
-    if not classes:
-        return
-    labels = data.labels
-    if labels is None or labels.ndim != 1:
-        raise InputError(
-            f"The data set {data.name} has no class for each image, so a network with classes={classes} "
-            "cannot be trained on it. Take mnist or avatars, or a network without classes."
-        )
-    if int(labels.max()) >= classes:
-        raise InputError(
-            f"The data set {data.name} has {int(labels.max()) + 1} classes, and the network {classes}: give "
-            f"the network classes={int(labels.max()) + 1}."
-        )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -118,9 +118,9 @@ def prepared(tmp_path):
 
 def depths(run, rank):
     """Of twelve steps, as the process of that rank draws them: two calls a step, as for two parts."""
-    run.fabric, drawn = SimpleNamespace(global_rank=rank, device=torch.device("cpu")), []
-    for run.step in range(12):
-        run.seed_network()
+    fabric, drawn = SimpleNamespace(global_rank=rank, device=torch.device("cpu")), []
+    for step in range(12):
+        run.batches.seed_network(run.network, step, fabric)
         drawn += [run.network._drawn(), run.network._drawn()]
     return drawn
 

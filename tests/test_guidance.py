@@ -113,20 +113,6 @@ def test_a_training_tells_the_network_its_classes(tmp_path):
     assert weight.abs().sum(1).min() > 0, "every class and the missing one were seen"
 
 
-def test_a_share_of_the_labels_is_hidden_and_the_images_are_those_of_a_training_without(tmp_path):
-    def prepared(**changes):
-        config, stop = recipe(batch_size=512, images=512, **changes), training.Signals()
-        return training.Training(config, tmp_path / "x.safetensors", training.start_fabric(config), stop)
-
-    told, plain = prepared(label_dropout=0.25), prepared(model="cunet")
-    images, t, noise, labels = told.batch(3)
-    for one, other in zip((images, t, noise), plain.batch(3), strict=True):
-        assert torch.equal(one, other)
-    hidden = labels == 10
-    assert 0.15 < hidden.float().mean() < 0.35
-    assert torch.equal(labels[~hidden], told.data.labels[told.order(3)][~hidden])
-
-
 def test_a_training_starts_from_released_weights(tmp_path, monkeypatch):
     first = training.train(recipe(model="cunet"), tmp_path, progress=False)
     monkeypatch.setattr(checkpoints, "ASSETS", tmp_path)

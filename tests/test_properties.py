@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cunet import cli, parameters, profiles, runs, storage
+from cunet.batches import BatchOrder
 from cunet.diffusion import PREDICTION_TYPES, SCHEDULES, Diffusion
 from cunet.errors import InputError
 from cunet.ode import SOLVERS, solve
-from cunet.recipe import BatchOrder
 
 
 def drawn(count: int):

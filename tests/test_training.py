@@ -30,7 +30,7 @@ from cunet import (
     validation,
 )
 from cunet.errors import InputError
-from cunet.recipe import BatchOrder, TrainConfig, configure, generator, stream
+from cunet.recipe import TrainConfig, configure, generator
 from cunet.training import TrainingDiverged, TrainingInterrupted, train
 
 NAME = "mnist-unet-smoke-s0"
@@ -117,23 +117,6 @@ def stop_at(monkeypatch):
 # --- what a step is made of
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 50, 120])
-def test_every_epoch_has_each_image_once_and_epochs_differ(batch_size):
-    order = BatchOrder(50, batch_size, seed=3)
-    seen = torch.cat([order(step) for step in range(-(-150 // batch_size))])[:150].view(3, 50)
-    assert all(sorted(epoch.tolist()) == list(range(50)) for epoch in seen)
-    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
-
-
-def test_a_batch_depends_on_seed_and_step_and_not_on_what_was_asked_before():
-    again, jumping = BatchOrder(50, 7, seed=3), BatchOrder(50, 7, seed=3)
-    in_order = [again(step) for step in range(30)]
-    for step in random.Random(0).sample(range(30), 30):
-        assert torch.equal(jumping(step), in_order[step])
-    assert not torch.equal(BatchOrder(50, 7, seed=4)(0), in_order[0])
-    assert len({stream(seed, "step", step) for seed in range(3) for step in range(100)}) == 300
-
-
 def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine_to_zero():
     config = settings(learning_rate=0.01, warmup=10)
     assert [config.rate(step, 0.0) for step in (0, 4, 9, 10)] == pytest.approx([0.001, 0.005, 0.01, 0.01])
@@ -147,8 +130,8 @@ def test_the_first_step_is_adam_on_the_clipped_gradient_of_the_mean_loss(tmp_pat
     """From the formulas: after one step Adam's update is -rate * g / (|g| + eps), g clipped to norm 1."""
     run = make(settings(clip=0.01), tmp_path)
     before = {name: p.detach().clone() for name, p in run.network.named_parameters()}
-    x, t, noise = run.batch(0)
-    run.seed_network()
+    x, t, noise = run.batches(0)
+    run.batches.seed_network(run.network, 0, run.fabric)
     abar = run.diffusion.alphas_cumprod[t].float().view(-1, 1, 1, 1)
     output = run.network(abar.sqrt() * x + (1 - abar).sqrt() * noise, t)
     loss = (output - (abar.sqrt() * noise - (1 - abar).sqrt() * x)).square().mean()
@@ -179,16 +162,6 @@ def make(config, folder):
     """A training, not started; the random state is the test's own to spoil."""
     path = Path(folder) / f"{config.name}.safetensors"
     return training.Training(config, path, launch.start_fabric(config), launch.Signals())
-
-
-def test_flipping_mirrors_about_half_the_images_and_the_same_ones_every_time(tmp_path):
-    plain, flipped = (make(settings(flip=flip, batch_size=50), tmp_path) for flip in (False, True))
-    a, b = plain.batch(2)[0], flipped.batch(2)[0]
-    same = (a == b).flatten(1).all(1)
-    mirrored = (a.flip(-1) == b).flatten(1).all(1)
-    assert bool((same | mirrored).all()) and 10 < int(mirrored.sum()) < 40
-    assert torch.equal(b, flipped.batch(2)[0])
-    assert torch.equal(plain.batch(2)[2], flipped.batch(2)[2])
 
 
 def test_a_batch_in_parts_is_the_batch(tmp_path, monkeypatch):
