@@ -1,0 +1,72 @@
+"""Weights that ship: a finished training goes among them, stored in 16 bits where that costs nothing.
+
+    python -m cunet.release papermill_runs/trained/checkpoints/mnist-cunet-laptop-s1.safetensors
+
+Half the bits are half of what a reader has to download. What rounding costs is measured, the validation loss
+with the weights as trained and as stored, and both stay on the card (`validation_loss`,
+`validation_loss_float16`); where it costs more than `FREE`, 32 bits are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import checkpoints, datasets, folders
+from .diffusion import Diffusion
+from .errors import InputError, command
+from .validation import validation_losses
+
+FREE = 1e-3  # of the validation loss: up to this share, 16 bits cost nothing
+
+
+def release(path: str | Path, out: str | Path = checkpoints.ASSETS) -> Path:
+    """Store a checkpoint in `out`, under its name; one of that name there is replaced.
+
+    Args:
+        path: of the `.safetensors` file of a diffusion network that `cunet train` finished.
+        out: a folder; by default that of the weights that ship.
+
+    Returns:
+        The path of the stored file, its card beside it.
+
+    Raises:
+        InputError: the file is no such checkpoint, or its data cannot be read.
+    """
+    path = Path(path)
+    network, card = checkpoints.load(path)
+    if "validation_loss" not in card:
+        raise InputError(
+            f"{path} has no validation loss on its card: expected a diffusion network that `cunet train` "
+            "finished. Denoisers store themselves in 16 bits; copy them and their cards as they are."
+        )
+    test = datasets.load(card["dataset"], "test", image_size=network.image_size)
+    rounded = network.half().float()
+    after = validation_losses(rounded, test, Diffusion(**card["diffusion"]))[:, 0].mean().item()
+    free = after <= (1 + FREE) * card["validation_loss"]
+    if not free:
+        network, _ = checkpoints.load(path)
+    card |= {"validation_loss_float16": after}
+    return checkpoints.save(Path(out) / path.name, network, card, dtype="float16" if free else "float32")
+
+
+@command
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m cunet.release CHECKPOINT ...`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cunet.release", description="Put finished trainings among the weights that ship."
+    )
+    parser.add_argument("checkpoints", nargs="+", help="paths of .safetensors files, their cards beside them")
+    for path in parser.parse_args(arguments).checkpoints:
+        stored = release(path)
+        card = checkpoints.verify(stored)
+        print(
+            f"{folders.shown(stored)}: {card['dtype']}; validation loss {card['validation_loss']:.6f}, "
+            f"in 16 bits {card['validation_loss_float16']:.6f}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
