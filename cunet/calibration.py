@@ -37,6 +37,9 @@ BATCH = 64  # images a call when a network is measured
 class Costs:
     """Measured costs. Seconds are of one thread, networks' seconds of one image.
 
+    A network that was not measured is scaled from the one whose variant it is (cunet-nores from cunet), a
+    stranger from the U-Net.
+
     machine: which processor, and when. start: s of a job that computes nothing. kernel: of its kernel alone.
     start_mb: MB that it holds. scaling: n threads are n^scaling times as fast as one. networks: model -> size
     -> {"train": s, "call": s, "macs": of one image}. other: kind -> s. notebooks: name -> (a, b), s and s a
@@ -59,7 +62,9 @@ class Costs:
             return amount * self.other["feature" if item.kind == "made" else item.kind]
         kind = "train" if item.kind == "train" else "call"
         model, size, _ = item.network
-        known = self.networks.get(model.partition("@")[0]) or self.networks["unet"]
+        base = model.partition("@")[0]
+        measured = (name for name in (base, base.partition("-")[0], "unet") if name in self.networks)
+        known = self.networks[next(measured)]
         nearest = known.get(size) or known["laptop"]
         return amount * nearest[kind] * work.macs(item.network) / nearest["macs"]
 
@@ -100,13 +105,17 @@ def save(costs: Costs) -> None:
 
 
 def notebooks_from(costs: Costs, results: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Name of a notebook -> (a, b), from the results of its jobs."""
+    """Name of a notebook -> (a, b), from the results of its jobs.
+
+    The features of data sets are taken as kept from before, as they are once any run has computed them.
+    """
     import numpy as np
     from scipy.optimize import nnls
 
     rows: dict[str, list[tuple[float, float]]] = {}
     for result in results:
-        found = work.count(result["notebook"], result["parameters"])
+        which = result["notebook"], result["parameters"]
+        found = work.count(*which) - Work({Item("feature"): sum(work.read(*which).values())})
         left = result["timings"]["cpu_s"] - costs.network_seconds(found) - costs.kernel
         rows.setdefault(result["notebook"], []).append((found[Item("unit")], max(left, 0.0)))
     solved = {}

@@ -10,7 +10,7 @@ from cunet.calibration import Costs
 from cunet.errors import InputError
 from cunet.estimate import Need
 from cunet.synthesis_tables import MOST
-from cunet.work import Item
+from cunet.work import Item, Work
 
 UNET, CUNET = ("unet", "smoke", 1), ("cunet", "smoke", 1)
 NETWORKS = {"unet": {"laptop": {"train": 0.02, "call": 0.005, "macs": 1e8}}}
@@ -180,6 +180,14 @@ def test_what_a_notebook_does_besides_is_found_from_two_runs():
     assert calibration.notebooks_from(COSTS, [result(100, 30.0)])["03_sde"] == [30.0, 0.0]
     a, b = calibration.notebooks_from(COSTS, [result(100, 50.0), result(10_000, 20.0)])["03_sde"]
     assert a > 0 and b == 0
+
+
+def test_features_that_a_run_found_kept_are_not_taken_off_its_notebooks_own_time(monkeypatch):
+    monkeypatch.setattr(work, "count", lambda *_: Work({Item("feature"): 1_000_010}))
+    monkeypatch.setattr(work, "read", lambda *_: {("mnist", "laptop", "train", 0, 1_000_000): 1_000_000})
+    seconds = COSTS.kernel + COSTS.seconds(Item("feature"), 10) + 7.0
+    result = {"notebook": "08_denoising", "parameters": {}, "timings": {"cpu_s": seconds}}
+    assert calibration.notebooks_from(COSTS, [result])["08_denoising"] == [7.0, 0.0]
 
 
 def need(name: str, seconds: float, after: tuple[str, ...] = (), **changes) -> Need:
