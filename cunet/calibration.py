@@ -4,14 +4,13 @@
 
 Network work costs seconds an image and thread, measured at one size and scaled to another by multiply-
 accumulates. What a notebook does besides (its start is apart) costs a + b x units seconds, where units are
-`cunet.work.UNITS`; a and b, not below 0, come by least squares from what its jobs used of the processor in
-finished runs, after its network work has been taken off. The processor's seconds count, so that what else the
-machine does lengthens them little.
+`cunet.work.UNITS`, or the seconds of its network work where it has none there; a and b, not below 0, come by
+least squares from what its jobs used of the processor in finished runs, after its network work has been taken
+off. The processor's seconds count, so that what else the machine does lengthens them little.
 """
 
 import argparse
 import datetime
-import math
 import os
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from cunet import checkpoints, folders, runs, storage, work
+from cunet import folders, runs, work
 from cunet.errors import InputError, command
 from cunet.parameters import load_yaml
 from cunet.provenance import environment
@@ -75,7 +74,11 @@ class Costs:
     def own_seconds(self, notebook: str, found: Work) -> float:
         """Seconds of what a notebook does besides."""
         a, b = self.notebooks.get(notebook) or self.notebooks["default"]
-        return a + b * found[Item("unit")]
+        return a + b * self.units(notebook, found)
+
+    def units(self, notebook: str, found: Work) -> float:
+        """What a notebook's own work grows with: its units; without any, the seconds of its network work."""
+        return found[Item("unit")] if notebook in work.UNITS else self.network_seconds(found)
 
 
 def path() -> Path:
@@ -117,7 +120,8 @@ def notebooks_from(costs: Costs, results: list[dict[str, Any]]) -> dict[str, lis
         which = result["notebook"], result["parameters"]
         found = work.count(*which) - Work({Item("feature"): sum(work.read(*which).values())})
         left = result["timings"]["cpu_s"] - costs.network_seconds(found) - costs.kernel
-        rows.setdefault(result["notebook"], []).append((found[Item("unit")], max(left, 0.0)))
+        units = costs.units(result["notebook"], found)
+        rows.setdefault(result["notebook"], []).append((units, max(left, 0.0)))
     solved = {}
     for name, pairs in sorted(rows.items()):
         units, seconds = np.array(pairs).T
@@ -175,15 +179,23 @@ def measure(names: tuple[str, ...] = ("unet", "cunet"), sizes: tuple[str, ...] =
     return networks, other
 
 
-def scaling(networks: dict[str, dict[str, dict[str, float]]]) -> float:
-    """How trainings gain from threads: the exponent that the cards of the released networks show, 0 ... 1."""
-    found = []
-    for card in (storage.read(path)[1] for path in sorted(checkpoints.ASSETS.glob("*.safetensors"))):
-        measured = networks.get(card.get("model"), {}).get(card.get("size"))
-        if measured and card.get("threads", 1) > 1:
-            gain = card["images_per_second"] * measured["train"]
-            found.append(math.log(gain) / math.log(card["threads"]))
-    return min(1.0, max(0.0, sum(found) / len(found))) if found else 1.0
+def scaling(results: list[dict[str, Any]]) -> float:
+    """How jobs gain from threads: the exponent, 0 ... 1, of finished jobs of several threads; 1 without any.
+
+    A job's comes from the processor's seconds over those on the clock; longer jobs count as much more.
+    """
+    import numpy as np
+
+    found = [
+        (r["timings"]["wall_time_s"], r["timings"]["cpu_s"], r["environment"]["threads"])
+        for r in results
+        if r["environment"]["threads"] > 1
+    ]
+    if not found:
+        return 1.0
+    took, used, threads = np.array(found).T
+    exponent = np.average(np.log(used / took) / np.log(threads), weights=took)
+    return float(np.clip(exponent, 0.0, 1.0))
 
 
 def gpu_rate() -> dict[str, Any]:
@@ -254,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(f"There are no results in {', '.join(given.runs)}: run `cunet reproduce` first.")
     networks, other = measure()
     machine = f"{environment()['processor']}, {datetime.date.today()}"
-    costs = Costs(machine, **start(), scaling=scaling(networks), networks=networks, other=other,
+    costs = Costs(machine, **start(), scaling=scaling(results), networks=networks, other=other,
                   notebooks={}, gpu=gpu_rate())  # fmt: skip
     costs = Costs(**{**asdict(costs), "notebooks": notebooks_from(costs, results)})
     save(costs)

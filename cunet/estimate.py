@@ -1,6 +1,6 @@
 """What a run will take, before anything of it starts: hours, GPU-hours, memory, disk.
 
-    seconds of a job = start + own + (sum of amount x seconds x MACs / MACs measured) / threads^scaling
+    seconds of a job = start + (own + sum of amount x seconds x MACs / MACs measured) / threads^scaling
     seconds on GPUs  = (3 MACs of a trained image + MACs of a called one) / (MAC/s of a GPU) / devices
 
 The amounts follow from the job's parameters (`cunet.work`), the seconds were measured (`cunet.calibration`),
@@ -106,13 +106,13 @@ def _need(
     gpu = sum(macs.values()) / costs.gpu["macs_a_second"]
     devices = min(given.get("devices", 1), gpus) if gpu else 0
     cpu = costs.network_seconds(on_cpu)
-    own = costs.start + (costs.own_seconds(job.notebook, amount) if rule != "samples" else 0.0)
+    cpu += costs.own_seconds(job.notebook, on_cpu) if rule != "samples" else 0.0
     memory, gpu_memory = _memory(given, amount, costs, bool(gpu))
     return Need(
         name,
         rule,
-        own + cpu / threads**costs.scaling + gpu / max(1, devices * given.get("num_nodes", 1)),
-        own + cpu,
+        costs.start + cpu / threads**costs.scaling + gpu / max(1, devices * given.get("num_nodes", 1)),
+        costs.start + cpu,
         gpu,
         memory,
         gpu_memory,

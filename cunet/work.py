@@ -77,8 +77,8 @@ def count(notebook: str, given: dict[str, Any]) -> Work:
     work = _COUNTS[notebook](given) if notebook in _COUNTS else Work()
     if found := read(notebook, given):
         work[Item("feature")] += sum(found.values())
-    if notebook in UNITS:
-        work[Item("unit")] += UNITS[notebook](given)
+    if notebook in UNITS and (units := UNITS[notebook](given)):
+        work[Item("unit")] += units
     return work
 
 
@@ -344,13 +344,15 @@ _COUNTS: dict[str, Callable[[dict[str, Any]], Work]] = {
 }
 
 UNITS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "00_start_here": lambda of: 0,
     "01_ode_block": lambda of: of["toy_iterations"] * of["toy_seeds"],
     "02_adjoint": lambda of: of["batch"] * of["rounds"] * sum(of["network_steps"]),
     "03_sde": lambda of: of["points"] * (sum(of["counts"]) + sum(of["exact_counts"]) + of["steps"]),
+    "05_training": lambda of: 0,  # a page of curves and samples, however long it trained
     "09_denoisers": lambda of: (  # planes for BM3D, twice each, and an image a round of timing
         (2 * of["images"] * len(of["levels"]) + of["timing_rounds"] + 1)
         * sum(images(dataset)[2] for dataset in of["datasets"])
     ),
     "04_networks": lambda of: of["memory_batch"] + of["timing_rounds"] * sum(of["timing_batches"]),
 }
-"""What the work of a notebook that trains and samples nothing grows with."""
+"""What a notebook's own work grows with, where that is not its network work."""

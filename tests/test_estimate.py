@@ -182,6 +182,15 @@ def test_what_a_notebook_does_besides_is_found_from_two_runs():
     assert a > 0 and b == 0
 
 
+def test_what_threads_gain_is_read_from_the_jobs_of_several():
+    def job(cpu, wall, threads):
+        return {"timings": {"cpu_s": cpu, "wall_time_s": wall}, "environment": {"threads": threads}}
+
+    assert calibration.scaling([job(99.0, 100.0, 1)]) == 1.0
+    assert calibration.scaling([job(99.0, 100.0, 1), job(20.0, 10.0, 4)]) == pytest.approx(0.5)
+    assert calibration.scaling([job(20.0, 10.0, 4), job(30.0, 30.0, 2)]) == pytest.approx(0.125)
+
+
 def test_features_that_a_run_found_kept_are_not_taken_off_its_notebooks_own_time(monkeypatch):
     monkeypatch.setattr(work, "count", lambda *_: Work({Item("feature"): 1_000_010}))
     monkeypatch.setattr(work, "read", lambda *_: {("mnist", "laptop", "train", 0, 1_000_000): 1_000_000})
