@@ -279,7 +279,8 @@ class Training:
         losses = validation_losses(
             self.ema, self.test, self.diffusion, rank, world, lambda: self.stop.requested
         )
-        losses[:, 0] = self.fabric.all_reduce(losses[:, 0].to(self.fabric.device), reduce_op="sum").cpu()
+        mine = losses[:, 0].contiguous()  # gloo adds a view's memory as it lies, t and all
+        losses[:, 0] = self.fabric.all_reduce(mine.to(self.fabric.device), reduce_op="sum").cpu()
         if self.agree(self.stop.requested):
             return False
         loss, quartiles = validation_summary(losses, self.config.timesteps)

@@ -124,8 +124,7 @@ def test_killing_one_of_three_stops_the_others_and_another_number_goes_on(tmp_pa
     assert final(folder)["devices"] == 1
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_two_and_three_devices_have_the_loss_curve_of_one(tmp_path, count):
     for folder, number in (("one", 1), ("many", count)):
         devices.run(configure({**SMALL, "devices": number}), tmp_path / folder, lambda line: None)
