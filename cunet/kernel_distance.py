@@ -109,14 +109,18 @@ def distances(real: RealImages, features: Tensor, resamples: int = 500, seed: in
     rows, count = features.to(real.features.dtype), len(features)
     if count < 2:
         raise InputError(f"A distance of {count} images was asked for: give two or more.")
-    pairs = _kernel(rows, rows).double().fill_diagonal_(0)
     to_real = torch.cat([_kernel(some, real.features).double().mean(1) for some in rows.split(CHUNK)])
     choose = torch.Generator().manual_seed(seed)
     drawn = torch.randint(count, (resamples, count), generator=choose)
     while (alone := (drawn == drawn[:, :1]).all(1)).any():
         drawn[alone] = torch.randint(count, (int(alone.sum()), count), generator=choose)
     weights = torch.cat((torch.ones(1, count), _counted(drawn, count))).double()
-    inside = ((weights @ pairs) * weights).sum(1) / (count**2 - weights.square().sum(1))
+    inside = torch.zeros(len(weights), dtype=torch.float64)
+    for first in range(0, count, CHUNK):
+        pairs = _kernel(rows[first : first + CHUNK], rows).double()
+        pairs.diagonal(first).zero_()
+        inside += ((weights[:, first : first + CHUNK] @ pairs) * weights).sum(1)
+    inside /= count**2 - weights.square().sum(1)
     found = THOUSAND * (inside + real.within - 2 * (weights @ to_real) / count)
     return Distances(float(found[0]), found[1:].numpy())
 

@@ -19,6 +19,15 @@ def test_distances_are_the_kernel_distance_of_whole_sets(n):
     assert np.array_equal(found.draws, again.draws) and found.draws.std() > 0
 
 
+def test_a_matrix_computed_in_parts_gives_the_same(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    real, made = (torch.randn(n, 16, generator=generator).double() for n in (40, 25))
+    whole = kernel_distance.distances(RealImages.of(real), made, resamples=20)
+    monkeypatch.setattr(kernel_distance, "CHUNK", 7)
+    parts = kernel_distance.distances(RealImages.of(real), made, resamples=20)
+    assert parts.value == pytest.approx(whole.value) and np.allclose(parts.draws, whole.draws)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_the_distance_is_unbiased_and_its_bootstrap_knows_the_spread(shift):
     """Near real images the interval is on the safe side, as the statistic is degenerate there."""
