@@ -95,7 +95,8 @@ def locked(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         wait: seconds to wait for a holder that is about to end.
 
     Raises:
-        InputError: another living process holds the lock; the message says which.
+        InputError: another living process holds the lock; the message says which. Or the file system has
+            no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     stream = open(path, "a+", encoding="utf-8")
@@ -105,10 +106,15 @@ def locked(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise InputError(_refusal(path, what)) from None
                 time.sleep(0.1)
+            except OSError as error:  # for instance a network file system without a lock service
+                raise InputError(
+                    f"{path} cannot be locked: {error.strerror}. Without locks two commands could write the "
+                    "same files; use a folder on a file system that has them."
+                ) from None
         stream.truncate(0)
         stream.write(json.dumps(identity()))
         stream.flush()

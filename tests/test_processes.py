@@ -1,5 +1,6 @@
 """Locks that die with their owner; processes found and ended by their mark."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -34,6 +35,18 @@ def test_a_lock_is_refused_while_its_holder_lives_and_free_the_moment_it_is_kill
     holder.kill()
     holder.wait()
     with processes.locked(path, "It"):
+        pass
+
+
+def test_a_file_system_without_locks_is_told_from_a_lock_that_is_held(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(processes.fcntl, "flock", no_locks)
+    with (
+        pytest.raises(InputError, match="cannot be locked: No locks available.*file system"),
+        processes.locked(tmp_path / "lock", "It", wait=60),
+    ):
         pass
 
 
