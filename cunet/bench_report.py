@@ -52,7 +52,7 @@ def table(frame: pd.DataFrame) -> str:
     lines = {}
     for title, cell in frame.groupby(frame.apply(what, axis=1), sort=False):
         by_model = cell.set_index("model")
-        lines[title] = {name: _ratio(by_model.loc[name]) for name in networks if name in by_model.index}
+        lines[title] = {name: ratio(by_model.loc[name]) for name in networks if name in by_model.index}
         first = by_model.iloc[0]
         lines[title][networks[0]] = quantity(first["value"], first["unit"])
     for title, cell in frame[frame["task"] == "step"].groupby(frame.apply(what, axis=1), sort=False):
@@ -104,11 +104,12 @@ def quantity(value: float, unit: str) -> str:
     return f"{value / scale:.3g} {name}"
 
 
-def _ratio(row: pd.Series) -> str:
+def ratio(row: pd.Series, digits: int = 3) -> str:
+    """A row's ratio with its interval, if it has one; its value where it has no ratio."""
     if pd.isna(row["ratio"]):
         return quantity(row["value"], row["unit"])
-    spread = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
-    return f"{row['ratio']:.3f}{spread}"
+    spread = "" if pd.isna(row["low"]) else f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    return f"{row['ratio']:.{digits}f}{spread}"
 
 
 def figure(frame: pd.DataFrame) -> Figure:

@@ -33,6 +33,7 @@ COLOURS = {
 NAMES = {
     "unet": "U-Net",
     "cunet": "cU-Net as described",
+    "cunet@gradient=checkpoint": "cU-Net, checkpointed",
     "cunet-walltime": "cU-Net, the U-Net's training time",
     "cunet-released": "cU-Net as released",
     "cunet-released-5attn": "released, five attentions",

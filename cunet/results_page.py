@@ -72,6 +72,7 @@ def table_1(run_dir: Path) -> str:
                 "data": dataset_label(row.dataset),
                 "network": palette.label(row.model),
                 "FD-AlexNet [95 %]": f"{row.fd:.2f} [{row.fd_low:.2f}, {row.fd_high:.2f}]",
+                "samples": f"{row.n:,}",
                 "steps": f"{row.steps:.0f}",
                 "s a sample": f"{row.seconds_per_sample:.3g}",
                 "paper: FID": _printed(row.paper_fid, ".2f", row.dataset),
@@ -113,7 +114,9 @@ def table_5(folder: Path) -> str:
         rows = {}
         for title, cell in frame.groupby(frame.apply(bench_report.what, axis=1), sort=False):
             by_model = cell.set_index("model")
-            rows[title] = {COLUMNS[m]: _share(by_model.loc[m]) for m in COLUMNS if m in by_model.index}
+            rows[title] = {
+                COLUMNS[m]: bench_report.ratio(by_model.loc[m], 2) for m in COLUMNS if m in by_model.index
+            }
         environment = record["environment"]
         where = f"{environment['processor']}, {environment['threads']} threads"
     except (OSError, ValueError, KeyError) as error:
@@ -133,12 +136,6 @@ def table_5(folder: Path) -> str:
         f"From [{BENCH}]({BENCH}), which `make bench` writes."
     )
     return f"{heading}\n\n{table.to_markdown(index=False, disable_numparse=True)}"
-
-
-def _share(row: pd.Series) -> str:
-    """A ratio with its interval, if it has one."""
-    spread = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
-    return f"{row['ratio']:.2f}{spread}"
 
 
 def findings(card: pd.DataFrame, most: int = 5) -> list[str]:

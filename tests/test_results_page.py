@@ -85,15 +85,15 @@ def test_ratios_of_cost_are_those_that_the_benchmark_wrote(tmp_path):
 
 def test_table_1_names_stand_ins_and_has_a_dash_where_the_paper_has_no_number(tmp_path):
     (tmp_path / "tables").mkdir()
-    columns = "dataset,model,fd,fd_low,fd_high,steps,seconds_per_sample,paper_fid,paper_steps,paper_seconds"
-    rows = ["mnist,unet,7.125,7,8,30,1.23456,3.61,30,3.56", "landscapes,cunet,9,8,10,5,0.5,,,"]
-    rows.append("avatars,cunet,9,8,10,5,0.5,21.44,80,7.36")
+    columns = "dataset,model,fd,fd_low,fd_high,steps,seconds_per_sample,paper_fid,paper_steps,paper_seconds,n"
+    rows = ["mnist,unet,7.125,7,8,30,1.23456,3.61,30,3.56,2048", "landscapes,cunet,9,8,10,5,0.5,,,,64"]
+    rows.append("avatars,cunet,9,8,10,5,0.5,21.44,80,7.36,64")
     (tmp_path / "tables" / "tab01_synthesis.csv").write_text("\n".join([columns, *rows]))
     lines = results_page.table_1(tmp_path).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    assert cells[0] == ["mnist", "U-Net", "7.12 [7.00, 8.00]", "30", "1.23", "3.61", "30", "3.56"]
-    assert "stand-in for CelebA" in cells[2][0] and cells[2][5:] == ["21.44 (of CelebA)", "80", "7.36"]
-    assert "stand-in for LSUN Church" in cells[1][0] and cells[1][5:] == ["-", "-", "-"]
+    assert cells[0] == ["mnist", "U-Net", "7.12 [7.00, 8.00]", "2,048", "30", "1.23", "3.61", "30", "3.56"]
+    assert "stand-in for CelebA" in cells[2][0] and cells[2][6:] == ["21.44 (of CelebA)", "80", "7.36"]
+    assert "stand-in for LSUN Church" in cells[1][0] and cells[1][6:] == ["-", "-", "-"]
 
 
 @pytest.mark.parametrize("text", ["", results_page.BEGIN, f"{results_page.END}\n{results_page.BEGIN}"])
