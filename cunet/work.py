@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cunet import checkpoints, drawn, models
 from cunet.samplers import SAMPLERS
+from cunet.trajectories import VARIANTS
 from cunet.validation import VALIDATION_IMAGES
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ IMAGES = {  # of the data sets: training and test images, channels
 DRAWN = (drawn.COUNTS["train"], drawn.COUNTS["test"], 3)  # of the drawn ones
 FEATURES = 4 * 256  # bytes of an image's features
 READERS = ("07_synthesis", "08_denoising", "10_ablations", "11_beyond")  # of a data set's kept features
-VARIANTS = 4  # protocols of denoising that notebook 08 compares
 STOPS = 8  # moments of a walk at which it takes distances
 BACKWARD = 3  # calls that an image costs forward and backward
 FLOW = 70  # evaluations along the probability flow of notebook 11, each two calls and their gradient
@@ -223,7 +223,7 @@ def _denoising(of: dict[str, Any]) -> Work:
         return sum(math.ceil(level / stride) for level in levels)
 
     scored = of["images"] * walks(of["levels"], of["stride"])
-    scored += of["images"] * walks(of["protocol_levels"], of["stride"]) * VARIANTS
+    scored += of["images"] * walks(of["protocol_levels"], of["stride"]) * len(VARIANTS)
     scored += of["stride_images"] * sum(walks(of["stride_levels"], k) for k in of["strides"])
     curve = of["tradeoff_images"] * (
         2 * math.ceil(of["tradeoff_level"] / of["tradeoff_stride"]) + len(of["levels"])

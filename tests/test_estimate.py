@@ -182,6 +182,30 @@ def test_what_a_notebook_does_besides_is_found_from_two_runs():
     assert a > 0 and b == 0
 
 
+def test_a_calibration_measures_reads_the_runs_and_is_loaded_again(tmp_path, monkeypatch, capsys):
+    """Really measured, but for the list of networks: the smallest one."""
+    measure = calibration.measure
+    monkeypatch.setattr(calibration, "measure", lambda: measure(("unet",), ("smoke",)))
+    monkeypatch.setattr(calibration, "path", lambda: tmp_path / "calibration.yaml")
+    monkeypatch.setattr(calibration.folders, "find", lambda name: tmp_path)
+    monkeypatch.setattr(calibration.runs, "results", lambda folder: {})
+    assert calibration.main(["smoke"]) == 2 and "no results in smoke" in capsys.readouterr().err
+    timings = {"cpu_s": 1000.0, "wall_time_s": 500.0}
+    result = {"notebook": "03_sde", "parameters": given("03_sde"), "timings": timings}
+    monkeypatch.setattr(
+        calibration.runs, "results", lambda folder: {"03_sde": {**result, "environment": {"threads": 2}}}
+    )
+    assert calibration.main(["smoke"]) == 0
+    found = calibration.load()
+    assert found.scaling == pytest.approx(1.0) and found.notebooks["03_sde"] == [
+        pytest.approx(1000.0 - found.kernel, abs=0.01),
+        0.0,
+    ]
+    assert 0 < found.networks["unet"]["smoke"]["call"] < found.networks["unet"]["smoke"]["train"]
+    assert found.start > 1 and all(seconds > 0 for seconds in found.other.values())
+    assert not found.gpu["known_from"].startswith("measured") or found.gpu["macs_a_second"] > 0
+
+
 def test_what_threads_gain_is_read_from_the_jobs_of_several():
     def job(cpu, wall, threads):
         return {"timings": {"cpu_s": cpu, "wall_time_s": wall}, "environment": {"threads": threads}}
