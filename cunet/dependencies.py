@@ -13,18 +13,24 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from cunet import chain
+from cunet import chain, folders
 from cunet.chain import asked_for
 from cunet.parameters import declaration
 
+MEASURED = {"solver_study.kept(": Path("papermill_runs", "reference_solvers", "solvers.csv")}
+"""What a notebook says that reads a committed measurement, and the file of it."""
 RIVALS = ("autoencoder", "dncnn")  # cunet.denoisers.NETWORKS, whose import takes seconds
 
 
 def inputs(plan: chain.Plan, job: chain.Job) -> list[str]:
     """The files that a job's result depends on, relative to the run's folder: the notebook, the modules that
-    it imports, directly or not, the results that it waits for, and the released checkpoints if it reads any.
+    it imports, directly or not, the results that it waits for, the released checkpoints if it reads any,
+    and what was measured and committed.
     """
-    files = [chain.source(job.notebook), *modules(chain.source(job.notebook))]
+    source = chain.source(job.notebook)
+    files, text = [source, *modules(source)], source.read_text(encoding="utf-8")
+    committed = [folders.root() / path for says, path in MEASURED.items() if says in text]
+    files += [path for path in committed if path.is_file()]
     there = chain.PACKAGE / "assets" / "checkpoints"
     files += sorted({path for pattern in _checkpoints(plan, job) for path in there.glob(pattern)})
     relative = [os.path.relpath(path, plan.run_dir) for path in files]

@@ -61,6 +61,9 @@ KEYS = ["trained", "evaluated", "images", "dataset", "size", "seed", "samples", 
 COLUMNS = [*KEYS, "evaluations", "macs", "loss", "fd"]
 
 
+KEPT = Path("papermill_runs") / "reference_solvers"  # the committed study: `cunet solvers --out` this folder
+
+
 class Choice(NamedTuple):
     """A solver, and the evaluations of f that it makes in a block; 0 stands for OWN."""
 
@@ -241,6 +244,62 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> pd.DataF
     for ending in ("png", "pdf"):
         drawn.savefig(study.out / f"solvers.{ending}")
     return frame
+
+
+def kept(dataset: str, size: str, folder: Path | None = None) -> pd.DataFrame:
+    """The committed study's rows of a data set and a size, a row a cell, those of the longest training.
+
+    folder: of `run`; the committed one if None. Returns a table like that of `run`; no rows if there is none.
+
+    Raises InputError for a file that is none of `run`.
+    """
+    path = (folder or folders.resolve(KEPT)) / "solvers.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    try:
+        frame = pd.read_csv(path)[COLUMNS]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{folders.shown(path)} is none of `cunet solvers`: {error}. Run it again."
+        ) from None
+    frame = frame[(frame["dataset"] == dataset) & (frame["size"] == size)]
+    settings = ["images", "seed", "samples", "sampling_steps"]
+    longest = frame.sort_values(settings).tail(1)
+    frame = frame.merge(longest[settings])
+    order = {text: i for i, text in enumerate(CHOICES)}
+    return frame.sort_values(["trained", "evaluated"], key=lambda names: names.map(order), ignore_index=True)
+
+
+def findings(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """What a study says, each as a question and its answer with numbers: for the scorecard."""
+    losses = matrix(frame, list(dict.fromkeys(frame["trained"])))
+    own = pd.Series(losses.to_numpy().diagonal(), losses.index)
+    calls = frame[frame["trained"] == frame["evaluated"]].set_index("trained")["evaluations"]
+    found = []
+
+    def words(text: str) -> str:
+        return text.replace(":", " ")
+
+    def told(text: str) -> str:
+        return f"{own[text]:.4f} with {words(text)} ({calls[text]:.0f} evaluations a call)"
+
+    best = own.idxmin()
+    beside = [name for name in dict.fromkeys((OWN, best, own.idxmax())) if name in own.index]
+    found.append(("validation loss, trained and evaluated with one solver", "; ".join(map(told, beside))))
+    few = {}
+    for text in own.index:
+        fewer = [t for t in own.index if choice(t).solver == choice(text).solver and calls[t] < calls[text]]
+        few |= {(text, t): losses.loc[text, t] / own[t] for t in fewer}
+    if few:
+        (most, fewest), worst = max(few.items(), key=lambda item: item[1])
+        answer = f"{min(few.values()):.2f} to {worst:.2f} times (most: {words(most)} at {words(fewest)})"
+        question = "loss with evaluations lowered at sampling time only, over that of training with so few"
+        found.append((question, answer))
+    if OWN in own.index and len(own) > 1:
+        more = losses.loc[OWN].drop(OWN) / own[OWN]
+        answer = f"{more.min():.2f} to {more.max():.2f} times (least: {words(more.idxmin())})"
+        found.append(("loss of the network as it is with another solver, over that with its own", answer))
+    return found
 
 
 def matrix(frame: pd.DataFrame, choices: Sequence[str], quantity: str = "loss") -> pd.DataFrame:

@@ -93,6 +93,7 @@ from cunet import (
     sampling,
     scorecard,
     sde,
+    solver_study,
     subsets,
 )
 from cunet import checkpoints as store
@@ -621,6 +622,40 @@ for m, x in change.items():
              spread=f"[{x.low:.2f}, {x.high:.2f}], 95 % over images", n=ode_images, dataset=main, size=size)
     )  # fmt: skip
 converged.round(4)
+
+# %% [markdown]
+# **Which solver should it have been trained with?** The same question, answered by training: the network was trained anew
+# with each of several solvers and numbers of evaluations a block, from the same first weights on the same images, and
+# each of the trained networks was evaluated with each solver. If training made equations of the blocks, a row of the
+# matrix below would be one number. Its diagonal says what more evaluations, or a solver of higher order, buy; the cells
+# left of it, within one solver, what it costs to lower the evaluations at sampling time only. A training for each row
+# takes hours, so they are not made here: `cunet solvers --out papermill_runs/reference_solvers` makes them, and its
+# table, which is committed, is read.
+
+# %%
+study = solver_study.kept(main, size)
+if len(study):
+    trained_with, about = list(dict.fromkeys(study.trained)), study.iloc[0]
+    caption = (
+        f"Each solver with its evaluations a block, trained on {about.images:,} images and evaluated with each, {main};"
+        f" FD-AlexNet of {about.samples} samples of {about.sampling_steps} DDIM steps"
+    )
+    run.save_table(study, "ext_solvers", caption)
+    picture = solver_study.figure(study, trained_with)
+    run.save_figure(
+        picture,
+        "ext_solvers",
+        f"Left: validation loss, {main}, trained with the row's solver and evaluations a block, evaluated with the column's; red: above"
+        " that of the row's own solver. Right: each with its own solver; a solver helps where its line lies below the star",
+    )
+    display(picture)
+    for asked, answer in solver_study.findings(study):
+        rows_beyond.append(
+            dict(id="ext_solvers", claim=f"cU-Net: {asked}", measured=answer,
+                 spread=f"one training each, of {about.images:,} images", n=len(trained_with), dataset=main, size=size)
+        )  # fmt: skip
+else:
+    print(f"Not measured for {main} at size {size}: cunet solvers --dataset {main} --size {size}")
 
 # %% [markdown]
 # ## 6. A class on demand

@@ -87,6 +87,39 @@ def test_what_is_there_is_not_computed_again_and_other_settings_are_kept(study, 
     assert (out / "solvers.png").stat().st_size > 5000
 
 
+def test_the_longest_study_is_read_back_and_told_in_words(study):
+    frame, out = study
+    found = solver_study.kept("mnist", "smoke", out)
+    pd.testing.assert_frame_equal(found, frame, check_dtype=False)
+    assert not len(solver_study.kept("mnist", "laptop", out)) and not len(
+        solver_study.kept("x", "smoke", out)
+    )
+    assert not len(solver_study.kept("mnist", "smoke", out / "nothing"))
+    (out / "damaged").mkdir()
+    (out / "damaged" / "solvers.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="none of `cunet solvers`"):
+        solver_study.kept("mnist", "smoke", out / "damaged")
+
+
+def test_findings_are_the_best_of_the_diagonal_what_lowering_costs_and_what_another_solver_does():
+    calls = {"own": 10, "leapfrog:1": 9, "leapfrog:2": 18}
+    losses = [[0.4, 0.8, 0.2], [0.9, 0.5, 0.7], [0.9, 1.5, 0.3]]  # trained with, evaluated with
+    rows = [
+        (trained, evaluated, calls[evaluated], loss)
+        for trained, row in zip(calls, losses, strict=True)
+        for evaluated, loss in zip(calls, row, strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=["trained", "evaluated", "evaluations", "loss"])
+    best, lowered, other = (answer for _, answer in solver_study.findings(frame))
+    assert (
+        best.startswith("0.4000 with own (10 ") and "0.3000 with leapfrog 2 (18 " in best and "0.5000" in best
+    )
+    assert lowered == "3.00 to 3.00 times (most: leapfrog 2 at leapfrog 1)"
+    assert other == "0.50 to 2.00 times (least: leapfrog 2)"
+    (only,) = solver_study.findings(frame[(frame.trained == "own") & (frame.evaluated == "own")])
+    assert only[1] == "0.4000 with own (10 evaluations a call)"
+
+
 @pytest.mark.parametrize("text", ["leapfrog", "leapfrog:0", "rk4:6", "euler:1", "midpoint:x"])
 def test_choices_that_are_none_are_refused(text):
     with pytest.raises(InputError, match="no solver with its evaluations"):
