@@ -27,7 +27,7 @@ from .datasets import ImageDataset
 from .denoising import denoise
 from .diffusion import Diffusion
 from .errors import InputError
-from .frechet import features
+from .frechet import features, refuse_alike
 from .sampling import sample
 from .validation import validation_losses
 
@@ -138,7 +138,9 @@ def measure(
     )
     best = torch.stack([found["mean", level].best("lpips")[0] for level in levels], 1)
     losses = validation_losses(network, subsets.part(test, loss_images), diffusion)[:, 0]
-    return Measured(features(drawn), drawn[:shown], best.double().mean(1), losses)
+    of_samples = features(drawn)
+    refuse_alike(of_samples)
+    return Measured(of_samples, drawn[:shown], best.double().mean(1), losses)
 
 
 class Spread(NamedTuple):

@@ -30,7 +30,7 @@ from .denoising import denoise, noise_stds
 from .denoising_tables import SIGNIFICANT, holm
 from .diffusion import Diffusion
 from .errors import InputError, one_of
-from .frechet import Statistics, features, frechet_distance
+from .frechet import Statistics, distance_to, features, refuse_alike
 from .recipe import generator
 from .sampling import evaluating, predict, sample
 
@@ -171,7 +171,8 @@ def tried(
         found["denoising"] = draw(rows, geometric, resamples, seed)
     if "sampling" in tasks:
         drawn = features(sample(model, samples, diffusion, "ddim", steps, seed))
-        found["sampling"] = draw(drawn, lambda f: frechet_distance(real, f).value, resamples, seed)
+        refuse_alike(drawn)
+        found["sampling"] = draw(drawn, distance_to(real), resamples, seed)
     return found
 
 

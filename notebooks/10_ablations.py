@@ -242,14 +242,15 @@ measured = {
 }
 
 # %%
+distance = {d: frechet.distance_to(real[d]) for d in datasets}
 draws = {
     key: {
-        "fd": ablations.draw(found.features, lambda f, d=key[0]: frechet.frechet_distance(real[d], f).value, resamples, seed),
+        "fd": ablations.draw(found.features, distance[key[0]], resamples, seed),
         "lpips": ablations.draw(found.lpips, seed=seed),
         "loss": ablations.draw(found.losses, seed=seed),
     }
     for key, found in measured.items()
-}  # fmt: skip
+}
 rows = []
 for (d, m, s), found in draws.items():
     card = loaded[d, full if m == HELD else m, s][1]
