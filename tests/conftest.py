@@ -165,6 +165,12 @@ def faults(record_property):
     return counted
 
 
+@pytest.fixture
+def measured(record_property):
+    """A function of a text: what a test measured, told at the end of all."""
+    return lambda text: record_property("measured", text)
+
+
 def free_port() -> int:
     """A port of the loopback that nobody has: below those that the system hands out, beginning at a number of
     this process, so that neither another worker nor a passing connection takes it before it is used."""
@@ -185,11 +191,12 @@ def pytest_collection_modifyitems(items: list) -> None:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """The faults of all workers together; what a test injects and survives it says with `record_property`."""
+    """What tests measured, and the faults of all workers together; both are said with `record_property`."""
     reports = [r for group in ("passed", "failed") for r in terminalreporter.stats.get(group, [])]
-    counts = [
-        value for r in reports if r.when == "call" for key, value in r.user_properties if key == "faults"
-    ]
+    said = [pair for r in reports if r.when == "call" for pair in r.user_properties]
+    for text in [text for key, text in said if key == "measured"]:
+        terminalreporter.write_line(f"measured: {text}")
+    counts = [count for key, count in said if key == "faults"]
     if counts:
         injected, survived = (sum(count[i] for count in counts) for i in (0, 1))
         terminalreporter.write_line(

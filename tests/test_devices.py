@@ -83,7 +83,7 @@ def ranks(folder) -> list[psutil.Process]:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_killing_one_of_three_stops_the_others_and_another_number_goes_on(tmp_path, monkeypatch):
+def test_killing_one_of_three_stops_the_others_and_another_number_goes_on(tmp_path, monkeypatch, measured):
     """One process; three of which one is killed, two that are stopped, one to the end: the same curve."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     devices.run(configure(SMALL), tmp_path / "one", lambda line: None)
@@ -112,7 +112,7 @@ def test_killing_one_of_three_stops_the_others_and_another_number_goes_on(tmp_pa
         since = time.monotonic()
         psutil.wait_procs(alive, timeout=60)
         seconds.append(time.monotonic() - since)
-        print(f"{count} ranks, signal {number}: {seconds[-1]:.1f} s until all had ended")
+        measured(f"{count} ranks, signal {number}: {seconds[-1]:.1f} s until all had ended")
         thread.join(60)
         assert not any(processes.running(process) for process in alive)
         assert not thread.is_alive() and not ranks(folder)

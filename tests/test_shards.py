@@ -130,7 +130,7 @@ def peak(path, folder, count) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_memory_does_not_grow_with_the_number_of_samples(trained, tmp_path):
+def test_memory_does_not_grow_with_the_number_of_samples(trained, tmp_path, measured):
     """To 30,000 samples at smoke size; all images of 1,000 more at once would be 1 MB, and 30,000 30 MB."""
     megabytes = {}
     for count in (1000, 10_000, 30_000):
@@ -141,5 +141,5 @@ def test_memory_does_not_grow_with_the_number_of_samples(trained, tmp_path):
         ):
             said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         megabytes[count] = int(said.stdout.split()[1])
-    print("peak resident memory, MB:", megabytes)
+    measured(f"peak resident memory by number of samples, MB: {megabytes}")
     assert megabytes[30_000] < megabytes[1000] + 15
