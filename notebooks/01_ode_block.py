@@ -753,6 +753,8 @@ c21 = (
     f"{needed['leapfrog']:.1f} evaluations with leapfrog, {needed['midpoint']:.1f} with midpoint, {needed['rk4']:.1f} with rk4; "
     f"one rk4 step is {one_rk4:.0%} of the way off"
 )
+
+# %%
 off_the_equation = steps_off[0.5] > 0.01  # of the way
 why16 = "true by construction for the network as described, not for the released one (notebook 04). " + (
     "What was trained is the map of a few steps, not the equation: with the same weights, a better solver is another "

@@ -226,6 +226,7 @@ def probability_flow(t, x, means):
     return 0.5 * beta(t) * (-x - score(x, t, means))
 
 
+# %%
 means = torch.tensor([[-1.0, -0.4], [1.0, 0.6]], dtype=D, requires_grad=True)
 noise = torch.tensor(
     [[-1.4, 1.0], [-0.2, -1.5], [0.15, 1.6], [1.5, -0.6], [0.9, 1.4]], dtype=D, requires_grad=True
@@ -559,6 +560,7 @@ def growth(line, state: float) -> float:
     return np.polyfit(line.steps, line.memory, 1)[0] / state
 
 
+# %%
 states = {
     "one block": 2 * single[1][0].numel() * 4,
     "whole network": sum(
@@ -576,6 +578,12 @@ run.save_table(
     "ext_memory_growth",
     "Peak memory a further solver step takes.",
 )
+slopes
+
+# %% [markdown]
+# **Check.** Is each as exact, and as flat, as it has to be?
+
+# %%
 worst = costs.groupby("gradient", sort=False).error.max()
 # Rounding is the floor: where training has all but removed the gradient, plain backpropagation in float32 is itself
 # off by some 1e-5 of what is left. The others may add nothing to it.
@@ -584,7 +592,6 @@ floor = np.maximum(1e-5, 2 * off.direct)
 assert off[["checkpoint", "reversible"]].le(floor, axis=0).all(axis=None) and floor.max() < 1e-4
 assert (slopes.loc[["reversible", "adjoint"]].abs() < 0.1).all(axis=None)  # the rule of C20
 assert (slopes.loc["checkpoint"] < 1.2).all() and (slopes.loc["direct"] > 2).all()
-slopes
 
 # %% [markdown]
 # Flat is not small: the adjoint carries the gradient of every parameter through its steps. Is it worth it at as many

@@ -715,6 +715,8 @@ with torch.no_grad():
         ),
     }
 best = answers["posterior mean"]
+
+# %%
 mmse = rms(best - clean) ** 2
 l2_gap = rms(answers["network, L2 loss"] - best) / math.sqrt(mmse)
 smoothing = pd.DataFrame(
@@ -914,6 +916,8 @@ c26 = {
     "why": "both halves are theorems, and both can be seen here. Equation 15 is the posterior of x given y; the"
     " sentence before it has the two the wrong way round",
 }
+
+# %%
 values = {
     "distances at marks": distances | {"t": marks, "floor": floor},
     "variance left by equation 6 as printed": left,

@@ -340,6 +340,7 @@ def gap(moved, start, velocity, h):
     return float(((moved - start) / h - velocity).norm() / velocity.norm())
 
 
+# %%
 half = SIDE // 2  # what follows holds at any side, and takes a quarter of the time at half of it
 image = torch.randn(1, CHANNELS, half, half, generator=torch.Generator().manual_seed(seed))
 block = networks["cunet"].middle
