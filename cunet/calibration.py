@@ -169,27 +169,28 @@ def measure(names: tuple[str, ...] = ("unet", "cunet"), sizes: tuple[str, ...] =
             }
     a, b = (torch.rand(32, 1, 32, 32) * 2 - 1 for _ in range(2))
     known = frechet.FrechetAlexNet(torch.randn(1000, 256)).statistics()
-    some = torch.randn(300, 256)
+    distance, some = frechet.distance_to(known), torch.randn(300, 256)
     scores = (metrics.ssim, metrics.psnr, metrics.lpips)
     other = {
         "feature": seconds(lambda: frechet.features(a)) / len(a),
         "score": seconds(lambda: [score(a, b) for score in scores]) / len(a),
-        "distance": seconds(lambda: frechet.frechet_distance(known, some)),
+        "distance": seconds(lambda: distance(some)),
     }
     return networks, other
 
 
-def scaling(results: list[dict[str, Any]]) -> float:
+def scaling(results: list[dict[str, Any]], kernel: float) -> float:
     """How jobs gain from threads: the exponent, 0 ... 1, of finished jobs of several threads; 1 without any.
 
-    A job's comes from the processor's seconds over those on the clock; longer jobs count as much more.
+    A job's comes from the processor's seconds, without those of its kernel's start, over those on the clock,
+    which begins after it; longer jobs count as much more.
     """
     import numpy as np
 
     found = [
-        (r["timings"]["wall_time_s"], r["timings"]["cpu_s"], r["environment"]["threads"])
+        (r["timings"]["wall_time_s"], r["timings"]["cpu_s"] - kernel, r["environment"]["threads"])
         for r in results
-        if r["environment"]["threads"] > 1
+        if r["environment"]["threads"] > 1 and r["timings"]["cpu_s"] > kernel
     ]
     if not found:
         return 1.0
@@ -266,7 +267,9 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(f"There are no results in {', '.join(given.runs)}: run `cunet reproduce` first.")
     networks, other = measure()
     machine = f"{environment()['processor']}, {datetime.date.today()}"
-    costs = Costs(machine, **start(), scaling=scaling(results), networks=networks, other=other,
+    started = start()
+    gained = scaling(results, started["kernel"])
+    costs = Costs(machine, **started, scaling=gained, networks=networks, other=other,
                   notebooks={}, gpu=gpu_rate())  # fmt: skip
     costs = Costs(**{**asdict(costs), "notebooks": notebooks_from(costs, results)})
     save(costs)

@@ -75,7 +75,7 @@ def reproduce(
 @app.command(
     epilog=example(
         "cunet estimate --profile paper",
-        r"cunet estimate --profile paper --gpus 8 --set 05_training.devices=8 --set shards=8",
+        r"cunet estimate --profile paper --gpus 8 --jobs 8 --set 05_training.devices=8 --set shards=8",
         "cunet estimate --profile laptop --against laptop",
     )
 )

@@ -18,7 +18,7 @@ from cunet.chain import asked_for
 from cunet.parameters import declaration
 
 MEASURED = {"solver_study.kept(": Path("papermill_runs", "reference_solvers", "solvers.csv")}
-"""What a notebook says that reads a committed measurement, and the file of it."""
+"""A call in a notebook's text -> the committed file that it reads (`cunet.solver_study.KEPT`)."""
 RIVALS = ("autoencoder", "dncnn")  # cunet.denoisers.NETWORKS, whose import takes seconds
 
 

@@ -125,10 +125,10 @@ def _need(
 
 
 def _memory(given: dict[str, Any], amount: Work, costs: Costs, gpu: bool) -> tuple[float, float]:
-    """MB that a job holds at most: its processes with the data, and one device with its networks."""
-    data = [given["dataset"]] if "dataset" in given else given.get("datasets", [])
-    side = models.image_size(given["size"]) if data and "size" in given else 0
-    pixels = max((sum(work.images(d)[:2]) * work.images(d)[2] for d in data), default=0) * side**2
+    """MB that a job holds at most: on a machine, its processes with the data; on a device, its networks."""
+    names = [given["dataset"]] if "dataset" in given else given.get("datasets", [])
+    side = models.image_size(given["size"]) if names and "size" in given else 0
+    pixels = max((sum(work.images(d)[:2]) * work.images(d)[2] for d in names), default=0) * side**2
     held = 0.0
     for item in amount:
         if item.network is None:
@@ -138,9 +138,13 @@ def _memory(given: dict[str, Any], amount: Work, costs: Costs, gpu: bool) -> tup
             parts = given["devices"] * given["num_nodes"] * given["accumulate"]
             share, weights, kept = given["batch_size"] / parts, TRAINED, 1
         held = max(held, weights * parameters(item.network) + share * kept * activations(item.network))
-    kernels = 2 if any(item.kind == "train" for item in amount) else 1  # a training is a process of its own
-    main = HANDS + kernels * costs.start_mb + pixels / 2**20
-    return (main, held / 2**20) if gpu else (main + held / 2**20, 0.0)
+    kernel, data, held = costs.start_mb, pixels / 2**20, held / 2**20
+    own = data + (0.0 if gpu else held)
+    if any(item.kind == "train" for item in amount):  # a process a device, each with the data; and the kernel
+        own = kernel + given["devices"] * (kernel + own)
+    else:
+        own += kernel
+    return HANDS + own, held if gpu else 0.0
 
 
 @functools.cache
@@ -172,19 +176,24 @@ def data_disk(plan: Plan) -> float:
     return (total + sum(read.values()) * work.FEATURES) / 2**20
 
 
-def duration(found: list[Need], jobs: int) -> float:
-    """Seconds from the first job's start to the last one's end, `jobs` at once; who can start first does."""
-    ended: dict[str, float] = {}
-    free, left = [0.0] * jobs, list(found)
-    names = {need.name for need in found}
-    while left:
-        ready = {n.name: max((ended[a] for a in n.after if a in names), default=0.0) for n in left
-                 if all(a in ended for a in n.after if a in names)}  # fmt: skip
-        free.sort()
-        chosen = min((n for n in left if n.name in ready), key=lambda n: max(ready[n.name], free[0]))
-        free[0] = ended[chosen.name] = max(ready[chosen.name], free[0]) + chosen.seconds
-        left.remove(chosen)
-    return max(ended.values())
+def duration(found: list[Need], jobs: int, gpus: int = 0) -> float:
+    """Seconds from the first job's start to the last one's end; who can start first does.
+
+    At most `jobs` run at once, and those that do have at most `gpus` GPUs together; 0: GPUs set no limit.
+    """
+    names, ended, clock = {need.name for need in found}, set(), 0.0
+    left, running = list(found), []
+    while left or running:
+        for need in list(left):
+            busy = sum(other.devices for _, other in running)
+            room = len(running) < jobs and (not gpus or busy + need.devices <= gpus)
+            if room and names.intersection(need.after) <= ended:
+                running.append((clock + need.seconds, need))
+                left.remove(need)
+        running.sort(key=lambda pair: pair[0])
+        clock, done = running.pop(0)
+        ended.add(done.name)
+    return clock
 
 
 def table(found: list[Need]) -> pd.DataFrame:
@@ -233,7 +242,7 @@ def report(plan: Plan, jobs: int, gpus: int | None = None) -> str:
     costs = load()
     found = _found(plan, jobs, gpus, costs)
     total, disk = table(found), sum(need.disk for need in found) + data_disk(plan)
-    hours = duration(found, jobs) / 3600
+    hours = duration(found, jobs, _gpus(plan, gpus)) / 3600
     formula = __doc__.split("\n\n")[1]
     lines = [
         f"Profile {plan.profile.name}: {len(found)} jobs, {jobs} at once: {_time(hours)}",
@@ -261,9 +270,12 @@ def report(plan: Plan, jobs: int, gpus: int | None = None) -> str:
 
 def _found(plan: Plan, jobs: int, gpus: int | None, costs: Costs) -> list[Need]:
     """What the jobs take on this machine, its cores divided among those at once."""
-    if gpus is None:
-        gpus = 1 if plan.profile.size == "paper" else 0
-    return needs(plan, costs, gpus, max(1, processes.cores() // jobs))
+    return needs(plan, costs, _gpus(plan, gpus), max(1, processes.cores() // jobs))
+
+
+def _gpus(plan: Plan, gpus: int | None) -> int:
+    """GPUs of this machine: as said, or one for networks of size paper."""
+    return (1 if plan.profile.size == "paper" else 0) if gpus is None else gpus
 
 
 def on_cluster(plan: Plan) -> list[Need]:

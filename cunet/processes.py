@@ -106,7 +106,7 @@ def locked(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
+            except (BlockingIOError, PermissionError):  # held; EACCES where fcntl stands in for flock
                 if time.monotonic() >= deadline:
                     raise InputError(_refusal(path, what)) from None
                 time.sleep(0.1)

@@ -3,15 +3,18 @@
     python -m cunet.release papermill_runs/trained/checkpoints/mnist-cunet-laptop-s1.safetensors
 
 Half the bits are half of what a reader has to download. What rounding costs is measured, the validation loss
-with the weights as trained and as stored, and both stay on the card (`validation_loss`,
-`validation_loss_float16`); where it costs more than `FREE`, 32 bits are kept.
+with the weights as trained and as stored; that of the stored ones stands on the card beside the training's
+own (`validation_loss_float16`, `validation_loss`). Where it costs more than `FREE`, 32 bits are kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from pathlib import Path
+
+from torch import nn
 
 from . import checkpoints, datasets, folders
 from .diffusion import Diffusion
@@ -42,13 +45,16 @@ def release(path: str | Path, out: str | Path = checkpoints.ASSETS) -> Path:
             "finished. Denoisers store themselves in 16 bits; copy them and their cards as they are."
         )
     test = datasets.load(card["dataset"], "test", image_size=network.image_size)
-    rounded = network.half().float()
-    after = validation_losses(rounded, test, Diffusion(**card["diffusion"]))[:, 0].mean().item()
-    free = after <= (1 + FREE) * card["validation_loss"]
-    if not free:
-        network, _ = checkpoints.load(path)
+
+    def loss(of: nn.Module) -> float:
+        return validation_losses(of, test, Diffusion(**card["diffusion"]))[:, 0].mean().item()
+
+    rounded = copy.deepcopy(network)  # what is stored is the state; tables that are computed are not
+    rounded.load_state_dict({name: value.half().float() for name, value in network.state_dict().items()})
+    before, after = loss(network), loss(rounded)
     card |= {"validation_loss_float16": after}
-    return checkpoints.save(Path(out) / path.name, network, card, dtype="float16" if free else "float32")
+    dtype = "float16" if after <= (1 + FREE) * before else "float32"
+    return checkpoints.save(Path(out) / path.name, network, card, dtype=dtype)
 
 
 @command

@@ -117,7 +117,10 @@ def table_5(folder: Path) -> str:
             rows[title] = {
                 COLUMNS[m]: bench_report.ratio(by_model.loc[m], 2) for m in COLUMNS if m in by_model.index
             }
-        environment = record["environment"]
+        environment, settings = record["environment"], record["settings"]
+        if (settings["size"], settings["channels"]) != ("paper", 3):
+            found = f"size {settings['size']}, {settings['channels']} channels"
+            raise ValueError(f"measured at {found}, not at size paper on colour images")
         where = f"{environment['processor']}, {environment['threads']} threads"
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folders.shown(path)} is none of `make bench`: {error!r}. Run it again.") from None

@@ -247,9 +247,10 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> pd.DataF
 
 
 def kept(dataset: str, size: str, folder: Path | None = None) -> pd.DataFrame:
-    """The committed study's rows of a data set and a size, a row a cell, those of the longest training.
+    """The committed study's rows of a data set and a size, a row a cell: those of the longest trainings.
 
-    folder: of `run`; the committed one if None. Returns a table like that of `run`; no rows if there is none.
+    folder: of `run`; the committed one if None. Returns a table like that of `run`, of the choices that were
+    evaluated with one another; no rows if there are none.
 
     Raises InputError for a file that is none of `run`.
     """
@@ -263,11 +264,22 @@ def kept(dataset: str, size: str, folder: Path | None = None) -> pd.DataFrame:
             f"{folders.shown(path)} is none of `cunet solvers`: {error}. Run it again."
         ) from None
     frame = frame[(frame["dataset"] == dataset) & (frame["size"] == size)]
-    settings = ["images", "seed", "samples", "sampling_steps"]
-    longest = frame.sort_values(settings).tail(1)
-    frame = frame.merge(longest[settings])
+    of_settings = frame.groupby(["images", "seed", "samples", "sampling_steps"])
+    frame = max((_whole(rows) for _, rows in of_settings), key=_effort, default=frame)
     order = {text: i for i, text in enumerate(CHOICES)}
     return frame.sort_values(["trained", "evaluated"], key=lambda names: names.map(order), ignore_index=True)
+
+
+def _whole(rows: pd.DataFrame) -> pd.DataFrame:
+    """The cells of choices that all were evaluated with each other: the finished part of a study."""
+    done = matrix(rows, list(dict.fromkeys(rows["trained"]))).notna().all(axis=1)
+    names = done.index[done]
+    return rows[rows["trained"].isin(names) & rows["evaluated"].isin(names)]
+
+
+def _effort(rows: pd.DataFrame) -> tuple[bool, int, int]:
+    """How much a study is worth: one that compares before one that does not, longer trainings, more cells."""
+    return (len(rows) > 1, int(rows["images"].max()), len(rows)) if len(rows) else (False, 0, 0)
 
 
 def findings(frame: pd.DataFrame) -> list[tuple[str, str]]:
@@ -278,7 +290,7 @@ def findings(frame: pd.DataFrame) -> list[tuple[str, str]]:
     found = []
 
     def words(text: str) -> str:
-        return text.replace(":", " ")
+        return "the released steps" if text == OWN else text.replace(":", " ")
 
     def told(text: str) -> str:
         return f"{own[text]:.4f} with {words(text)} ({calls[text]:.0f} evaluations a call)"

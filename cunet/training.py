@@ -279,10 +279,13 @@ class Training:
         losses = validation_losses(
             self.ema, self.test, self.diffusion, rank, world, lambda: self.stop.requested
         )
-        mine = losses[:, 0].contiguous()  # gloo adds a view's memory as it lies, t and all
-        losses[:, 0] = self.fabric.all_reduce(mine.to(self.fabric.device), reduce_op="sum").cpu()
-        if self.agree(self.stop.requested):
+        mine = losses[:, 0]
+        told = torch.tensor([float(self.stop.requested)], dtype=mine.dtype)  # any process may have left zeros
+        # one new tensor: gloo adds a view's memory as it lies, t and all
+        summed = self.fabric.all_reduce(torch.cat([mine, told]).to(self.fabric.device), reduce_op="sum").cpu()
+        if summed[-1]:
             return False
+        losses[:, 0] = summed[:-1]
         loss, quartiles = validation_summary(losses, self.config.timesteps)
         self.validation.append([self.images_seen, loss, quartiles])
         if self.tqdm is not None:

@@ -90,7 +90,7 @@ def _training(of: dict[str, Any]) -> Work:
     if of["checkpoints"] == "train":
         every = of["validate_every"] or of["images"]
         work[Item("train", network)] += of["images"]
-        work[Item("sample", network)] += checked * max(1, of["images"] // every)
+        work[Item("sample", network)] += checked * math.ceil(of["images"] / every)
     return work
 
 

@@ -101,6 +101,7 @@ from cunet import datasets as data
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.pipelines import PipelineModel
+from cunet.validation import VALIDATION_IMAGES
 
 # %%
 needed = dict(datasets=datasets, models=models[1:2], methods=methods, calls=calls, depths=depths)
@@ -626,8 +627,8 @@ converged.round(4)
 # %% [markdown]
 # **Which solver should it have been trained with?** The same question, answered by training: the network was trained anew
 # with each of several solvers and numbers of evaluations a block, from the same first weights on the same images, and
-# each of the trained networks was evaluated with each solver. If training made equations of the blocks, a row of the
-# matrix below would be one number. Its diagonal says what more evaluations, or a solver of higher order, buy; the cells
+# each of the trained networks was evaluated with each solver. If training made equations of the blocks, all columns of a
+# row that solve them well would agree. The diagonal of the matrix below says what more evaluations, or a solver of higher order, buy; the cells
 # left of it, within one solver, what it costs to lower the evaluations at sampling time only. A training for each row
 # takes hours, so they are not made here: `cunet solvers --out papermill_runs/reference_solvers` makes them, and its
 # table, which is committed, is read.
@@ -652,10 +653,13 @@ if len(study):
     for asked, answer in solver_study.findings(study):
         rows_beyond.append(
             dict(id="ext_solvers", claim=f"cU-Net: {asked}", measured=answer,
-                 spread=f"one training each, of {about.images:,} images", n=len(trained_with), dataset=main, size=size)
+                 spread=f"one training each, of {about.images:,} images", n=VALIDATION_IMAGES, dataset=main, size=size)
         )  # fmt: skip
 else:
-    print(f"Not measured for {main} at size {size}: cunet solvers --dataset {main} --size {size}")
+    print(
+        f"Not measured for {main} at size {size}:"
+        f" cunet solvers --dataset {main} --size {size} --out {solver_study.KEPT}"
+    )
 
 # %% [markdown]
 # ## 6. A class on demand

@@ -145,7 +145,9 @@ def test_a_wrong_parameter_is_refused_before_anything_is_written(repository):
     assert not reproduce.folder("r").exists()
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "-x", "profiles", "reference", ".git", ""])
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "-x", "profiles", "reference", "reference_bench", ".git", ""]
+)
 def test_names_of_runs_stay_in_their_folder(repository, name):
     with pytest.raises(InputError, match="run"):
         reproduce.folder(name)

@@ -1,6 +1,6 @@
 """What a job depends on: the modules that a notebook imports, and no others."""
 
-from cunet import chain, denoisers, dependencies, profiles
+from cunet import chain, denoisers, dependencies, profiles, solver_study
 
 
 def test_a_job_depends_on_the_modules_it_imports_and_on_no_others(tmp_path):
@@ -66,3 +66,18 @@ def test_a_notebooks_own_line_says_whether_it_reads_released_checkpoints(tmp_pat
     own = checkpoints_of("06_sampling", tmp_path, "checkpoints=train", f"{line}=released")
     assert own == ["mnist-unet-laptop-s0"]
     assert checkpoints_of("06_sampling", tmp_path, f"{line}=train") == []
+
+
+def test_a_notebook_that_reads_a_committed_measurement_depends_on_it_once_it_is_there(tmp_path, monkeypatch):
+    plan = chain.plan(profiles.load("laptop"), tmp_path / "run")
+    ((call, path),) = dependencies.MEASURED.items()
+    assert path == solver_study.KEPT / "solvers.csv"
+    monkeypatch.setattr(dependencies, "MEASURED", {call: tmp_path / "solvers.csv"})
+    for expected in (set(), {"11_beyond"}):
+        reads = {
+            stem
+            for stem in ("10_ablations", "11_beyond")
+            if "../solvers.csv" in dependencies.inputs(plan, plan.of(stem)[0])
+        }
+        assert reads == expected
+        (tmp_path / "solvers.csv").touch()

@@ -29,6 +29,9 @@ def test_free_halves_are_taken_and_both_losses_are_on_the_card(trained, tmp_path
     assert stored.name == path.name and card["dtype"] == "float16" and card["seed"] == 7
     assert card["validation_loss_float16"] == pytest.approx(card["validation_loss"], rel=release.FREE)
     assert card["validation_loss_float16"] != card["validation_loss"]
+    test = datasets.load("mnist", "test", image_size=16)
+    found = validation_losses(back, test, Diffusion(**card["diffusion"]))[:, 0].mean().item()
+    assert card["validation_loss_float16"] == found, "of the network that a reader loads, to the last bit"
     for name, value in network.state_dict().items():
         assert torch.equal(back.state_dict()[name], value.half().float())
 

@@ -1,5 +1,7 @@
 """The README's results: each number from a file, each line chosen by the rule, between two marks."""
 
+import json
+
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -75,7 +77,13 @@ def test_ratios_of_cost_are_those_that_the_benchmark_wrote(tmp_path):
     (tmp_path / "bench.csv").write_text("\n".join([head, *rows]))
     with pytest.raises(InputError, match="bench.csv is none of `make bench`"):
         results_page.table_5(tmp_path)
-    (tmp_path / "bench.json").write_text('{"environment": {"processor": "a box", "threads": 3}}')
+    record = {"environment": {"processor": "a box", "threads": 3}}
+    record["settings"] = {"size": "laptop", "channels": 3}
+    (tmp_path / "bench.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="at size laptop, 3 channels"):
+        results_page.table_5(tmp_path)
+    record["settings"]["size"] = "paper"
+    (tmp_path / "bench.json").write_text(json.dumps(record))
     text = results_page.table_5(tmp_path)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:]]
     assert "a box, 3 threads" in text and "0.9" not in text

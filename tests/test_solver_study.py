@@ -95,6 +95,13 @@ def test_the_longest_study_is_read_back_and_told_in_words(study):
         solver_study.kept("x", "smoke", out)
     )
     assert not len(solver_study.kept("mnist", "smoke", out / "nothing"))
+    begun = frame.assign(images=2 * TINY.images)
+    for cells in (begun[:1], begun[:4], begun[:1].assign(evaluated="leapfrog:2")):
+        (out / "begun").mkdir(exist_ok=True)
+        pd.concat([frame, cells]).to_csv(out / "begun" / "solvers.csv", index=False)
+        assert len(solver_study.kept("mnist", "smoke", out / "begun")) == 9, "one under way hides none"
+    begun[:7].to_csv(out / "begun" / "solvers.csv", index=False)
+    assert set(solver_study.kept("mnist", "smoke", out / "begun")["trained"]) == set(begun["trained"][:6])
     (out / "damaged").mkdir()
     (out / "damaged" / "solvers.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="none of `cunet solvers`"):
@@ -112,12 +119,14 @@ def test_findings_are_the_best_of_the_diagonal_what_lowering_costs_and_what_anot
     frame = pd.DataFrame(rows, columns=["trained", "evaluated", "evaluations", "loss"])
     best, lowered, other = (answer for _, answer in solver_study.findings(frame))
     assert (
-        best.startswith("0.4000 with own (10 ") and "0.3000 with leapfrog 2 (18 " in best and "0.5000" in best
+        best.startswith("0.4000 with the released steps (10 ")
+        and "0.3000 with leapfrog 2 (18 " in best
+        and "0.5000" in best
     )
     assert lowered == "3.00 to 3.00 times (most: leapfrog 2 at leapfrog 1)"
     assert other == "0.50 to 2.00 times (least: leapfrog 2)"
     (only,) = solver_study.findings(frame[(frame.trained == "own") & (frame.evaluated == "own")])
-    assert only[1] == "0.4000 with own (10 evaluations a call)"
+    assert only[1] == "0.4000 with the released steps (10 evaluations a call)"
 
 
 @pytest.mark.parametrize("text", ["leapfrog", "leapfrog:0", "rk4:6", "euler:1", "midpoint:x"])

@@ -164,6 +164,19 @@ def make(config, folder):
     return training.Training(config, path, launch.start_fabric(config), launch.Signals())
 
 
+def test_a_validation_that_another_process_left_is_no_validation(tmp_path, monkeypatch):
+    for elsewhere in (1.0, 0.0):
+        run = make(configure(SMALL), tmp_path / str(elsewhere))
+        run.step = 64 // run.config.batch_size
+
+        def summed(values, reduce_op, elsewhere=elsewhere):
+            return values + torch.cat([torch.zeros(len(values) - 1), torch.tensor([elsewhere])])
+
+        monkeypatch.setattr(run.fabric, "all_reduce", summed)
+        assert run.validate_if_due() is not bool(elsewhere)
+        assert len(run.validation) == 1 - elsewhere
+
+
 def test_a_batch_in_parts_is_the_batch(tmp_path, monkeypatch):
     monkeypatch.setenv("PLAIN", "1")
     losses = []
