@@ -294,7 +294,7 @@ def _beyond(of: dict[str, Any]) -> Work:
         networks = [Item("call", (model, of["size"], channels)) for model in pair]
         for network in networks:
             drawn = of["samples"] + of["timing_rounds"] + 1  # a sample a round of the timing, and one before
-            work[network] += drawn * sum(map(sum, sets)) + 20 * 32  # the latter for Analytic-DPM
+            work[network] += drawn * sum(map(sum, sets)) + 20 * of["power_images"]
             work[Item("feature")] += of["samples"] * sum(map(len, sets))
         work[Item("feature")] += min(of["reference_images"], test, 2000)  # of the floor
         if number:

@@ -44,6 +44,7 @@ samples = 100  # images a network, method and number of calls
 calls = [2, 3, 5, 8, 14]  # network calls an image
 plain_calls = [50]  # the same, further ones, for the plain method (DDIM), whose best quality is the one to reach
 heun_calls = [19, 21, 25, 31, 39]  # the same for Heun's method: odd numbers from 19 up
+power_images = 32  # training images, at each of 20 steps, behind the variance of Analytic-DPM
 early_start = 700  # diffusion step t' at which early starts begin
 reference_images = 10_000  # training images that all sets are compared with
 resamples = 500  # of the bootstrap behind each interval
@@ -245,7 +246,9 @@ for d in datasets:
     floor[d] = kernel_distance.distances(real[d], frechet.features(some), resamples, seed + 1)
     for m in models:
         network, diffusion = nets[d, m], processes[d, m]
-        prepared[d, m] = accelerations.Prepared.of(network, diffusion, train, early_start)
+        prepared[d, m] = accelerations.Prepared.of(
+            network, diffusion, train, early_start, images=power_images
+        )
         for method in methods:
             for k in tried[method]:
                 images = accelerations.draw(network, samples, diffusion, method, k, prepared[d, m], seed)

@@ -121,6 +121,7 @@ def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set
     few |= dict(
         plain_calls=[50],
         timing_rounds=3,
+        power_images=8,
         likelihood_images=1,
         depths=[1.0, 3.0],
         depth_calls=2,
@@ -130,7 +131,7 @@ def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set
     found = work.count(
         "11_beyond", given("11_beyond", **few, ode_depths=[2.0, 4.0], ode_levels=[7], ode_images=4)
     )
-    drawn = (10 + 3 + 1) * (5 + 20 + 19 + 50) + 640
+    drawn = (10 + 3 + 1) * (5 + 20 + 19 + 50) + 20 * 8
     both = drawn + 12 * work.FLOW
     assert found[Item("call", UNET)] == both + 10 * 2 * 2
     assert found[Item("call", CUNET)] == both + 10 * 2 * (2 + 4) + 2 * 2 * 4 + 4 * 6

@@ -40,8 +40,9 @@ TINY = {  # over the smoke profile's lines, which stand for the paper's counts
         datasets=["lsun_church"],
         methods=["ddpm", "ddim"],
         samples=4,
+        power_images=1,
         likelihood_images=2,
-        tolerance=5.0,
+        tolerance=1e6,
         reference_images=TRAIN,
     ),
 }
