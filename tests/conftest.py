@@ -7,6 +7,7 @@ number of cores. Time-outs are there to end what hangs; they are long, since a m
 """
 
 import contextlib
+import itertools
 import os
 import pickle
 import random
@@ -185,9 +186,19 @@ def free_port() -> int:
     raise AssertionError("no port between 20000 and 30000 is free")
 
 
+@pytest.hookimpl(trylast=True)  # when those that shall not run are out
 def pytest_collection_modifyitems(items: list) -> None:
-    """Tests of many minutes come first: no worker shall begin one when the others have nothing left to do."""
-    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+    """Tests of many minutes are the first that each worker does, in turn: none shall begin one when others
+    have nothing left to do. (`worksteal` of pytest-xdist hands out the list in equal shares.)"""
+    workers, left = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)), len(items)
+    longest = [item for item in items if item.get_closest_marker("first")]
+    others = iter([item for item in items if not item.get_closest_marker("first")])
+    ordered = []
+    for worker in range(workers):
+        share, mine = left // (workers - worker), longest[worker::workers]
+        left -= share
+        ordered += [*mine, *itertools.islice(others, max(0, share - len(mine)))]
+    items[:] = [*ordered, *others]
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
