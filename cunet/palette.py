@@ -17,6 +17,7 @@ PAGE = 7.2  # inches: the width of a page, and of every full figure
 COLOURS = {
     "unet": "#0072B2",
     "cunet": "#D55E00",
+    "cunet@gradient=checkpoint": "#882255",
     "cunet-walltime": "#E69F00",
     "cunet-released": "#009E73",
     "cunet-released-5attn": "#009E73",
@@ -47,7 +48,14 @@ NAMES = {
     "cunet-zerovelocity": "cU-Net, initial velocity 0",
     "cunet-randomdepth": "cU-Net, random depth",
 }
-MARKERS = {"unet": "o", "cunet": "s", "cunet-walltime": "D", "cunet-released": "^", "cunet-randomdepth": "v"}
+MARKERS = {
+    "unet": "o",
+    "cunet": "s",
+    "cunet@gradient=checkpoint": "P",
+    "cunet-walltime": "D",
+    "cunet-released": "^",
+    "cunet-randomdepth": "v",
+}
 OTHERS = ("#000000", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#D55E00")
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: seaborn asks for Arial where there is one

@@ -50,7 +50,7 @@ figure
 
 # %%
 row = dict(dataset="avatars", model="cunet", fd=1.5, fd_low=1.25, fd_high=2.0, steps=5)
-row |= dict(seconds_per_sample=0.5, paper_fid=None, paper_steps=None, paper_seconds=None)
+row |= dict(seconds_per_sample=0.5, paper_fid=None, paper_steps=None, paper_seconds=None, n=8)
 run.save_table(pd.DataFrame([row]), "tab01_synthesis", "Table 1, made up")
 shares = dict(checkpoint=0.25, inference=0.5, training=0.75)
 values = {
