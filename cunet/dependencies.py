@@ -27,15 +27,21 @@ def inputs(plan: chain.Plan, job: chain.Job) -> list[str]:
     it imports, directly or not, the results that it waits for, the released checkpoints if it reads any,
     and what was measured and committed.
     """
-    source = chain.source(job.notebook)
-    files, text = [source, *modules(source)], source.read_text(encoding="utf-8")
-    committed = [folders.root() / path for says, path in MEASURED.items() if says in text]
-    files += [path for path in committed if path.is_file()]
+    files = [chain.source(job.notebook), *modules(chain.source(job.notebook)), *_committed(job)]
     there = chain.PACKAGE / "assets" / "checkpoints"
     files += sorted({path for pattern in _checkpoints(plan, job) for path in there.glob(pattern)})
     relative = [os.path.relpath(path, plan.run_dir) for path in files]
     shards = plan.receipts if job.notebook == chain.SHARDED else []
     return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs), *shards]
+
+
+def _committed(job: chain.Job) -> list[Path]:
+    """The committed measurements that a notebook reads, of those that are there."""
+    if job.notebook.startswith(chain.TRAINING):
+        return []  # reads none: of a thousand, no file is read
+    text = chain.source(job.notebook).read_text(encoding="utf-8")
+    paths = [folders.root() / path for call, path in MEASURED.items() if call in text]
+    return [path for path in paths if path.is_file()]
 
 
 def _checkpoints(plan: chain.Plan, job: chain.Job) -> list[str]:

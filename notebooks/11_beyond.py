@@ -631,10 +631,10 @@ converged.round(4)
 # **Which solver should it have been trained with?** The same question, answered by training: the network was trained anew
 # with each of several solvers and numbers of evaluations a block, from the same first weights on the same images, and
 # each of the trained networks was evaluated with each solver. If training made equations of the blocks, all columns of a
-# row that solve them well would agree. The diagonal of the matrix below says what more evaluations, or a solver of higher order, buy; the cells
-# left of it, within one solver, what it costs to lower the evaluations at sampling time only. A training for each row
-# takes hours, so they are not made here: `cunet solvers --out papermill_runs/reference_solvers` makes them, and its
-# table, which is committed, is read.
+# row that solve them well would agree. The diagonal of the matrix says what more evaluations, or a solver of higher
+# order, buy; the cells left of it, within one solver, what it costs to lower the evaluations at sampling time only. A
+# training for each row takes hours, so they are not made here: `cunet solvers --out papermill_runs/reference_solvers`
+# makes them, and where its table is committed, it is read.
 
 # %%
 study = solver_study.kept(main, size)
