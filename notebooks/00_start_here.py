@@ -172,21 +172,22 @@ display(Markdown("\n".join(lines) if len(measured) else none))
 #
 # | symbol | what | in the code |
 # |---|---|---|
-# | $t$ | diffusion step, 0 (clean) to $T-1$ (noise); in 03, where steps are infinitely many, a time from 0 to 1 | `t`, `timestep` |
+# | $t$ | diffusion step, 0 (one step of noise) to $T-1$ (all noise); in 03, where steps are infinitely many, a time from 0 (clean) to 1 | `t`, `timestep` |
+# | $k$ | in 03 and 06 a diffusion step, where $t$ is a time | `k` |
 # | $s$ | time inside an ODE block, 0 to 1; the paper's $\tilde t$; in 03, which has no block, the score | `s` |
 # | $h$ | step of a solver, in units of $s$ (01, 02) or of the time $t$ (03) | `1 / steps` |
 # | $x_0$, $x_t$ | clean image, and image at step $t$, in [-1, 1]; inside a block $x$ is the position | `x0`, `x` |
 # | $\epsilon$ | the noise in $x_t$, from $\mathcal N(0, I)$ | `noise`, `epsilon` |
-# | $L$ | noise level: how many steps of noise an image has, so that $t = L - 1$ (08, 09) | `level` |
+# | $L$ | noise level: how many steps of noise an image has, so that $t = L - 1$ (08, 09); in 02 the loss, in 01 (section 5) a Lipschitz constant | `level` |
 # | $\sigma_L$ | standard deviation of the noise at level $L$, once the image is back at full contrast: $x_t/\sqrt{\bar\alpha_t} = x_0 + \sigma_L\,\epsilon$ | `noise_std` |
-# | $y$ | a noisy image at full contrast, $x_t/\sqrt{\bar\alpha_t}$ (03, 08); in 05 what the network is asked for | `noisy`, `target` |
+# | $y$ | what a denoiser is given: in 03 $x_t$ itself, in 08 $x_t/\sqrt{\bar\alpha_t}$, at full contrast; in 05 what the network is asked for | `noisy`, `target` |
 # | $\sigma_t$ | standard deviation of the fresh noise in one step back (03, 06) | `posterior_std` |
 # | $\beta_t$, $\alpha_t = 1 - \beta_t$ | variance that one step adds, share of the signal's that it keeps | `betas`, `alphas` |
 # | $\bar\alpha_t$ | product of the $\alpha$'s up to $t$ | `alphas_cumprod` |
 # | $\epsilon_\theta$, $\tilde U$ | the network, $\theta$ its parameters | `network(sample, timestep)` |
 # | $v$ | inside a block the velocity $dx/ds$; in 05 and 06 what the network answers, a mixture of $\epsilon$ and $x_0$ | `v`; `v_prediction` |
 # | $f$, $g$ | in a block acceleration and initial velocity (equation 4); in 03 drift and strength of noise (equation 5) | `block.acceleration`, `network.velocity` |
-# | $\lambda$, $r$ | the adjoint (02): gradient of the loss with respect to the state | `gradient="adjoint"` |
+# | $\lambda$, $r$ | the adjoint (02): gradient of the loss with respect to the state; $\lambda$ in 03 the strength of the noise on the way back (0 flow, 1 reverse SDE), in equation 18 a weight | `gradient="adjoint"`, `weight` |
 #
 # ## Glossary
 #
@@ -194,7 +195,7 @@ display(Markdown("\n".join(lines) if len(measured) else none))
 # |---|---|
 # | adjoint | an equation, solved backwards, that carries the gradient; it needs no stored activations |
 # | continuous U-Net, cU-Net | a U-Net whose blocks are ODE blocks: `cunet` as described, `cunet-released` as released |
-# | DDPM, DDIM | samplers: equation 2 with its fresh noise; the same path without it |
+# | DDPM, DDIM | samplers: equation 2 with its fresh noise; one without, which keeps more of the guessed noise in its place (06, exercise 3) |
 # | evaluation | one call of $f$ by a solver; a block of 2 steps of rk4 takes 8 |
 # | FD-AlexNet | Fréchet distance between AlexNet's features of generated and of real images; in FID they are Inception's |
 # | LPIPS, SSIM | perceptual distance between two images, lower is better; structural similarity, higher is better |

@@ -152,9 +152,9 @@ assert max(against_library(problem) for problem in PROBLEMS.values()) < 1e-10
 #
 # Its derivative with respect to $\theta$, **as it should read** (in red what equation 13 leaves out):
 #
-# $$\frac{dK}{d\theta} = \int \frac{\color{red}{d}x_t'}{d\theta}\, dt
+# $$\frac{dK}{d\theta} = \int \frac{\textcolor{red}{d}x_t'}{d\theta}\, dt
 #   + \int A \Bigl(\frac{dx_t'}{d\theta} - \frac{\partial F}{\partial \theta}
-#   - \frac{\partial F}{\partial x}\color{red}{\frac{dx_t}{d\theta}}\Bigr) dt
+#   - \frac{\partial F}{\partial x}\textcolor{red}{\frac{dx_t}{d\theta}}\Bigr) dt
 #   + B \Bigl(\frac{dx_{t_0}}{d\theta} - \frac{df}{d\theta}\Bigr). \tag{13}$$
 #
 # Without the second factor the chain rule is broken and shapes do not fit: $\partial F/\partial x$ is a matrix of
@@ -191,8 +191,9 @@ assert sp.simplify(left - A * F_x * (x_theta - 1)) == 0
 #   \qquad \frac{dL}{d\theta} = \int_{t_0}^{t_n} r^\top F_\theta\, dt + r(t_0)^\top \frac{df}{d\theta}. \tag{14}$$
 #
 # Sympy does the bookkeeping at the two ends. This is $\lambda$ of section 1. So the proposition is right, and its
-# content is that a first-order equation has a first-order adjoint. Its errata: (13) lacks the two factors in red; (10) and (14) lack the condition at $t_n$
-# and the formula for the gradient, without which they determine nothing; $r$ is never defined; and
+# content is that a first-order equation has a first-order adjoint. Its errata: (13) lacks the two factors in red; (10)
+# and (14) lack the condition at $t_n$ and the formula for the gradient, without which they determine nothing; $r$ is
+# never defined; and
 # $r^\top \partial F/\partial x$ is a row where $r'$ is a column.
 #
 # Numerically: a mixture of two Gaussians, diffused by $\beta$, has a score in closed form, whose parameters are
@@ -405,7 +406,6 @@ adjoint_times = cost.time_interleaved(
     {name: lambda f=f: f(back[0], state) for name, f in forms.items()}, repeats=max(rounds, 2) * 4
 )
 cost_ratio = macs["second order"] / macs["first order"]
-assert cost_ratio > 1.1
 print("; ".join(f"{name}: {m / macs['force']:.2f} times the force" for name, m in macs.items()))
 print(
     f"second order against first: {cost_ratio:.2f} times the multiply-accumulates, {adjoint_times.ratios['second order']:.2f} times the time"
@@ -417,7 +417,7 @@ print(
 # | `gradient=` | keeps | on the way back | is the gradient of |
 # |---|---|---|---|
 # | `direct` | all activations of every evaluation | nothing to recompute | the discrete solution, exactly |
-# | `checkpoint` | the states, one pair a step | evaluates $f$ once more | the discrete solution, exactly |
+# | `checkpoint` | the states, one pair an evaluation (leapfrog: a step) | evaluates $f$ once more | the discrete solution, exactly |
 # | `reversible` | the end state | evaluates $f$ once more, running the solver backwards | the discrete solution, up to rounding |
 # | `adjoint` | the end state | solves $(x, v, p, q, \int)$ backwards | the *exact* solution, up to the solver's error |
 #
@@ -688,8 +688,9 @@ assert max(error.values()) < 1e-5
 # %%
 whose = dict(dataset="untrained" if checkpoint == "untrained" else "MNIST", size=size)
 c17 = (
-    f"first- and second-order adjoint agree to {adjoint_gap:.0e}; the second-order one takes {cost_ratio:.2f} times the "
-    f"multiply-accumulates. The adjoint of the probability flow is right to {flow_gap:.0e}"
+    f"the adjoint of the probability flow of two Gaussians is right to {flow_gap:.0e}; on a block of the network first- "
+    f"and second-order adjoint agree to {adjoint_gap:.0e}, and the second-order one takes {cost_ratio:.2f} times the "
+    "multiply-accumulates"
 )
 c20 = {
     "adjoint": f"with the adjoint, as section 3.3 argues: a further step costs {{grow:.2f}} states; {finding}",
@@ -697,7 +698,8 @@ c20 = {
 }
 why17 = (
     "the proposition holds for every first-order equation; its printed proof needs two factors, an end condition and "
-    "the formula for the gradient. The second half is a count, asserted above, and comes out as claimed"
+    "the formula for the gradient. The second half is a count, and "
+    + ("comes out as claimed" if cost_ratio >= 1.1 else "does not come out as claimed")
 )
 why20 = (
     "constant memory is a property of the way to the gradient, not of the network; the authors' code backpropagates "

@@ -144,8 +144,18 @@ print(f"simulated cloud to exact density at t = 0.3: {distance:.4f}; floor for {
 # $$ \partial_t p = -\nabla\!\cdot(b\,p) + \tfrac12\gamma^2\,\Delta p . $$
 #
 # Drift carries density along; noise spreads it. Now let time run backwards ($dt<0$, as the paper has it).
-# Drift is simply undone, but noise still *spreads*, so against the clock its term changes sign. Try the
-# family
+# Drift is simply undone, but noise still *spreads*, so against the clock its term changes sign. The paper has a
+# reverse SDE and a probability flow, here as printed,
+#
+# $$ dx = [f - g^2\,\nabla\log p_t]\,dt + g\,dw, \tag{5} $$
+# $$ dx = [f - g^2\,\nabla\log p_t]\,dt, \tag{6} $$
+#
+# and, for $f=-\tfrac12\beta x$, $g=\sqrt\beta$ and the score $s=\nabla\log p_t$,
+#
+# $$ dx = -\tfrac12\beta\,[x+2s]\,dt + \sqrt\beta\,dw, \tag{7} $$
+# $$ dx = -\tfrac12\beta\,[x+s]\,dt. \tag{8} $$
+#
+# One with noise and one without, and the same drift in (5) and (6): can both be right? Try the family
 #
 # $$ dx = \big[f - c\,g^2\,\nabla\log p_t\big]\,dt + \lambda\, g\,dw ,\qquad dt<0, $$
 #
@@ -171,7 +181,7 @@ sp.Eq(c, needed)
 # * $\lambda=0$, $c=\frac12$: the **probability flow**, equation 6. The paper prints $c=1$.
 #
 # The missing $\frac12$ is an **erratum**: equation 8, derived from equation 6, has it again. The next cell
-# puts the paper's $f=-\frac12\beta x$ and $g=\sqrt\beta$ into each equation. What is left over for equation
+# puts the paper's $f$ and $g$ into each equation. What is left over for equation
 # 6 as printed, $-\frac12g^2\,\partial_x^2p$, is a diffusion equation run backwards: it sharpens the density
 # without end.
 
@@ -192,7 +202,7 @@ mismatch.subs({c: 1, lam: 0})
 # Equation 9 splits the drift of the reverse SDE in two,
 #
 # $$ dx = \underbrace{-\tfrac12\beta\,[x+s]\,dt}_{\text{probability flow}}\;
-#  \underbrace{-\,\tfrac12\beta\,s\,dt+\sqrt{\beta}\,dw}_{\text{Langevin}} ,\qquad s=\nabla\log p_t . $$
+#  \underbrace{-\,\tfrac12\beta\,s\,dt+\sqrt{\beta}\,dw}_{\text{Langevin}} ,\qquad s=\nabla\log p_t . \tag{9} $$
 #
 # The second part, with $d\tau=-\beta\,dt>0$, is $dx=\frac12 s\,d\tau+dw$: the Langevin equation, climbing
 # the log-density against noise. It moves points, yet keeps the density $p_t$ as it is. The flow does the
@@ -268,7 +278,7 @@ rows = {"exact": [None] * 5} | {text: [ways[name][i] for i in shown] for name, t
 numbers = {text: [distances[name][i] for i in shown] for name, text in label.items()}
 heads = [f"t = {marks[i]:g}" for i in shown]
 figure = sde_figures.densities(rows, [exact[i] for i in shown], heads, numbers)
-keep(figure, "ext_sde_density_flow", "Clouds on their way back, under contours of the exact density.")
+keep(figure, "ext_sde_density_flow", "Clouds on their way back, under contours of the exact density: which stay on it? Number: distance from it.")
 
 # %% [markdown]
 # The number in each picture is the distance from the exact density. The SDE and the flow stay on $p_t$
@@ -307,7 +317,7 @@ lines = {name: (marks, values) for name, values in distances.items()}
 axes = "t (time runs to the right)", "distance from the exact $p_t$"
 panel = sde_figures.Panel(lines, *axes, falling=True, floor=floor, legend="below")
 figure = sde_figures.panels(panel, height=3.7)
-keep(figure, "ext_sde_distance", "Distance from the exact density along the way back.")
+keep(figure, "ext_sde_distance", "Distance from the exact density along the way back: which lines stay in the grey band?")
 
 # %% [markdown]
 # **Same densities, different paths.** Below, the same eight starting points go back by the SDE and by the
@@ -328,7 +338,7 @@ height = torch.linspace(-3, 3, 200)
 across = GaussianMixture(data.weights, centres[:, :1], shapes[:, :1, :1])  # the density of x_1
 wall = torch.stack([sde.marginal(across, at).log_prob(height[:, None]).exp() for at in times], 1)
 figure = sde_figures.paths(paths, wall, times, height)
-keep(figure, "ext_sde_trajectories", "Eight points on their way back, by the SDE and by the flow.")
+keep(figure, "ext_sde_trajectories", "Eight points on their way back: smooth by the flow, rough by the SDE.")
 
 # %% [markdown]
 # ## 5. Equation 2: DDPM's step, derived
@@ -339,7 +349,7 @@ keep(figure, "ext_sde_trajectories", "Eight points on their way back, by the SDE
 # $x_0=(x_k-\sqrt{1-\bar\alpha_k}\,\epsilon)/\sqrt{\bar\alpha_k}$:
 #
 # $$ x_{k-1}=\frac1{\sqrt{\alpha_k}}\Big(x_k-\frac{\beta_k}{\sqrt{1-\bar\alpha_k}}\,\epsilon_\theta\Big)+\sigma_k z ,
-# \qquad \sigma_k^2=\frac{1-\bar\alpha_{k-1}}{1-\bar\alpha_k}\,\beta_k . $$
+# \qquad \sigma_k^2=\frac{1-\bar\alpha_{k-1}}{1-\bar\alpha_k}\,\beta_k . \tag{2} $$
 #
 # The paper's equation 2 has $\sqrt{\beta_k}/\sqrt{1-\alpha_k}$ as the factor of $\epsilon_\theta$. Since
 # $\alpha_k=1-\beta_k$, that is 1 at every step: an **erratum** (Ho et al. 2020, algorithm 2, have the factor
@@ -416,8 +426,9 @@ print(f"distance from the data after {steps} steps: {ddpm_distance:.3f}; as prin
 # variance it ends with follows from $a$ and $b$ with no sampling at all, and orders come out clean.
 # Langevin, which does not travel, starts from the exact width, runs for a fixed time towards the same
 # Gaussian, and is judged by the width it ends with. **The mixture:** clouds against the exact density. For
-# the flow, Sobol points push the floor below $10^{-3}$. For stochastic solvers every step draws fresh noise,
-# and the floor of the cloud remains.
+# the flow, Sobol points push the floor down (section 4: the clouds at $t=1$ beside the floor of independent
+# points), so its lines may fall below the grey band. For stochastic solvers every step draws fresh noise, and
+# the floor of the cloud remains.
 #
 # The horizontal axis counts evaluations of the score (the network, in practice): that is what costs time.
 # Heun's method uses two a step.
@@ -486,7 +497,8 @@ table[f"mixture, distance at {counts[-1]}"] = pd.Series({name: e[-1] for name, e
 table[f"mixture, evaluations to reach {target}"] = pd.Series(reached)
 assert (table["order, one Gaussian"] - table["order, theory"]).abs().max() < 0.15
 for e in (exact_errors, cloud_errors):  # step for step the flow is nearer
-    assert all(f < s for f, s in zip(e["flow, Euler"], e["reverse SDE, Euler-Maruyama"], strict=True))
+    for back in ("reverse SDE, Euler-Maruyama", "reverse SDE, DDPM (eq. 2)"):
+        assert all(f < s for f, s in zip(e["flow, Euler"], e[back], strict=True))
 run.save_table(
     table,
     "ext_sde_orders",
@@ -502,14 +514,14 @@ exactly = sde_figures.Panel(slopes, ylabel="relative error of the width", title=
 by_clouds = sde_figures.Panel(clouds, ylabel="distance from the data", title="mixture, clouds", **log)
 by_clouds.floor = floor_of(4 * points)
 figure = sde_figures.panels(exactly, by_clouds, height=3.8)
-keep(figure, "ext_sde_orders", "Error against score evaluations, with fitted slopes.")
+keep(figure, "ext_sde_orders", "Error against score evaluations: steeper is a higher order; the band is the floor of independent points.")
 
 # %% [markdown]
 # With an exact score, then:
 #
 # * **The flow is faster.** Step for step, Euler on the flow is nearer to the data than Euler-Maruyama and
-#   DDPM on the SDE; and the flow admits methods of higher order, which repay more and more as accuracy is
-#   asked for.
+#   DDPM on the SDE; and the flow admits methods of higher order. At few evaluations these cost more than they
+#   bring (last column of the table); they pay once more accuracy is asked for.
 # * **The flow is not less accurate.** Both go to the exact density, and the flow goes there sooner.
 #   "Although [it] is faster, it is less accurate" does not follow from equation 9.
 # * **DDPM is a first-order solver of the reverse SDE**, with a larger constant than Euler-Maruyama: its
@@ -588,6 +600,7 @@ early, late = flawed_errors["early (t > 0.4)"], flawed_errors["late (t < 0.1)"]
 assert early[0] > 2 * early[2]  # an old error: the SDE repairs what the flow keeps
 assert late[2] > 1.2 * late[0]  # a fresh one: noise makes it worse
 assert 0 < int(np.argmin(flawed_errors["throughout"])) < len(weights) - 1 or not enough  # best in between
+assert all(int(np.argmin(e)) == 0 for e in coarse_errors.values()) or not enough  # an exact score needs no noise
 
 # %%
 axes = r"noise $\lambda$  (0: flow, 1: reverse SDE)", "distance from the data"
@@ -596,7 +609,7 @@ panels = [
     sde_figures.Panel({name: (weights, e) for name, e in errors.items()}, *axes, title=title, floor=floor)
     for title, errors in shown.items()
 ]
-keep(sde_figures.panels(*panels), "ext_sde_imperfect_score", "What noise on the way back repairs, and costs.")
+keep(sde_figures.panels(*panels), "ext_sde_imperfect_score", "Distance from the data against the noise on the way back: where is each line lowest?")
 
 # %% [markdown]
 # An error made early is repaired by noise. An error made late is made worse. An error made throughout is
@@ -657,7 +670,11 @@ print(f"{(many.mean(0) - truth[:4]).abs().mean():.3f}, as chance allows")
 # E[x_0|y]\|^2+\mathbb E\|\mathbb E[x_0|y]-D\|^2$ (the mixed term vanishes on averaging over $x_0$ given
 # $y$), and only the second term depends on $D$. For our mixture the posterior mean is a formula (Tweedie's),
 # $\mathbb E[x_0|y]=(y+(1-\bar\alpha)\,\nabla\log p_t(y))/\sqrt{\bar\alpha}$, so we can train a small network
-# on noisy points and see where it ends up.
+# on noisy points and see where it ends up. Which $x_0$ may lie behind $y$ is Bayes's rule,
+#
+# $$ q(x_0|y) = \frac{q(y|x_0)\,q(x_0)}{q(y)}, \tag{15} $$
+#
+# a law of $x_0$ given $y$. (The paper's sentence before it speaks of $y$, conditioned on $x$: an **erratum**.)
 
 # %%
 noise_time = 0.3
@@ -674,6 +691,7 @@ def noised(clean):
     return math.sqrt(signal) * clean + math.sqrt(1 - signal) * torch.randn(clean.shape, generator=generator)
 
 
+# %%
 y, behind = torch.linspace(-2, 2, 100).reshape(50, 2), sde.marginal(data, noise_time)
 # Tweedie's formula, held to Bayes's rule: the mean of x_0 given y and the component, then over components
 gain = math.sqrt(signal) * data.covariances @ torch.linalg.inv(behind.covariances)
@@ -742,9 +760,15 @@ smoothing.round(3)
 # between the modes, where there are no data. A posterior sample looks right but has twice the mean squared
 # error, again exactly: it and the original are two independent draws from one posterior.
 #
-# **Equations 16-18.** How good can perception be at a given distortion? On a grid this is a linear program:
-# choose the joint probabilities of $y$ and $\hat x$ to minimise $d_\mathrm{TV}(p_{\hat X},p_X)$ subject to
-# $\mathbb E(X-\hat X)^2\le D$. That makes $P(D)$ **convex**, and the proof is three lines: take the best
+# **Equations 16-18.** How good can perception be at a given distortion?
+#
+# $$ d_\mathrm{TV}(p_{\hat X},p_X)=\tfrac12\int|p_{\hat X}(x)-p_X(x)|\,dx \tag{16} $$
+# $$ P(D)=\min_{p_{\hat X|Y}} d_\mathrm{TV}(p_{\hat X},p_X)\quad\text{s.t.}\quad \mathbb E[\Delta(X,\hat X)]\le D
+#   \tag{17} $$
+# $$ \lambda P(D_1)+(1-\lambda)P(D_2)\ge P(\lambda D_1+(1-\lambda)D_2) \tag{18} $$
+#
+# With $\Delta$ the squared error, on a grid, this is a linear program over the joint probabilities of $y$ and
+# $\hat x$. Its optimum $P(D)$ is **convex**, as (18) says, and the proof is three lines: take the best
 # estimators for $D_1$ and $D_2$ and toss a coin for which one to use. The distortion is then $\lambda
 # D_1+(1-\lambda)D_2$; the output's density is the same mixture of the two; and the total variation, being
 # convex, is at most $\lambda P(D_1)+(1-\lambda)P(D_2)$. The optimum can only be lower.

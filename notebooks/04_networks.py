@@ -84,7 +84,7 @@ for name, place in {"unet": "ext", "cunet": "fig01", "cunet-released": "fig01"}.
 #
 # Figure 2 is the inside of an orange box. Equation 4 says
 #
-# $$ x''_s = f(x_s, x'_s, t, s), \qquad x_{s=0} = x_0, \quad x'_{s=0} = g(x_0), $$
+# $$ x''_s = f(x_s, x'_s, t, s), \qquad x_{s=0} = x_0, \quad x'_{s=0} = g(x_0), \tag{4} $$
 #
 # where $t$ is the diffusion step and $s$ the block's own time (the paper's $\tilde t$). This is $f$:
 
@@ -319,8 +319,8 @@ times.round(3)
 # **Second order.** Equation 4 makes the state a pair, and the position moves with the velocity: $dx/ds = v$. We take
 # the state with which a real image enters the middle block. Then we hold the acceleration at a constant $a$, whatever
 # the network says, and call the block: if it is second order, it must answer $x_0 + v_0 + a/2$ and $v_0 + a$. In the
-# released network the state $z$ has two halves, which the paper calls position and velocity, and one function gives
-# the derivative of both. There we let the equation run for a very short time $h$ and compare $(x_h - x_0)/h$ with
+# released network the state $z$ has two halves, which would be the paper's $x$ and $x'$, and one function gives the
+# derivative of both. There we let the equation run for a very short time $h$ and compare $(x_h - x_0)/h$ with
 # $v_0$. Both in double precision.
 
 
@@ -464,7 +464,7 @@ of_unet = counts.macs / counts.macs["unet"]
 relative = memory / memory.loc["unet"]
 common = {"dataset": "-", "size": SIZE, "n": 1}
 names = {"cunet": "as described", "cunet-released": "as released"}
-cost_of = {"cunet": "as described, at widths that we chose", "cunet-released": "as released, at the authors' widths"}
+cost_of = {"cunet-released": "as released, at the authors' widths", "cunet": "as described, at widths that we chose"}
 
 
 def row(claim, measured, value, why="", **more):
@@ -486,7 +486,7 @@ for name, whose in cost_of.items():
     claims.append(row("C02", text, float(of_unet[name]), width_is_ours))
     text = ", ".join(f"{relative.loc[name, c]:.1%} of the {c} memory" for c in relative)
     claims.append(row("C03", f"{whose}: {text}", relative.loc[name].to_dict(), width_is_ours))
-claims[-1]["why"] = (
+next(c for c in claims if c["id"] == "C03" and "as released" in c["measured"])["why"] = (
     "the MB of table 5 follow from the number of parameters alone; what a step holds in memory also depends on"
     f" activations, which shrink with the width and not with its square (batches of {memory_batch} here)"
 )

@@ -110,7 +110,7 @@ schedules = {name: Diffusion(name, diffusion.timesteps) for name in SCHEDULES}
 db = {name: 10 * d.snr(torch.arange(d.timesteps)).log10() for name, d in schedules.items()}
 t = range(diffusion.timesteps)
 picture = figures.curves(t, db, "diffusion step t", "signal-to-noise ratio, dB", "Noise schedules")
-run.save_figure(picture, "ext_schedules", "Signal-to-noise ratio along three noise schedules")
+run.save_figure(picture, "ext_schedules", "Signal-to-noise ratio along three noise schedules: where does each cross 0 dB?")
 picture
 
 # %% [markdown]
@@ -211,7 +211,7 @@ picture
 # %% [markdown]
 # ## 3. Equation 3: the network stands for the noise
 #
-# $$ \epsilon_\theta(x_t, t) \approx \tilde U(x_t, t, \tilde t; \theta). $$
+# $$ \epsilon_\theta(x_t, t) \approx \tilde U(x_t, t, \tilde t; \theta). \tag{3} $$
 #
 # Our networks answer with $v$; image, noise and $v$ are one another's linear combinations. **Check**: the round trip
 # is exact.
@@ -224,8 +224,8 @@ assert torch.allclose(d.to_x0(answer, x, k), clean.double(), atol=1e-9)
 assert torch.allclose(d.to_epsilon(answer, x, k), noise.double(), atol=1e-9)
 
 # %% [markdown]
-# A walk back, from noise to digits: above, the image on its way; below, what the network thinks it will become. It
-# knows early, and spends the rest of the way on the details.
+# A walk back, from noise to digits: above, the image on its way; below, what the network thinks it will become. From
+# which column on does the lower row no longer change its mind, and what is the rest of the way spent on?
 
 # %%
 shape = (network.channels, test.image_size, test.image_size)
@@ -242,8 +242,10 @@ picture
 # %% [markdown]
 # ## 4. Samplers, side by side
 #
-# DDPM is equation 2. DDIM (Song et al. 2020) leaves the fresh noise out. DPM-Solver++ (Lu et al. 2022) follows the
-# same path as DDIM with a solver of second order. All start from the same noise.
+# DDPM is equation 2. DDIM (Song et al. 2020) adds no fresh noise, and keeps so much more of the guessed noise that the
+# variance is right all the same (exercise 3); equation 2 with its $z$ left out is another walk, the one along posterior
+# means of 08. DPM-Solver++ (Lu et al. 2022) follows the same path as DDIM with a solver of second order. All start from
+# the same noise.
 
 # %%
 rows = {}
@@ -344,10 +346,11 @@ assert apart < 1e-8
 # 3: eps and z are independent, so variances add. Equation 2's mean gives x_0 and eps the same weights for sigma_t.
 abar, before = d.alphas_cumprod[1:], d.alphas_cumprod[:-1]
 full = sampling.posterior_std(abar, before)
+e, z = torch.randn(2, 200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 for share in (0.0, 0.5, 1.0):
     sigma = share * full
     weight = (1 - before - sigma**2).sqrt()
-    assert torch.allclose(weight**2 + sigma**2, 1 - before)
+    assert abs(float((weight[k] * e + sigma[k] * z).var() / (1 - before[k])) - 1) < 0.02  # drawn, at one step
 by_equation_2 = ((1 - abar).sqrt() - ho[1:]) / d.alphas[1:].sqrt()  # of eps, once x_t is written out
 print(f"3. with sigma_t, weights of eps agree within {float((weight - by_equation_2).abs().max()):.1e}")
 assert torch.allclose(weight, by_equation_2, atol=1e-9)

@@ -456,9 +456,10 @@ run.save_table(away, "ext_denoising_from_the_mean", "Distance of first predictio
 away.rename(columns=names).round(3)
 
 # %% [markdown]
-# **At every level** it has a fingerprint: the error of the posterior
-# mean is uncorrelated with it, so that the variance missing from it is exactly its mean squared error. The networks'
-# *first* prediction, missing variance over error (1 for the posterior mean, more for what is smoother still):
+# **At every level** it has a fingerprint: the error of the posterior mean is uncorrelated with it, so that the mean
+# square (about grey, 0) missing from it is exactly its mean squared error. The networks' *first* prediction, missing
+# mean square over error: 1 for the posterior mean; more where predictions lie nearer to grey than they should, by
+# smoothing or by a black background that is answered a little too light:
 
 # %%
 lacking = {}
@@ -473,7 +474,7 @@ with torch.no_grad():
             lacking[d, level, m] = float(share)
 fingerprint = pd.Series(lacking).unstack(sort=False).rename_axis(["dataset", "noise steps"])
 run.save_table(
-    fingerprint, "ext_denoising_mean", "First predictions: missing variance over mean squared error"
+    fingerprint, "ext_denoising_mean", "First predictions: missing mean square over mean squared error"
 )
 fingerprint.rename(columns=names).round(2)
 
@@ -593,11 +594,11 @@ text = "; ".join(
     for d, part in frame.groupby("dataset", sort=False)
     for c in ("C09", "C10", "C13", "C14")
 )
-height = max(result["values"]["height above the chord"].values())
+heights = result["values"]["height above the chord"].values()
 display(
     Markdown(
         f"**Protocol.** Over its variants the verdicts are {text}.\n\n**Equation 18.** On the toy P(D) is convex"
-        f" to {max(0, *result['values']['toy']['violation'].values()):.0e}; a walk's own curve rises above the chord between its"
-        f" ends by up to {height:.0%} of its height."
+        f" to {max(0, *result['values']['toy']['violation'].values()):.0e}; {sum(h > 0 for h in heights)} of {len(heights)}"
+        f" curves of walks rise above the chord between their ends (largest height {max(heights):+.0%} of the curve's own)."
     )
 )
