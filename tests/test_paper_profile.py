@@ -34,9 +34,18 @@ TINY = {  # over the smoke profile's lines, which stand for the paper's counts
         reference_images=TRAIN,
         resamples=3,
     ),  # fmt: skip
-    "08_denoising": dict(images=2, tradeoff_images=4, reference_images=TRAIN, stride_images=1, mean_images=2),
-    "09_denoisers": dict(images=2, training_images=[8, 8], batch_size=4),
-    "10_ablations": dict(models=["cunet"], samples=4, disturbed_samples=4, reference_images=TRAIN),
+    "08_denoising": dict(
+        datasets=["celeba"],
+        images=2,
+        tradeoff_images=4,
+        reference_images=TRAIN,
+        stride_images=1,
+        mean_images=2,
+    ),
+    "09_denoisers": dict(datasets=["lsun_church"], images=2, training_images=[8, 8], batch_size=4),
+    "10_ablations": dict(
+        datasets=["celeba"], models=["cunet"], samples=4, disturbed_samples=4, reference_images=TRAIN
+    ),
     "11_beyond": dict(
         datasets=["lsun_church"],
         methods=["ddpm", "ddim"],
