@@ -417,7 +417,7 @@ def part_of(found: list[psutil.Process], draw: random.Random) -> psutil.Process 
 def test_a_chain_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_one(
     repository, faults, number
 ):
-    draw, times = random.Random(int(number)), {signal.SIGKILL: 20}.get(number, 6)
+    draw, times = random.Random(int(number)), {signal.SIGKILL: 20}.get(number, 3)
     run_dir = repository / "papermill_runs" / "tiny"
     begun = time.monotonic()
     assert call("reproduce", "--profile", "tiny").returncode == 0

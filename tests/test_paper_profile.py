@@ -21,14 +21,15 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(4 * 3600)]
 
 TRAIN, TEST = 40, 24
 TINY = {  # over the smoke profile's lines, which stand for the paper's counts
-    "02_adjoint": dict(block_steps=[4, 8]),  # memory is flat from the fourth step on
+    "01_ode_block": dict(size="smoke"),  # the blocks of an untrained network
+    "02_adjoint": dict(size="smoke", block_steps=[4, 8]),  # memory is flat from the fourth step on
     "05_training": dict(images=4, batch_size=4, accumulate=2, validate_every=4, samples=2, sampling_steps=2),
     "06_sampling": dict(error_images=2, steps=2, few_steps=[2], shown=2),
     "07_synthesis": dict(
-        samples=12,
+        samples=8,
         step_counts=[1, 2],
-        best_samples=12,
-        other_samples=12,
+        best_samples=8,
+        other_samples=8,
         other_step_counts=[1, 2],
         further_step_counts=[1, 2],
         reference_images=TRAIN,
@@ -44,7 +45,12 @@ TINY = {  # over the smoke profile's lines, which stand for the paper's counts
     ),
     "09_denoisers": dict(datasets=["lsun_church"], images=2, training_images=[8, 8], batch_size=4),
     "10_ablations": dict(
-        datasets=["celeba"], models=["cunet"], samples=4, disturbed_samples=4, reference_images=TRAIN
+        datasets=["celeba"],
+        models=["cunet"],
+        samples=4,
+        disturbed_samples=2,
+        true_steps=[500],
+        reference_images=TRAIN,
     ),
     "11_beyond": dict(
         datasets=["lsun_church"],
@@ -194,13 +200,13 @@ def test_what_the_chain_adds_to_the_jobs_of_a_sweep_is_told(tmp_path, monkeypatc
     """Overhead: the time of the chain, less that of as many jobs by hand, so many at once.
 
     By hand a few run before the chain and a few after it, for a machine whose speed changes.
-    10 jobs, since a hundred take ten minutes; another number is that of the variable SWEEP_JOBS.
+    6 jobs, since a hundred take twenty minutes; another number is that of the variable SWEEP_JOBS.
     """
-    count, at_once = int(os.environ.get("SWEEP_JOBS", 10)), len(os.sched_getaffinity(0))
+    count, at_once = int(os.environ.get("SWEEP_JOBS", 6)), len(os.sched_getaffinity(0))
     run_dir = sweep(tmp_path / "repository", count)
     monkeypatch.setenv("CUNET_ROOT", str(tmp_path / "repository"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the chain gives each of its jobs
-    jobs = chain.plan(profiles.load("sweep"), run_dir).jobs[: max(count // 25, 2) * at_once]
+    jobs = chain.plan(profiles.load("sweep"), run_dir).jobs[: max(count // 25, 1) * at_once]
     alone = [by_hand(jobs, at_once, tmp_path / "before")]
     begin = time.perf_counter()
     done = call("reproduce", "--profile", "sweep", timeout=4 * 3600)

@@ -133,7 +133,7 @@ def peak(path, folder, count) -> None:
 def test_memory_does_not_grow_with_the_number_of_samples(trained, tmp_path, measured):
     """To 30,000 samples at smoke size; all images of 1,000 more at once would be 1 MB, and 30,000 30 MB."""
     megabytes = {}
-    for count in (1000, 10_000, 30_000):
+    for count in (1000, 30_000):
         code = f"import test_shards; from pathlib import Path; test_shards.peak(Path({str(trained[0])!r}), "
         code += f"Path({str(tmp_path)!r}), {count})"
         with processes.environment(
