@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,6 @@ from cunet.recipe import TrainConfig
 
 if TYPE_CHECKING:
     from cunet.training import Training
-
-COUNTERS = ("step", "elapsed", "loss_curve", "validation", "window")
-"""Attributes of a training that are numbers and go into the JSON."""
 
 
 def state_path(path: Path) -> Path:
@@ -54,9 +52,26 @@ def lock(path: Path) -> contextlib.AbstractContextManager:
     return processes.locked(folder / f".{path.stem}.lock", f"The checkpoint {path}")
 
 
+@contextlib.contextmanager
+def claimed(config: TrainConfig, path: Path, renew: bool) -> Iterator[None]:
+    """Hold the lock of the checkpoint `path`, without what a killed owner left of half-written files.
+
+    renew: move what other code has trained there to aside/, see :func:`set_aside`.
+
+    Raises:
+        InputError: as :func:`lock` and :func:`set_aside`.
+    """
+    with lock(path):
+        storage.clean(path)
+        storage.clean(state_path(path))
+        if renew:
+            set_aside(config, path)
+        yield
+
+
 def save(training: Training) -> None:
     """Write the state of `training`, atomically."""
-    state = {key: getattr(training, key) for key in COUNTERS}
+    state = {key: getattr(owner, key) for key, owner in _counters(training).items()}
     state |= {"code": training_code(), "config": training.config.model_dump()}
     state |= {"data": [training.data.sha256, training.test.sha256]}
     state |= {"precision": training.fabric.strategy.precision.state_dict()}  # the scale of 16-mixed
@@ -101,8 +116,8 @@ def restore(training: Training) -> None:
     training.adam.load_state_dict({"state": moments, "param_groups": groups})
     if state.get("precision"):
         training.fabric.strategy.precision.load_state_dict(state["precision"])
-    for key in COUNTERS:
-        setattr(training, key, state[key])
+    for key, owner in _counters(training).items():
+        setattr(owner, key, state[key])
     training.last_save = (training.step, time.monotonic())
 
 
@@ -154,6 +169,12 @@ def check_disk(training: Training) -> None:
             f"needs {needed / 2**20:.1f} MiB for its state and checkpoint. Make room, or choose "
             "another folder."
         )
+
+
+def _counters(training: Training) -> dict[str, Any]:
+    """The numbers of a training that go into the JSON, by name, each with the object that has it."""
+    curve = training.progress
+    return dict(step=training, elapsed=training, loss_curve=curve, validation=training, window=curve)
 
 
 def _tensors(training: Training) -> dict[str, Tensor]:
