@@ -148,6 +148,25 @@ def test_each_kind_of_failure_has_its_status_and_one_paragraph(error, status, te
 
 
 @pytest.mark.parametrize(
+    "error, text",
+    [
+        (errors.TrainingInterrupted("Stopped at step 3; start it again."), "cunet: Stopped at step 3; start"),
+        (KeyboardInterrupt(), "cunet: Stopped. The same command resumes."),
+    ],
+)
+def test_a_command_that_is_interrupted_says_how_to_go_on(error, text, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("cunet.training.train", interrupted)
+    monkeypatch.setattr(sys, "argv", ["cunet", "train"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 130 and said.startswith(text) and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "error, status",
     [(InputError("x"), 2), (OSError(28, "No space left", "/x/y"), 2), (KeyboardInterrupt(), 130)],
 )
