@@ -62,8 +62,8 @@ def attributes(node: ast.ClassDef) -> set[str]:
 
 
 def told(doc: str) -> Iterator[str]:
-    """The names of the arguments that a docstring tells of."""
-    section, columns = "", False
+    """The names of the arguments that a docstring tells of; that of `with f() as name:` is none."""
+    section, columns, given = "", False, re.findall(r"^ +with .* as (\w+):$", doc, re.MULTILINE)
     for block in _blocks(doc.splitlines()):
         if found := SECTION.match(block[0]):
             section = found[1]
@@ -81,7 +81,8 @@ def told(doc: str) -> Iterator[str]:
             )  # of the table given back: what follows names these
             if section or not columns:
                 names = [found[1] for found in (ITEM.match(part), *FURTHER.finditer(part)) if found]
-                yield from (name for one in names if one[0].islower() for name in one.split(", "))
+                every = [name for one in names if one[0].islower() for name in one.split(", ")]
+                yield from (name for name in every if name not in given)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
