@@ -87,17 +87,12 @@ def restore(training: Training) -> None:
     """
     path = state_path(training.path)
     tensors, state = storage.read(path)
-    refuse_other(training.config, state.get("config", {}), path, state.get("code"))
-    if state["data"] != [training.data.sha256, training.test.sha256]:
-        raise InputError(
-            f"The images of {training.config.dataset} are not those that {path} was trained on (their "
-            "SHA-256 differs). Restore the data set, or delete the state (and its .json) to start again."
-        )
+    _refuse_foreign(training, state, path)
     if state["threads"] != torch.get_num_threads():
         warnings.warn(
             f"{path} was trained on {state['threads']} threads and goes on with {torch.get_num_threads()}: "
             "the last bits can differ from those of an undisturbed training.",
-            stacklevel=3,
+            stacklevel=4,  # where `train` was called
         )
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "adam": {}}
     for name, value in tensors.items():
@@ -105,15 +100,7 @@ def restore(training: Training) -> None:
         parts[part][rest] = value
     checkpoints.fill(training.network, parts["network"], path)
     checkpoints.fill(training.ema, parts["ema"], path)
-    moments: dict[int, dict[str, Tensor]] = {}
-    weights = dict(training.network.named_parameters())
-    for name, value in parts["adam"].items():
-        parameter, _, key = name.rpartition(".")
-        if value.shape == weights[parameter].shape:  # the fused Adam pairs values by their place in memory
-            value = torch.empty_like(weights[parameter], dtype=value.dtype).copy_(value)
-        moments.setdefault(training.names.index(parameter), {})[key] = value
-    groups = training.adam.state_dict()["param_groups"]
-    training.adam.load_state_dict({"state": moments, "param_groups": groups})
+    _fill_adam(training, parts["adam"])
     if state.get("precision"):
         training.fabric.strategy.precision.load_state_dict(state["precision"])
     for key, owner in _counters(training).items():
@@ -184,3 +171,26 @@ def _tensors(training: Training) -> dict[str, Tensor]:
     for index, moments in training.adam.state_dict()["state"].items():
         out |= {f"adam.{training.names[index]}.{key}": value for key, value in moments.items()}
     return out
+
+
+def _refuse_foreign(training: Training, state: dict[str, Any], path: Path) -> None:
+    """Raise InputError if the state at `path` is of other settings, code or images than the training's."""
+    refuse_other(training.config, state.get("config", {}), path, state.get("code"))
+    if state["data"] != [training.data.sha256, training.test.sha256]:
+        raise InputError(
+            f"The images of {training.config.dataset} are not those that {path} was trained on (their "
+            "SHA-256 differs). Restore the data set, or delete the state (and its .json) to start again."
+        )
+
+
+def _fill_adam(training: Training, tensors: dict[str, Tensor]) -> None:
+    """Give the optimiser its moments back; `tensors` are named `<parameter>.<key of Adam's state>`."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    weights = dict(training.network.named_parameters())
+    for name, value in tensors.items():
+        parameter, _, key = name.rpartition(".")
+        if value.shape == weights[parameter].shape:  # the fused Adam pairs values by their place in memory
+            value = torch.empty_like(weights[parameter], dtype=value.dtype).copy_(value)
+        moments.setdefault(training.names.index(parameter), {})[key] = value
+    groups = training.adam.state_dict()["param_groups"]
+    training.adam.load_state_dict({"state": moments, "param_groups": groups})

@@ -150,6 +150,7 @@ class Training:
 
     @property
     def images_seen(self) -> int:
+        """How many images the steps had, repeats counted."""
         return self.step * self.config.batch_size
 
     @property
@@ -192,6 +193,7 @@ class Training:
         return loss
 
     def diverged(self, why: str) -> None:
+        """Raise TrainingDiverged, with the last good state and what to try; `why` is what is not finite."""
         state, config = resume.state_path(self.path), self.config
         good = f"the last good state is {state} (step {self.last_save[0]})"
         good = good if state.exists() else "no state was saved yet"
@@ -259,6 +261,7 @@ class Training:
     # --- saving and going on
 
     def save_is_due(self) -> bool:
+        """Whether there was a step since the last state, and steps or seconds enough by the settings."""
         steps, seconds = self.step - self.last_save[0], time.monotonic() - self.last_save[1]
         every = self.config.checkpoint_every
         return steps > 0 and (0 < every <= steps or seconds >= self.config.checkpoint_seconds)
@@ -270,6 +273,7 @@ class Training:
             resume.save(self)
 
     def interrupted(self) -> None:
+        """Save the state and raise TrainingInterrupted."""
         self.save()
         raise TrainingInterrupted(
             f"Training {self.config.name} was stopped at step {self.step} ({self.images_seen} images), and "
