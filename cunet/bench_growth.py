@@ -127,9 +127,9 @@ def run(specs: Sequence[str], size: str, channels: int, grid: Grid) -> pd.DataFr
 
 
 def exponents(frame: pd.DataFrame) -> pd.DataFrame:
-    """The slope of every line on two logarithms: columns varied, quantity, model, exponent, last.
+    """The slope of every line on two logarithms.
 
-    exponent: least squares over all points. last: between the last two.
+    Columns: varied, quantity, model, exponent (least squares over all points), last (between the last two).
     """
     rows = []
     for key, line in frame.groupby(["varied", "quantity", "model"], sort=False):

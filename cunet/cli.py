@@ -10,11 +10,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from cunet.errors import InputError, explain
 
+
+class Commands(TyperGroup):
+    """The commands: an interruption is told like everything else that ends one; typer would be silent."""
+
+    def invoke(self, ctx):
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            sys.exit(explain(error))
+
+
 app = typer.Typer(
     name="cunet",
+    cls=Commands,
     help="The continuous U-Net for denoising diffusion: run its notebooks, train, sample, count, measure.",
     epilog="Exit status: 0 done, 1 a job failed, 2 bad input, 128 + n stopped by signal n. "
     "Tab completion in your shell: [cyan]cunet --install-completion[/cyan].",

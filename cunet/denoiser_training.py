@@ -88,17 +88,8 @@ def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
     Returns the path of the checkpoint, its card beside it. Raises InputError for settings out of range, a
     checkpoint of other settings in its place, another process at work on it, or a loss that is not finite.
     """
-    whole = {key: (getattr(recipe, key), 1) for key in ("lowest", "highest", "images", "batch_size")}
-    whole_numbers(**whole, seed=(recipe.seed, 0), warmup=(recipe.warmup, 0))
-    diffusion = Diffusion(recipe.schedule, prediction_type="sample")
-    if not recipe.lowest <= recipe.highest < diffusion.timesteps or not recipe.learning_rate > 0:
-        raise InputError(
-            f"Levels {recipe.lowest} ... {recipe.highest} at learning rate {recipe.learning_rate:g} cannot "
-            f"be trained: expected 1 <= lowest <= highest < {diffusion.timesteps}, and a rate above 0."
-        )
+    diffusion, side = _checked(recipe)
     path = Path(out) / f"{recipe.name}.safetensors"
-    one_of("denoising network", recipe.method, denoisers.NETWORKS)
-    side = image_size(recipe.size)
     with resume.lock(path), torch.random.fork_rng(devices=[]):
         storage.clean(path)
         if storage.exists(path):
@@ -118,6 +109,24 @@ def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
         pairs = zip(card["validation_mse_float16"], card["validation_mse"], strict=True)
         free = all(half[1] <= (1 + FREE) * full[1] for half, full in pairs)
         return checkpoints.save(path, network, card, dtype="float16" if free else "float32")
+
+
+def _checked(recipe: Recipe) -> tuple[Diffusion, int]:
+    """The diffusion whose noise a recipe asks for, and the side of its images.
+
+    Raises:
+        InputError: a setting is unknown or out of range.
+    """
+    whole = {key: (getattr(recipe, key), 1) for key in ("lowest", "highest", "images", "batch_size")}
+    whole_numbers(**whole, seed=(recipe.seed, 0), warmup=(recipe.warmup, 0))
+    diffusion = Diffusion(recipe.schedule, prediction_type="sample")
+    if not recipe.lowest <= recipe.highest < diffusion.timesteps or not recipe.learning_rate > 0:
+        raise InputError(
+            f"Levels {recipe.lowest} ... {recipe.highest} at learning rate {recipe.learning_rate:g} cannot "
+            f"be trained: expected 1 <= lowest <= highest < {diffusion.timesteps}, and a rate above 0."
+        )
+    one_of("denoising network", recipe.method, denoisers.NETWORKS)
+    return diffusion, image_size(recipe.size)
 
 
 def _fit(network: nn.Module, recipe: Recipe, data, diffusion: Diffusion, progress: bool) -> list[list[float]]:

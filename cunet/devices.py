@@ -1,7 +1,7 @@
 """A training in processes of its own: one, or one a device, which torchrun starts and watches.
 
-    one device                 python -m cunet.training
-    several, one machine       torchrun --standalone --nproc-per-node D -m cunet.training
+    one device                 python -m cunet.training_job
+    several, one machine       torchrun --standalone --nproc-per-node D -m cunet.training_job
     several machines           srun, which starts a torchrun on each machine of this Slurm job
 
 A job of Snakemake's is a step of the Slurm job already, which holds all processors of its machine. A further
@@ -23,8 +23,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cunet import folders, training
-from cunet.errors import InputError
+from cunet import folders, processes, training_job
+from cunet.errors import InputError, said
 from cunet.recipe import TrainConfig
 
 SHUTDOWN = 20
@@ -65,8 +65,8 @@ def run(config: TrainConfig, out: Path, say: Callable[[str], object] = print) ->
         process.wait()
         raise
     if status := process.wait():
-        refused = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        why = f": {refused[0]}" if refused else f" with status {status}: {lines[-1:]}"
+        told = said(lines)  # the first is the cause: a process that torchrun ends says that it was stopped
+        why = f": {told[0]}" if told else f" with status {status}: {lines[-1:]}"
         raise InputError(f"The training {config.name} ended{why}")
     return out / f"{config.name}.safetensors"
 
@@ -78,7 +78,7 @@ def command(config: TrainConfig, settings: Path, out: Path) -> list[str]:
         InputError: several machines are asked for, but this is no Slurm job of as many.
     """
     python = [sys.executable, "-m"]
-    train = [training.__name__, "--config", str(settings), "--out", str(out)]
+    train = [training_job.__name__, "--config", str(settings), "--out", str(out)]
     if config.devices * config.num_nodes == 1:
         return [*python, *train]
     torchrun = ["torch.distributed.run", f"--nproc-per-node={config.devices}"]
@@ -112,5 +112,4 @@ def _threads(config: TrainConfig) -> dict[str, str]:
     """The machine's cores divided among the processes on it, where nobody has said how many threads."""
     if config.devices == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // config.devices))}
+    return {"OMP_NUM_THREADS": str(max(1, processes.cores() // config.devices))}

@@ -1,17 +1,65 @@
-"""The one exception that a user of the library has to know, and how a command says what went wrong."""
+"""The exceptions whose text is written for the user, and how a command says what went wrong.
+
+A process of the library that ends with one of them leaves one paragraph, which begins with `cunet: `, and an
+exit status. Whoever started the process reads the paragraph back with `said`.
+"""
 
 import functools
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+MARK = "cunet: "
+"""What a command's paragraph begins with."""
 
-class InputError(ValueError):
+
+class Explained:
+    """What an exception is whose text is one paragraph for the user: a command shows that and no traceback.
+
+    status: the exit status of the command.
+    """
+
+    status = 1
+
+
+class InputError(Explained, ValueError):
     """Something handed in by the user cannot be used.
 
-    The message is one paragraph: the value, what was expected, and what to do. The command line prints it
-    without a traceback and exits with status 2.
+    The message is one paragraph: the value, what was expected, and what to do.
     """
+
+    status = 2
+
+
+class TrainingDiverged(InputError):
+    """The loss or gradient is NaN or infinite. The text has the step, the last good state, what to try."""
+
+
+class TrainingInterrupted(Explained, KeyboardInterrupt):
+    """SIGINT or SIGTERM came to a training. The text says what is saved, and how to go on."""
+
+    status = 130
+
+
+class NotebookError(Explained, RuntimeError):
+    """A cell of a notebook failed, its kernel died, or it wrote no result."""
+
+
+class ChainError(Explained, RuntimeError):
+    """A job of the chain failed."""
+
+
+class Interrupted(Explained, Exception):
+    """SIGINT or SIGTERM came. `signum` is its number."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum, self.status = signum, 128 + signum
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.signum).name
+        return f"Stopped by {name}. Nothing is half-written. The same command resumes."
 
 
 def one_of(what: str, value: str, known) -> None:
@@ -37,7 +85,6 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
 
 def explain(error: BaseException) -> int:
     """Say what went wrong; returns the exit status. An error of the program itself keeps its traceback."""
-    name = type(error).__name__
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(bool(error.code))
     if hasattr(error, "format_message") and hasattr(
@@ -45,16 +92,10 @@ def explain(error: BaseException) -> int:
     ):  # the command line could not be parsed
         error.show()
         return error.exit_code
-    if isinstance(error, InputError):
-        return say(str(error), 2)
-    if name in ("NotebookError", "ChainError"):
-        return say(str(error), 1)
-    if name == "Interrupted":
-        return say(
-            f"Stopped by {error}. Nothing is half-written. The same command resumes.", 128 + error.signum
-        )
-    if isinstance(error, KeyboardInterrupt) or name == "Abort":
-        return say(f"{str(error) or 'Stopped.'} The same command resumes.", 130)
+    if isinstance(error, Explained):
+        return say(str(error), error.status)
+    if isinstance(error, KeyboardInterrupt):
+        return say("Stopped. The same command resumes.", 130)
     if isinstance(error, BrokenPipeError):
         return 1
     if isinstance(error, OSError) and error.filename:
@@ -66,5 +107,10 @@ def explain(error: BaseException) -> int:
 
 def say(text: str, status: int) -> int:
     """Print a paragraph on stderr; returns the status."""
-    print(f"cunet: {text}", file=sys.stderr)
+    print(f"{MARK}{text}", file=sys.stderr)
     return status
+
+
+def said(lines: Iterable[str]) -> list[str]:
+    """What commands have told with `say`, of the lines that their processes printed; without the mark."""
+    return [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]

@@ -50,8 +50,8 @@ def start_fabric(config: TrainConfig) -> Fabric:
     if world > 1 and running != world:
         raise InputError(
             f"devices={config.devices} and num_nodes={config.num_nodes} need {world} processes, but "
-            f"{running} run. Start them with `torchrun --nproc-per-node {config.devices} -m cunet.training "
-            "--config FILE --out FOLDER`, or set both to 1."
+            f"{running} run. Start them with `torchrun --nproc-per-node {config.devices} -m "
+            "cunet.training_job --config FILE --out FOLDER`, or set both to 1."
         )
     there = torch.cuda.device_count()
     if 0 < there < config.devices:

@@ -131,7 +131,8 @@ def build(name: str, size: str = "paper", channels: int = 3, **changes) -> nn.Mo
     Returns a module with forward(sample, timestep): sample (B, channels, H, W) float32 in [-1, 1], sides
     divisible by 8; timestep an int, or integers 0-d or (B,), in 0 ... 999; the result is a tensor like
     sample. It has the attributes name, size, channels, image_size and evaluations (function evaluations a
-    call makes; 0 for the U-Net).
+    call makes; 0 for the U-Net), and may stand as the model of `GaussianDiffusion` of lucidrains'
+    denoising-diffusion-pytorch (1.8.8).
 
     Raises InputError for an unknown name or size, a change in the name that the class does not know, or a
     number of channels below 1.
@@ -150,7 +151,7 @@ def build(name: str, size: str = "paper", channels: int = 3, **changes) -> nn.Mo
             raise
         raise InputError(f"The network {name!r} cannot be built: {error}.") from error
     network.name, network.size, network.image_size = name, size, IMAGE_SIZE[size]
-    network.out_dim = channels  # this and the next two are read by lucidrains' GaussianDiffusion
+    network.out_dim = channels  # this and the next two are read by GaussianDiffusion
     network.self_condition = network.random_or_learned_sinusoidal_cond = False
     return network
 

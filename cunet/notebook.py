@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cunet import folders, processes, runs
-from cunet.errors import InputError
+from cunet.errors import InputError, NotebookError
 from cunet.imports import IRI_GRAMMAR, hidden
 from cunet.parameters import declaration, nearest, validate
 
@@ -34,10 +34,6 @@ BANNER = (
     "> **Smoke profile.** The networks are tiny and nearly untrained, the samples few. "
     "This page shows that the code runs; **its numbers mean nothing**."
 )
-
-
-class NotebookError(RuntimeError):
-    """A cell of a notebook failed, its kernel died, or it wrote no result."""
 
 
 def execute(

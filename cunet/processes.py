@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from cunet.errors import InputError
+from cunet.errors import InputError, Interrupted
 
 SETTLE = 5.0  # seconds in which a process that is being started or is ending shows which of the two it is
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD of Linux
@@ -229,14 +229,6 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM came. `signum` is its number."""
-
-    def __init__(self, signum: int):
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 TRAINING = (
-    *("training", "batches", "recipe", "validation", "diffusion", "datasets", "inputs"),
-    *("models", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
+    *("training", "training_progress", "batches", "recipe", "validation", "diffusion", "datasets"),
+    *("inputs", "models", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
 )
 """The modules that decide what a training computes."""
 

@@ -28,14 +28,10 @@ from rich.progress import (
 )
 
 from cunet import chain, engines, folders, notebook, processes, profiles
-from cunet.errors import InputError
+from cunet.errors import ChainError, InputError, said
 from cunet.parameters import parameters_file
 
 RUN = "CUNET_RUN"  # marks every process of a run
-
-
-class ChainError(RuntimeError):
-    """A job of the chain failed."""
 
 
 def reproduce(
@@ -185,8 +181,8 @@ def _why(plan: chain.Plan, board: "_Board", log: Path) -> str:
     for name in board.failed:
         path = plan.run_dir / "logs" / f"{name}.log"
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        said = [line.removeprefix("cunet: ") for line in lines if line.startswith("cunet: ")]
-        reasons.append(f"{name}: {said[-1] if said else f'see {folders.shown(path)}'}")
+        told = said(lines)
+        reasons.append(f"{name}: {told[-1] if told else f'see {folders.shown(path)}'}")
     return f"{' '.join(reasons)} What succeeded is kept; the same command goes on from there."
 
 

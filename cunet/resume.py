@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,6 @@ from cunet.recipe import TrainConfig
 
 if TYPE_CHECKING:
     from cunet.training import Training
-
-COUNTERS = ("step", "elapsed", "loss_curve", "validation", "window")
-"""Attributes of a training that are numbers and go into the JSON."""
 
 
 def state_path(path: Path) -> Path:
@@ -54,9 +52,26 @@ def lock(path: Path) -> contextlib.AbstractContextManager:
     return processes.locked(folder / f".{path.stem}.lock", f"The checkpoint {path}")
 
 
+@contextlib.contextmanager
+def claimed(config: TrainConfig, path: Path, renew: bool) -> Iterator[None]:
+    """Hold the lock of the checkpoint `path`, without what a killed owner left of half-written files.
+
+    renew: move what other code has trained there to aside/, see :func:`set_aside`.
+
+    Raises:
+        InputError: as :func:`lock` and :func:`set_aside`.
+    """
+    with lock(path):
+        storage.clean(path)
+        storage.clean(state_path(path))
+        if renew:
+            set_aside(config, path)
+        yield
+
+
 def save(training: Training) -> None:
     """Write the state of `training`, atomically."""
-    state = {key: getattr(training, key) for key in COUNTERS}
+    state = {key: getattr(owner, key) for key, owner in _counters(training).items()}
     state |= {"code": training_code(), "config": training.config.model_dump()}
     state |= {"data": [training.data.sha256, training.test.sha256]}
     state |= {"precision": training.fabric.strategy.precision.state_dict()}  # the scale of 16-mixed
@@ -72,17 +87,12 @@ def restore(training: Training) -> None:
     """
     path = state_path(training.path)
     tensors, state = storage.read(path)
-    refuse_other(training.config, state.get("config", {}), path, state.get("code"))
-    if state["data"] != [training.data.sha256, training.test.sha256]:
-        raise InputError(
-            f"The images of {training.config.dataset} are not those that {path} was trained on (their "
-            "SHA-256 differs). Restore the data set, or delete the state (and its .json) to start again."
-        )
+    _refuse_foreign(training, state, path)
     if state["threads"] != torch.get_num_threads():
         warnings.warn(
             f"{path} was trained on {state['threads']} threads and goes on with {torch.get_num_threads()}: "
             "the last bits can differ from those of an undisturbed training.",
-            stacklevel=3,
+            stacklevel=4,  # where `train` was called
         )
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "adam": {}}
     for name, value in tensors.items():
@@ -90,19 +100,11 @@ def restore(training: Training) -> None:
         parts[part][rest] = value
     checkpoints.fill(training.network, parts["network"], path)
     checkpoints.fill(training.ema, parts["ema"], path)
-    moments: dict[int, dict[str, Tensor]] = {}
-    weights = dict(training.network.named_parameters())
-    for name, value in parts["adam"].items():
-        parameter, _, key = name.rpartition(".")
-        if value.shape == weights[parameter].shape:  # the fused Adam pairs values by their place in memory
-            value = torch.empty_like(weights[parameter], dtype=value.dtype).copy_(value)
-        moments.setdefault(training.names.index(parameter), {})[key] = value
-    groups = training.adam.state_dict()["param_groups"]
-    training.adam.load_state_dict({"state": moments, "param_groups": groups})
+    _fill_adam(training, parts["adam"])
     if state.get("precision"):
         training.fabric.strategy.precision.load_state_dict(state["precision"])
-    for key in COUNTERS:
-        setattr(training, key, state[key])
+    for key, owner in _counters(training).items():
+        setattr(owner, key, state[key])
     training.last_save = (training.step, time.monotonic())
 
 
@@ -156,6 +158,12 @@ def check_disk(training: Training) -> None:
         )
 
 
+def _counters(training: Training) -> dict[str, Any]:
+    """The numbers of a training that go into the JSON, by name, each with the object that has it."""
+    curve = training.progress
+    return dict(step=training, elapsed=training, loss_curve=curve, validation=training, window=curve)
+
+
 def _tensors(training: Training) -> dict[str, Tensor]:
     """Everything that a step changes, by name."""
     out = {f"network.{name}": value for name, value in training.network.state_dict().items()}
@@ -163,3 +171,26 @@ def _tensors(training: Training) -> dict[str, Tensor]:
     for index, moments in training.adam.state_dict()["state"].items():
         out |= {f"adam.{training.names[index]}.{key}": value for key, value in moments.items()}
     return out
+
+
+def _refuse_foreign(training: Training, state: dict[str, Any], path: Path) -> None:
+    """Raise InputError if the state at `path` is of other settings, code or images than the training's."""
+    refuse_other(training.config, state.get("config", {}), path, state.get("code"))
+    if state["data"] != [training.data.sha256, training.test.sha256]:
+        raise InputError(
+            f"The images of {training.config.dataset} are not those that {path} was trained on (their "
+            "SHA-256 differs). Restore the data set, or delete the state (and its .json) to start again."
+        )
+
+
+def _fill_adam(training: Training, tensors: dict[str, Tensor]) -> None:
+    """Give the optimiser its moments back; `tensors` are named `<parameter>.<key of Adam's state>`."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    weights = dict(training.network.named_parameters())
+    for name, value in tensors.items():
+        parameter, _, key = name.rpartition(".")
+        if value.shape == weights[parameter].shape:  # the fused Adam pairs values by their place in memory
+            value = torch.empty_like(weights[parameter], dtype=value.dtype).copy_(value)
+        moments.setdefault(training.names.index(parameter), {})[key] = value
+    groups = training.adam.state_dict()["param_groups"]
+    training.adam.load_state_dict({"state": moments, "param_groups": groups})

@@ -7,41 +7,28 @@ averaged over the steps with an exponential moving average (EMA); the average is
 Everything random about step k is a function of (seed, k): see `cunet.batches`. A training that was killed and
 started again therefore ends with the same bits, on the same machine and number of threads (but for 16-mixed,
 see `cunet.resume`).
-
-    python -m cunet.training --config recipe.json --out folder
 """
 
-import argparse
 import contextlib
 import copy
-import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cunet import checkpoints, resume, storage
 from cunet.batches import Batches
-from cunet.errors import InputError
+from cunet.errors import TrainingDiverged, TrainingInterrupted
 from cunet.launch import Fabric, Signals, compiled_or_eager, start_fabric
 from cunet.provenance import training_code
 from cunet.recipe import TrainConfig, configure
+from cunet.training_progress import Progress
 from cunet.validation import validation_losses, validation_summary
 
-__all__ = ["TrainConfig", "TrainingDiverged", "TrainingInterrupted", "configure", "main", "train"]
-
-
-class TrainingDiverged(InputError):
-    """The loss or gradient is NaN or infinite. The text has the step, the last good state, what to try."""
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came, the step was finished and the state saved. The text says how to go on."""
+__all__ = ["TrainConfig", "configure", "train"]
 
 
 def train(config: TrainConfig, out: str | Path, progress: bool = True, renew: bool = False) -> Path:
@@ -63,7 +50,8 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True, renew: bo
         InputError: unknown names, a state or checkpoint of other settings or code, damaged files, another
             process training the same output, a disk that is full or cannot be written.
         TrainingDiverged: the loss or the gradient is not finite.
-        TrainingInterrupted: SIGINT or SIGTERM; the state was saved, if there was a step.
+        TrainingInterrupted: SIGINT or SIGTERM; the step was finished and the state saved, or nothing was
+            written yet, because the data were still being read.
     """
     path = Path(out) / f"{config.name}.safetensors"
     fabric = start_fabric(config)
@@ -73,28 +61,26 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True, renew: bo
         # before the lock, because it only reads: unknown names and missing data are refused, nothing written
         training = None if storage.exists(path) else _prepared(config, path, fabric, stop)
         if fabric.is_global_zero:
-            stack.enter_context(resume.lock(path))
-            storage.clean(path)
-            storage.clean(resume.state_path(path))
-            if renew:
-                resume.set_aside(config, path)
+            stack.enter_context(resume.claimed(config, path, renew))
         fabric.barrier()
         if storage.exists(path):
-            card = checkpoints.verify(path)
-            resume.refuse_other(config, card.get("recipe", {}), path, card.get("code"))
-            fabric.barrier()
-            if fabric.is_global_zero:
-                storage.remove(resume.state_path(path))
-            return path
-        training = training or _prepared(config, path, fabric, stop)
-        if storage.exists(resume.state_path(path)):
-            resume.restore(training)
-        elif fabric.is_global_zero:
-            resume.check_disk(training)
-        with training.bar(progress):
-            training.loop()
-        training.finish()
+            _finished(config, path, fabric)
+        else:
+            (training or _prepared(config, path, fabric, stop)).run(progress)
     return path
+
+
+def _finished(config: TrainConfig, path: Path, fabric: Fabric) -> None:
+    """Check that the checkpoint that is there is this training's, and delete a state that was left beside it.
+
+    Raises:
+        InputError: it is damaged, or of other settings or code.
+    """
+    card = checkpoints.verify(path)
+    resume.refuse_other(config, card.get("recipe", {}), path, card.get("code"))
+    fabric.barrier()
+    if fabric.is_global_zero:
+        storage.remove(resume.state_path(path))
 
 
 def _prepared(config: TrainConfig, path: Path, fabric: Fabric, stop: Signals) -> "Training":
@@ -121,7 +107,7 @@ def ema_update(average: list[Tensor], current: list[Tensor], decay: float, step:
 class Training:
     """One training: network, average, optimiser, counters and curves, and what moves them on."""
 
-    def __init__(self, config: TrainConfig, path: Path, fabric: Fabric, stop: "Signals") -> None:
+    def __init__(self, config: TrainConfig, path: Path, fabric: Fabric, stop: Signals) -> None:
         from cunet import datasets, models  # here, so that reading settings does not import every network
         from cunet.diffusion import Diffusion
 
@@ -141,11 +127,9 @@ class Training:
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.average, self.current = list(self.ema.parameters()), list(self.network.parameters())
         self.step, self.elapsed = 0, 0.0  # optimiser steps done; seconds spent in them
-        self.loss_curve: list[list[float]] = []  # images, mean loss since the last point
+        self.progress = Progress(config)
         self.validation: list[list[Any]] = []  # images, loss, loss by quarter of t
-        self.window = [0.0, 0]  # sum of the losses and number of images since the last point of the curve
         self.last_save = (0, time.monotonic())  # step and moment
-        self.tqdm = None
         self.set_up()
 
     def set_up(self) -> None:
@@ -166,10 +150,11 @@ class Training:
 
     @property
     def images_seen(self) -> int:
+        """How many images the steps had, repeats counted."""
         return self.step * self.config.batch_size
 
     @property
-    def progress(self) -> float:
+    def used(self) -> float:
         """The share of the budget that is used, 0..1: of the time, or of the images if time has no limit."""
         if self.config.max_seconds > 0:
             return min(1.0, self.elapsed / self.config.max_seconds)
@@ -198,7 +183,7 @@ class Training:
         if config.precision != "16-mixed" and not math.isfinite(norm):  # there the scaler skips such steps
             self.diverged(f"the gradient's norm is {float(norm)} (the loss is {loss:.4g})")
         for group in self.adam.param_groups:
-            group["lr"] = config.rate(self.step, self.progress)
+            group["lr"] = config.rate(self.step, self.used)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         ema_update(self.average, self.current, config.ema_decay, self.step)
@@ -208,6 +193,7 @@ class Training:
         return loss
 
     def diverged(self, why: str) -> None:
+        """Raise TrainingDiverged, with the last good state and what to try; `why` is what is not finite."""
         state, config = resume.state_path(self.path), self.config
         good = f"the last good state is {state} (step {self.last_save[0]})"
         good = good if state.exists() else "no state was saved yet"
@@ -220,60 +206,41 @@ class Training:
 
     # --- the loop
 
+    def run(self, show: bool) -> None:
+        """Go on from the saved state, if there is one, to the checkpoint; with a bar if it is to be shown."""
+        first = self.fabric.is_global_zero
+        if storage.exists(resume.state_path(self.path)):
+            resume.restore(self)
+        elif first:
+            resume.check_disk(self)
+        with self.progress.bar(self.step, self.elapsed, show and first):
+            self.loop()
+        self.finish()
+
     def loop(self) -> None:
         """Step until the budget is used; validate, save and stop between steps."""
         while True:
             self.elapsed, stop, save = self.agree((self.elapsed, self.stop.requested, self.save_is_due()))
             if stop or not self.validate_if_due():
                 self.interrupted()
-            if self.progress >= 1.0:
+            if self.used >= 1.0:
                 return
             if save:
                 self.save()
             start = time.perf_counter()
             loss = self.train_step()
             self.elapsed += time.perf_counter() - start
-            self.log(loss)
+            self.progress.log(loss, self.step, self.elapsed, last=self.used >= 1.0)
 
     def agree(self, value: Any) -> Any:
         """The first device's value, on every device."""
         return value if self.fabric.world_size == 1 else self.fabric.broadcast(value)
 
-    def log(self, loss: float) -> None:
-        """Add a step's loss to the curve and the bar."""
-        size, every = self.config.batch_size, self.config.log_every
-        self.window[0] += loss * size
-        self.window[1] += size
-        if self.images_seen // every > (self.images_seen - size) // every or self.progress >= 1.0:
-            self.loss_curve.append([self.images_seen, self.window[0] / self.window[1]])
-            self.window = [0.0, 0]
-        if self.tqdm is not None:
-            timed = self.config.max_seconds > 0
-            if self.step % 10 == 0:
-                rate = {"images/s": f"{self.images_seen / self.elapsed:.1f}"} if timed else {}
-                self.tqdm.set_postfix(loss=f"{loss:.4f}", **rate, refresh=False)
-            self.tqdm.update((self.elapsed if timed else self.images_seen) - self.tqdm.n)
-
-    def bar(self, show: bool) -> contextlib.AbstractContextManager:
-        """The progress bar: over images, or over seconds where time is the budget."""
-        if not (show and self.fabric.is_global_zero):
-            return contextlib.nullcontext()
-        config, timed = self.config, self.config.max_seconds > 0
-        self.tqdm = tqdm(
-            desc=config.name,
-            total=config.max_seconds if timed else -(-config.images // config.batch_size) * config.batch_size,
-            initial=self.elapsed if timed else self.images_seen,
-            unit="s" if timed else " images",
-            mininterval=0.5 if sys.stderr.isatty() else 30.0,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}" if timed else None,
-        )
-        return self.tqdm
-
     def validate_if_due(self) -> bool:
         """Validate after each `validate_every` images and at the end; False if a signal came in between."""
         last, every = self.validation[-1][0] if self.validation else 0, self.config.validate_every
         passed = every > 0 and self.images_seen // every > last // every
-        if not passed and not (self.progress >= 1.0 and last != self.images_seen):
+        if not passed and not (self.used >= 1.0 and last != self.images_seen):
             return True
         rank, world = self.fabric.global_rank, self.fabric.world_size
         losses = validation_losses(
@@ -288,14 +255,13 @@ class Training:
         losses[:, 0] = summed[:-1]
         loss, quartiles = validation_summary(losses, self.config.timesteps)
         self.validation.append([self.images_seen, loss, quartiles])
-        if self.tqdm is not None:
-            text = f"{self.config.name}: {self.images_seen} images, validation loss {loss:.5f}"
-            self.tqdm.write(text, file=sys.stderr)
+        self.progress.tell(f"{self.images_seen} images, validation loss {loss:.5f}")
         return True
 
     # --- saving and going on
 
     def save_is_due(self) -> bool:
+        """Whether there was a step since the last state, and steps or seconds enough by the settings."""
         steps, seconds = self.step - self.last_save[0], time.monotonic() - self.last_save[1]
         every = self.config.checkpoint_every
         return steps > 0 and (0 < every <= steps or seconds >= self.config.checkpoint_seconds)
@@ -307,6 +273,7 @@ class Training:
             resume.save(self)
 
     def interrupted(self) -> None:
+        """Save the state and raise TrainingInterrupted."""
         self.save()
         raise TrainingInterrupted(
             f"Training {self.config.name} was stopped at step {self.step} ({self.images_seen} images), and "
@@ -336,7 +303,7 @@ class Training:
             "images_seen": self.images_seen,
             "steps": self.step,
             "batch_size": config.batch_size,
-            "loss_curve": self.loss_curve,
+            "loss_curve": self.progress.loss_curve,
             "validation": [[images, loss] for images, loss, _ in self.validation],
             "validation_quartiles": [[images, *quarters] for images, _, quarters in self.validation],
             "validation_loss": self.validation[-1][1],
@@ -344,40 +311,3 @@ class Training:
             "images_per_second": self.images_seen / self.elapsed,
             "devices": self.fabric.world_size,
         }
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """`python -m cunet.training --config recipe.json --out folder`: a training as a process of its own.
-
-    What other code has trained there is moved to aside/ and trained again.
-
-    Returns:
-        Exit status: 0 done, 2 bad input or divergence, 130 interrupted (can go on).
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m cunet.training", description="Train a network, or go on."
-    )
-    parser.add_argument(
-        "--config", type=Path, required=True, help="JSON file with the settings (TrainConfig)"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint and the state")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    chosen = parser.parse_args(arguments)
-    try:
-        try:
-            values = json.loads(chosen.config.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"The settings {chosen.config} cannot be read as JSON: {error}.") from error
-        path = train(configure(values), chosen.out, progress=not chosen.quiet, renew=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingInterrupted as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 130
-    print(f"checkpoint: {path}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

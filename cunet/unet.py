@@ -142,13 +142,10 @@ class UNet(nn.Module):
     heads; 32 in the paper's network, which is half of dim, and half of dim keeps its shape at other widths.
     classes: how many classes of images it is told of (see `cunet.guidance`); 0: none, as in the paper.
 
-    May stand as the model of `denoising_diffusion_pytorch.GaussianDiffusion` (1.8.8).
     Raises InputError for a width that group norm cannot divide.
     """
 
     evaluations = 0  # of an ODE function: there is none
-    self_condition = False  # the next two are read by GaussianDiffusion
-    random_or_learned_sinusoidal_cond = False
 
     def __init__(
         self,
@@ -161,7 +158,7 @@ class UNet(nn.Module):
         super().__init__()
         if dim < GROUPS or dim % GROUPS:
             raise InputError(f"UNet(dim={dim}): the width must be a multiple of {GROUPS}; the paper's is 64.")
-        self.channels = self.out_dim = channels
+        self.channels = channels
         widths = [dim, *(dim * m for m in dim_mults)]
         steps = list(zip(widths, widths[1:], strict=False))
         last, time_width = len(steps) - 1, 4 * dim

@@ -11,8 +11,7 @@ from conftest import TINY, call
 from typer.testing import CliRunner
 
 from cunet import cli, errors
-from cunet.errors import InputError
-from cunet.processes import Interrupted
+from cunet.errors import InputError, Interrupted
 
 COMMANDS = ("reproduce", "estimate", "notebook", "train", "sample", "denoise", "bench", "solvers", "info")
 
@@ -127,7 +126,15 @@ def test_bad_input_is_an_input_error_and_writes_nothing(arguments, message, tmp_
     "error, status, text",
     [
         (InputError("It is wrong."), 2, "cunet: It is wrong."),
-        (Interrupted(15), 143, "cunet: Stopped by SIGTERM."),
+        (
+            Interrupted(15),
+            143,
+            "cunet: Stopped by SIGTERM. Nothing is half-written.",
+        ),
+        (errors.NotebookError("It failed."), 1, "cunet: It failed."),
+        (errors.ChainError("It failed."), 1, "cunet: It failed."),
+        (errors.TrainingDiverged("The loss is nan."), 2, "cunet: The loss is nan."),
+        (errors.TrainingInterrupted("It is saved."), 130, "cunet: It is saved."),
         (KeyboardInterrupt(), 130, "cunet: Stopped."),
         (FileNotFoundError(2, "No such file", "/x/y"), 2, "cunet: /x/y: No such file"),
         (OSError(28, "No space left on device", "/x/y"), 2, "cunet: /x/y: No space left"),
@@ -141,6 +148,25 @@ def test_each_kind_of_failure_has_its_status_and_one_paragraph(error, status, te
 
 
 @pytest.mark.parametrize(
+    "error, text",
+    [
+        (errors.TrainingInterrupted("Stopped at step 3; start it again."), "cunet: Stopped at step 3; start"),
+        (KeyboardInterrupt(), "cunet: Stopped. The same command resumes."),
+    ],
+)
+def test_a_command_that_is_interrupted_says_how_to_go_on(error, text, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("cunet.training.train", interrupted)
+    monkeypatch.setattr(sys, "argv", ["cunet", "train"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 130 and said.startswith(text) and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "error, status",
     [(InputError("x"), 2), (OSError(28, "No space left", "/x/y"), 2), (KeyboardInterrupt(), 130)],
 )
@@ -150,6 +176,14 @@ def test_the_main_of_a_module_says_it_likewise(error, status, capsys):
         raise error
 
     assert main() == status and capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_a_command_says_is_read_back_from_its_output(capsys):
+    assert errors.explain(InputError("It is: cunet: wrong.")) == 2
+    print("bar 50%", "", "error: other", sep="\n", file=sys.stderr)
+    assert errors.explain(Interrupted(2)) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert errors.said(lines) == ["It is: cunet: wrong.", str(Interrupted(2))] and len(lines) == 5
 
 
 def test_an_error_of_the_program_itself_keeps_its_traceback():

@@ -11,10 +11,10 @@ from cunet import checkpoints, models, training
 from cunet.blocks import ODEBlock
 from cunet.convergence import with_solver
 from cunet.depth import solved_with
-from cunet.errors import InputError
+from cunet.errors import InputError, TrainingInterrupted
 from cunet.models import RandomDepth
 from cunet.recipe import TrainConfig, stream
-from cunet.training import TrainingInterrupted, train
+from cunet.training import train
 
 
 def images(n=2):

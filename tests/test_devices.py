@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -58,6 +59,24 @@ def test_what_a_training_refuses_is_said_in_its_words(tmp_path):
     with pytest.raises(InputError, match=f"{NAME} ended: batch_size=12 cannot be shared by 1 devices in 5"):
         devices.run(configure({**SMALL, "accumulate": 5}), tmp_path, said.append)
     assert said and json.loads((tmp_path / f"{NAME}.recipe.json").read_text())["accumulate"] == 5
+
+
+@pytest.mark.parametrize(
+    "lines, why",
+    [
+        (["starting", "cunet: The loss is nan.", "cunet: It was stopped."], ": The loss is nan."),
+        (["starting", "killed"], " with status 3: ['killed']"),
+        ([], " with status 3: []"),
+    ],
+)
+def test_why_a_training_ended_is_what_its_first_process_said_or_else_its_last_line(
+    tmp_path, monkeypatch, lines, why
+):
+    code = f"import sys; print(*{lines}, sep=chr(10), end=''); sys.exit(3)"
+    monkeypatch.setattr(devices, "command", lambda *_: [sys.executable, "-c", code])
+    with pytest.raises(InputError) as refused:
+        devices.run(configure(SMALL), tmp_path, lambda line: None)
+    assert str(refused.value) == f"The training {NAME} ended{why}"
 
 
 def final(folder) -> dict:

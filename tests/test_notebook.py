@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY, start, wait_for
 
 from cunet import notebook, processes, runs
-from cunet.errors import InputError
+from cunet.errors import InputError, NotebookError
 
 FIRST = TINY / "01_first.py"
 
@@ -48,7 +48,7 @@ def test_networks_of_the_size_smoke_make_a_smoke_page_whatever_the_profile(tmp_p
     monkeypatch.setattr(
         notebook, "_run", lambda content, stage, job, given, progress: seen.append((content, given))
     )
-    with pytest.raises(notebook.NotebookError, match="without its result"):
+    with pytest.raises(NotebookError, match="without its result"):
         notebook.execute(path, tmp_path / "run", {"size": size, "profile": "mine"})
     ((content, given),) = seen
     assert ("numbers mean nothing" in content.cells[0].source) is says
@@ -66,7 +66,7 @@ def test_networks_of_the_size_smoke_make_a_smoke_page_whatever_the_profile(tmp_p
 def test_a_notebook_that_fails_changes_nothing_and_is_kept_with_its_traceback(tmp_path, action, message):
     runs.Run(tmp_path, "01_first").save_result({"from": "before"})
     before = files(tmp_path)
-    with pytest.raises(notebook.NotebookError, match=message):
+    with pytest.raises(NotebookError, match=message):
         notebook.execute(FIRST, tmp_path, {"action": action})
     after = files(tmp_path)
     kept = nbformat.reads(after.pop("logs/01_first.ipynb"), 4)
@@ -149,7 +149,7 @@ def test_two_jobs_cannot_save_a_figure_under_one_name(tmp_path):
         run = runs.Run(folder, job)
         run._figures["ext_x"] = ""
         run.save_result({})
-    with pytest.raises(notebook.NotebookError, match="both save figures/ext_x"):
+    with pytest.raises(NotebookError, match="both save figures/ext_x"):
         notebook._check(tmp_path / "stage", tmp_path / "out", "02_other")
 
 
@@ -157,7 +157,7 @@ def test_a_job_ends_with_the_chain_that_started_it(tmp_path, monkeypatch):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     monkeypatch.setenv(notebook.GUARD, json.dumps(processes.identity(dead.pid)))
     dead.wait()
-    with pytest.raises(notebook.NotebookError, match="chain that started this job"):
+    with pytest.raises(NotebookError, match="chain that started this job"):
         notebook.execute(FIRST, tmp_path, {"action": "sleep"})
     assert not processes.marked(runs.JOB, "01_first") or not list((tmp_path / ".staging").iterdir())
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import wait_for
 
 from cunet import processes
-from cunet.errors import InputError
+from cunet.errors import InputError, Interrupted
 
 HOLDER = """
 import sys, time
@@ -155,7 +155,7 @@ def test_environment_is_put_back(monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_becomes_one_exception_and_the_handlers_come_back(number):
     before = signal.getsignal(number)
-    with pytest.raises(processes.Interrupted) as caught:
+    with pytest.raises(Interrupted) as caught:
         with processes.interruptible():
             try:
                 os.kill(os.getpid(), number)
