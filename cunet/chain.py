@@ -8,7 +8,7 @@ changes: the files are inputs, and Snakemake goes by them). The Snakefile reads 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -170,6 +170,27 @@ def check(plan: Plan, data: bool = True) -> list[str]:
             samples than there are real images to hold them against; no network that was released, where
             released ones are asked for; photographs that are not there.
     """
+    named = _named(plan)
+    if not any(named.values()):
+        return []
+    from cunet import models  # with what follows, 3 s
+
+    _refuse_unknown(named)
+    for name in dict.fromkeys(name for _, name in named["model"] if "@" in name):
+        models.build(name, "smoke", 1)
+    absent = _absent(dict.fromkeys(name for _, name in named["dataset"]), data)
+    declared = {stem: declaration(source(stem)) for stem in plan.profile.notebooks}
+    for job in plan.jobs:
+        given = {**declared[job.notebook], **job.parameters}
+        if job.notebook == SHARDED:
+            _refuse_too_many(given)
+        if job.notebook.startswith(TRAINING):
+            _refuse_training(given)
+    return absent
+
+
+def _named(plan: Plan) -> dict[str, list[tuple[Job, str]]]:
+    """The data sets, networks and sizes that a plan names, each with a job that asks for it."""
     named = {
         kind: [(job, name) for job in plan.jobs for name in asked_for(job.parameters, kind)]
         for kind in ("dataset", "model", "size")
@@ -177,9 +198,12 @@ def check(plan: Plan, data: bool = True) -> list[str]:
     for job in [job for job in plan.jobs if job.notebook.startswith(TRAINING)][:1]:
         named["dataset"] += [(job, name) for name in plan.profile.datasets]  # also those that are left out
         named["model"] += [(job, name) for name in plan.profile.networks()]
-    if not any(named.values()):
-        return []
-    from cunet import checkpoints, datasets, drawn, models, recipe, synthesis, work  # 3 s
+    return named
+
+
+def _refuse_unknown(named: dict[str, list[tuple[Job, str]]]) -> None:
+    """Raise InputError for a name that the library does not know; a network's without its changes."""
+    from cunet import datasets, models
 
     known = {"dataset": datasets.DATASETS, "model": models.MODELS, "size": models.SIZES}
     for kind, found in named.items():
@@ -189,34 +213,43 @@ def check(plan: Plan, data: bool = True) -> list[str]:
                     f"{job.name} asks for the {kind} {name!r}{nearest(name, list(known[kind]))}. Known are "
                     f"{', '.join(known[kind])}."
                 )
-    for name in dict.fromkeys(name for _, name in named["model"] if "@" in name):
-        models.build(name, "smoke", 1)
+
+
+def _absent(names: Iterable[str], refuse: bool) -> list[str]:
+    """Of data sets those that are not there, a text each; with `refuse`, InputError for the first. InputError
+    always where one has yet to be drawn and the packages for it are missing."""
+    from cunet import datasets, drawn
+
     absent = []
-    for name in dict.fromkeys(name for _, name in named["dataset"]):
+    for name in names:
         try:
             datasets.find(name)
         except InputError as error:
-            if data:
+            if refuse:
                 raise
             absent.append(str(error))
         if name in drawn.RECIPES:
             drawn.check(name, datasets.data_root() / "drawn")
-    declared = {stem: declaration(source(stem)) for stem in plan.profile.notebooks}
-    for job in plan.jobs:
-        if job.notebook == SHARDED:
-            given = {**declared[job.notebook], **job.parameters}
-            known = {
-                *work.IMAGES,
-                *drawn.RECIPES,
-            }  # of other data sets only reading them tells how many there are
-            for name in [name for name in given["datasets"] if name in known]:
-                synthesis.refuse_too_few(given, name, *work.images(name)[:2])
-        if job.notebook.startswith(TRAINING):
-            fields = {**declared[job.notebook], **job.parameters}
-            config = recipe.configure({k: fields[k] for k in recipe.TrainConfig.model_fields if k in fields})
-            if fields.get("checkpoints") == "released":
-                checkpoints.released(config.dataset, config.model, config.size, config.seed, config.variant)
     return absent
+
+
+def _refuse_too_many(given: dict[str, Any]) -> None:
+    """Raise InputError if notebook 07 is to make more samples than there are real images beside them."""
+    from cunet import drawn, synthesis, work
+
+    counted = {*work.IMAGES, *drawn.RECIPES}  # of other data sets only reading them tells how many there are
+    for name in given["datasets"]:
+        if name in counted:
+            synthesis.refuse_too_few(given, name, *work.images(name)[:2])
+
+
+def _refuse_training(given: dict[str, Any]) -> None:
+    """Raise InputError for settings that a training cannot have, and a released network that is not there."""
+    from cunet import checkpoints, recipe
+
+    config = recipe.configure({k: given[k] for k in recipe.TrainConfig.model_fields if k in given})
+    if given.get("checkpoints") == "released":
+        checkpoints.released(config.dataset, config.model, config.size, config.seed, config.variant)
 
 
 def asked_for(parameters: dict[str, Any], kind: str) -> list[str]:
