@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from cunet import checkpoints, drawn, models, paper
+from cunet.checkpoint_names import Trained
 from cunet.trajectories import VARIANTS
 from cunet.validation import VALIDATION_IMAGES
 
@@ -275,7 +276,7 @@ def _beyond(of: dict[str, Any]) -> Work:
     return work + _told(of)
 
 
-def _released(of: dict[str, Any], datasets: list[str], names: list[str]) -> list[checkpoints.Trained]:
+def _released(of: dict[str, Any], datasets: list[str], names: list[str]) -> list[Trained]:
     """Those of notebook 11's further networks that ship; a run that trains does not train them."""
     if of["checkpoints"] != "released":
         return []
