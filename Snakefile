@@ -1,6 +1,6 @@
 """The chain: one rule a notebook, and the report.
 
-`cunet reproduce` (or `make reproduce`) checks the profile, writes the run's parameters files and calls
+`cunet reproduce` (or `make reproduce`) checks the profile, writes the run's plan and parameters and calls
 Snakemake on this file with the run's folder as its directory. Which job waits for which is said in
 cunet/chain.py, which files a job depends on in cunet/dependencies.py.
 """

@@ -4,9 +4,10 @@
 
 Network work costs seconds an image and thread, measured at one size and scaled to another by multiply-
 accumulates. What a notebook does besides (its start is apart) costs a + b x units seconds, where units are
-`cunet.work.UNITS`, or the seconds of its network work where it has none there; a and b, not below 0, come by
-least squares from what its jobs used of the processor in finished runs, after its network work has been taken
-off. The processor's seconds count, so that what else the machine does lengthens them little.
+`cunet.work.OWN_WORK`, or the seconds of its network work where it has none there, or none at all for those of
+`cunet.work.FIXED`; a and b, not below 0, come by least squares from what its jobs used of the processor in
+finished runs, after its network work has been taken off. The processor's seconds count, so that what else the
+machine does lengthens them little.
 """
 
 import argparse
@@ -77,8 +78,11 @@ class Costs:
         return a + b * self.units(notebook, found)
 
     def units(self, notebook: str, found: Work) -> float:
-        """What a notebook's own work grows with: its units; without any, the seconds of its network work."""
-        return found[Item("unit")] if notebook in work.UNITS else self.network_seconds(found)
+        """What a notebook's own work grows with: its units; without any, the seconds of its network work; 0
+        where it does not grow."""
+        if notebook in work.FIXED:
+            return 0.0
+        return found[Item("unit")] if notebook in work.OWN_WORK else self.network_seconds(found)
 
 
 def path() -> Path:
@@ -117,7 +121,10 @@ def notebooks_from(costs: Costs, results: list[dict[str, Any]]) -> dict[str, lis
 
     rows: dict[str, list[tuple[float, float]]] = {}
     for result in results:
-        which = result["notebook"], result["parameters"]
+        given = result["parameters"]
+        if given.get("max_seconds"):  # what it saw in them, on the machine that it ran on
+            given = given | {"images": result["values"]["images_seen"]}
+        which = result["notebook"], given
         found = work.count(*which) - Work({Item("feature"): sum(work.read(*which).values())})
         left = result["timings"]["cpu_s"] - costs.network_seconds(found) - costs.kernel
         units = costs.units(result["notebook"], found)
@@ -220,7 +227,7 @@ def gpu_rate() -> dict[str, Any]:
             F.mse_loss(network(x, 500), x).backward()
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    rate = 3 * work.macs(("unet", "paper", 3)) * BATCH / min(seconds)
+    rate = work.BACKWARD * work.macs(("unet", "paper", 3)) * BATCH / min(seconds)
     return {"macs_a_second": rate, "known_from": f"measured on {torch.cuda.get_device_name()}"}
 
 

@@ -1,13 +1,14 @@
 """The chain: which jobs a profile asks for, with which parameters, and which of them wait for which.
 
 `plan` turns a profile into jobs and checks every parameter of every notebook, so that a mistake shows
-before the first job starts. `prepare` writes one parameters file a job (only when its content changes:
-the files are inputs, and Snakemake goes by them). The Snakefile reads the plan back with `load`.
+before the first job starts. `prepare` writes the plan, and one parameters file a job (only when its content
+changes: the files are inputs, and Snakemake goes by them). The Snakefile reads the plan back with `load`.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from cunet import folders, profiles, runs
+from cunet.checkpoint_names import Trained
 from cunet.errors import InputError
 from cunet.parameters import declaration, nearest, parameters_file, validate
 from cunet.profiles import Profile
@@ -33,6 +35,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 TRAINING = "05"  # the notebook that runs once a dataset, model and seed
 SHARDED = "07_synthesis"  # the notebook whose samples can be made by jobs of their own
+PLAN = "plan.json"  # in a run's folder; JSON, since each process of Snakemake's reads it: YAML takes long
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -99,16 +102,14 @@ def _variants(profile: Profile, stem: str) -> Iterator[tuple[str, dict[str, Any]
     if not stem.startswith(TRAINING):
         yield stem, {"seed": profile.seeds[0]}
         return
-    asked = _trainings(profile)
-    out = set(_unreleased(profile, stem))
+    asked, out = _trainings(profile, stem), set(_unreleased(profile, stem))
     for which in [w for w in asked if w not in out] or asked:  # where there is none at all, `check` says so
-        dataset, model, seed = which
-        name = f"{stem}-{dataset}-{folders.slug(model, '+')}-s{seed}"
-        yield name, {"dataset": dataset, "model": model, "seed": seed}
+        name = f"{stem}-{which.dataset}-{folders.slug(which.model, '+')}-s{which.seed}"
+        yield name, {"dataset": which.dataset, "model": which.model, "seed": which.seed}
 
 
-def _trainings(profile: Profile) -> list[tuple[str, str, int]]:
-    """Data set, network and seed of each job of notebook 05: those of the profile, and, where networks are
+def _trainings(profile: Profile, stem: str) -> list[Trained]:
+    """What the jobs of notebook 05 train or read: the networks of the profile, and, where networks are
     trained in the run, those that a notebook's own `datasets`, `models` and `seeds` add."""
     asked = [{}, *(profile.notebooks.values() if profile.checkpoints == "train" else ())]
     found: dict[tuple[str, str, int], None] = {}
@@ -117,27 +118,23 @@ def _trainings(profile: Profile) -> list[tuple[str, str, int]]:
         own = [mine if isinstance(mine, list) else shared for mine, shared in lists]  # types are judged later
         own[1] = profile.networks(own[1])
         found |= dict.fromkeys(product(*own))
-    return list(found)
+    variant = profile.notebooks[stem].get("variant")
+    return [Trained(*which, variant if isinstance(variant, str) else "") for which in found]
 
 
-def _unreleased(profile: Profile, stem: str) -> list[tuple[str, str, int]]:
-    """Data set, network and seed of each training that a profile asks for, released, and that was not."""
-    lines = profile.notebooks[stem]
-    if lines.get("checkpoints", profile.checkpoints) != "released":
+def _unreleased(profile: Profile, stem: str) -> list[Trained]:
+    """Of the trainings of a notebook 05 that reads released checkpoints, those that were not released."""
+    if profile.notebooks[stem].get("checkpoints", profile.checkpoints) != "released":
         return []
-    ending = f"-{lines['variant']}" if lines.get("variant") else ""
     folder = PACKAGE / "assets" / "checkpoints"
-    return [
-        (dataset, model, seed)
-        for dataset, model, seed in _trainings(profile)
-        if not (folder / f"{dataset}-{model}-{profile.size}-s{seed}{ending}.safetensors").is_file()
-    ]
+    asked = _trainings(profile, stem)
+    return [w for w in asked if not (folder / f"{w.stem(profile.size)}.safetensors").is_file()]
 
 
 def left_out(profile: Profile) -> list[str]:
     """Names of the networks that a profile asks for and a run goes without, since they were not released."""
     stems = [stem for stem in profile.notebooks if stem.startswith(TRAINING)]
-    return [f"{d}-{m}-{profile.size}-s{s}" for stem in stems for d, m, s in _unreleased(profile, stem)]
+    return [which.stem(profile.size) for stem in stems for which in _unreleased(profile, stem)]
 
 
 def _parameters(
@@ -173,6 +170,27 @@ def check(plan: Plan, data: bool = True) -> list[str]:
             samples than there are real images to hold them against; no network that was released, where
             released ones are asked for; photographs that are not there.
     """
+    named = _named(plan)
+    if not any(named.values()):
+        return []
+    from cunet import models  # with what follows, 3 s
+
+    _refuse_unknown(named)
+    for name in dict.fromkeys(name for _, name in named["model"] if "@" in name):
+        models.build(name, "smoke", 1)
+    absent = _absent(dict.fromkeys(name for _, name in named["dataset"]), data)
+    declared = {stem: declaration(source(stem)) for stem in plan.profile.notebooks}
+    for job in plan.jobs:
+        given = {**declared[job.notebook], **job.parameters}
+        if job.notebook == SHARDED:
+            _refuse_too_many(given)
+        if job.notebook.startswith(TRAINING):
+            _refuse_training(given)
+    return absent
+
+
+def _named(plan: Plan) -> dict[str, list[tuple[Job, str]]]:
+    """The data sets, networks and sizes that a plan names, each with a job that asks for it."""
     named = {
         kind: [(job, name) for job in plan.jobs for name in asked_for(job.parameters, kind)]
         for kind in ("dataset", "model", "size")
@@ -180,9 +198,12 @@ def check(plan: Plan, data: bool = True) -> list[str]:
     for job in [job for job in plan.jobs if job.notebook.startswith(TRAINING)][:1]:
         named["dataset"] += [(job, name) for name in plan.profile.datasets]  # also those that are left out
         named["model"] += [(job, name) for name in plan.profile.networks()]
-    if not any(named.values()):
-        return []
-    from cunet import checkpoints, datasets, drawn, models, recipe, synthesis, work  # 3 s
+    return named
+
+
+def _refuse_unknown(named: dict[str, list[tuple[Job, str]]]) -> None:
+    """Raise InputError for a name that the library does not know; a network's without its changes."""
+    from cunet import datasets, models
 
     known = {"dataset": datasets.DATASETS, "model": models.MODELS, "size": models.SIZES}
     for kind, found in named.items():
@@ -192,34 +213,43 @@ def check(plan: Plan, data: bool = True) -> list[str]:
                     f"{job.name} asks for the {kind} {name!r}{nearest(name, list(known[kind]))}. Known are "
                     f"{', '.join(known[kind])}."
                 )
-    for name in dict.fromkeys(name for _, name in named["model"] if "@" in name):
-        models.build(name, "smoke", 1)
+
+
+def _absent(names: Iterable[str], refuse: bool) -> list[str]:
+    """Of data sets those that are not there, a text each; with `refuse`, InputError for the first. InputError
+    always where one has yet to be drawn and the packages for it are missing."""
+    from cunet import datasets, drawn
+
     absent = []
-    for name in dict.fromkeys(name for _, name in named["dataset"]):
+    for name in names:
         try:
             datasets.find(name)
         except InputError as error:
-            if data:
+            if refuse:
                 raise
             absent.append(str(error))
         if name in drawn.RECIPES:
             drawn.check(name, datasets.data_root() / "drawn")
-    declared = {stem: declaration(source(stem)) for stem in plan.profile.notebooks}
-    for job in plan.jobs:
-        if job.notebook == SHARDED:
-            given = {**declared[job.notebook], **job.parameters}
-            known = {
-                *work.IMAGES,
-                *drawn.RECIPES,
-            }  # of other data sets only reading them tells how many there are
-            for name in [name for name in given["datasets"] if name in known]:
-                synthesis.refuse_too_few(given, name, *work.images(name)[:2])
-        if job.notebook.startswith(TRAINING):
-            fields = {**declared[job.notebook], **job.parameters}
-            config = recipe.configure({k: fields[k] for k in recipe.TrainConfig.model_fields if k in fields})
-            if fields.get("checkpoints") == "released":
-                checkpoints.released(config.dataset, config.model, config.size, config.seed, config.variant)
     return absent
+
+
+def _refuse_too_many(given: dict[str, Any]) -> None:
+    """Raise InputError if notebook 07 is to make more samples than there are real images beside them."""
+    from cunet import drawn, synthesis, work
+
+    counted = {*work.IMAGES, *drawn.RECIPES}  # of other data sets only reading them tells how many there are
+    for name in given["datasets"]:
+        if name in counted:
+            synthesis.refuse_too_few(given, name, *work.images(name)[:2])
+
+
+def _refuse_training(given: dict[str, Any]) -> None:
+    """Raise InputError for settings that a training cannot have, and a released network that is not there."""
+    from cunet import checkpoints, recipe
+
+    config = recipe.configure({k: given[k] for k in recipe.TrainConfig.model_fields if k in given})
+    if given.get("checkpoints") == "released":
+        checkpoints.released(config.dataset, config.model, config.size, config.seed, config.variant)
 
 
 def asked_for(parameters: dict[str, Any], kind: str) -> list[str]:
@@ -238,7 +268,7 @@ def _needs(stem: str, named: dict[str, list[str]]) -> tuple[str, ...]:
 
 
 def prepare(plan: Plan) -> None:
-    """Write a run's profile.yaml and params/<job>.yaml, each only if its content changes.
+    """Write a run's profile.yaml, plan.json and params/<job>.yaml, each only if its content changes.
 
     Results of jobs that the profile no longer asks for are moved to aside/, out of the scorecard and the
     report.
@@ -248,6 +278,8 @@ def prepare(plan: Plan) -> None:
     for job in plan.jobs:
         text = yaml.safe_dump(runs.plain(job.parameters), sort_keys=False, allow_unicode=True)
         _write(run_dir / "params" / f"{job.name}.yaml", text)
+    listed = [{"name": job.name, "notebook": job.notebook, "needs": job.needs} for job in plan.jobs]
+    _write(run_dir / PLAN, json.dumps(listed, indent=1) + "\n")
     names = {job.name for job in plan.jobs}
     for path in [*(run_dir / "params").glob("*.yaml"), *(run_dir / "results").glob("*.json")]:
         if path.stem not in names:
@@ -257,7 +289,7 @@ def prepare(plan: Plan) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Write a text file unless it has this content already."""
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         folders.write_atomically(path, text)
 
 
@@ -281,20 +313,30 @@ def snapshot(plan: Plan, run_dir: Path) -> Plan:
 
 
 def load(run_dir: Path) -> Plan:
-    """The plan that `prepare` left in a run's folder."""
-    path = run_dir / "profile.yaml"
-    if not path.is_file():
+    """The plan that `prepare` left in a run's folder, whatever was released or edited since.
+
+    Raises:
+        InputError: nothing was prepared there, or a file of it is missing or damaged.
+    """
+    profile, listed = run_dir / "profile.yaml", run_dir / PLAN
+    if not (profile.is_file() and listed.is_file()):
         raise InputError(
             f"{run_dir} is not a prepared run: start it with `cunet reproduce --run {run_dir.name}`."
         )
-    profile = profiles.check(parameters_file(path), str(path))
-    named = {stem: [name for name, _ in _variants(profile, stem)] for stem in sorted(profile.notebooks)}
-    jobs = [
-        Job(name, stem, parameters_file(run_dir / "params" / f"{name}.yaml"), _needs(stem, named))
-        for stem, names in named.items()
-        for name in names
-    ]
-    return Plan(run_dir, profile, tuple(jobs))
+    try:
+        found = [
+            (job["name"], job["notebook"], tuple(job["needs"]))
+            for job in json.loads(listed.read_text(encoding="utf-8"))
+        ]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(
+            f"The plan {folders.shown(listed)} is damaged. The command that started the run writes it anew."
+        ) from None
+    jobs = (
+        Job(name, stem, parameters_file(run_dir / "params" / f"{name}.yaml"), needs)
+        for name, stem, needs in found
+    )
+    return Plan(run_dir, profiles.check(parameters_file(profile), str(profile)), tuple(jobs))
 
 
 def receipt(shard: int, of: int) -> str:

@@ -1,22 +1,23 @@
 """Checkpoints: a network's weights (safetensors) and the card (JSON) that says what they are.
 
-The files are `<dataset>-<model>-<size>-s<seed>[-variant].safetensors` and `.json`; how they are written and
-checked is in `cunet.storage`. A card holds `model, size, channels, image_size, dataset, seed, diffusion
-(settings), images_seen, steps, batch_size, recipe (every setting), loss_curve [[images, loss] ...],
-validation [[images, loss] ...], validation_loss, wall_time_s, code_version, processor, packages, sha256,
-dtype`; that of a training also `code`, the hash of the modules that decided it.
+The files are `<dataset>-<model>-<size>-s<seed>[-variant].safetensors` and `.json` (`cunet.checkpoint_names`);
+how they are written and checked is in `cunet.storage`. A card holds `model, size, channels, image_size,
+dataset, seed, diffusion (settings), images_seen, steps, batch_size, recipe (every setting), loss_curve
+[[images, loss] ...], validation [[images, loss] ...], validation_loss, wall_time_s, code_version, processor,
+packages, sha256, dtype`; that of a training also `code`, the hash of the modules that decided it.
 """
 
 import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cunet import storage
+from cunet.checkpoint_names import Trained, stem
 from cunet.errors import InputError
 from cunet.provenance import environment
 
@@ -25,11 +26,6 @@ ASSETS = Path(__file__).parent / "assets" / "checkpoints"
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 """How weights may be stored; they are always float32 again after :func:`load`."""
-
-
-def stem(dataset: str, model: str, size: str, seed: int = 0, variant: str = "") -> str:
-    """The name, without suffix, of a checkpoint: `<dataset>-<model>-<size>-s<seed>[-variant]`."""
-    return f"{dataset}-{model}-{size}-s{seed}" + (f"-{variant}" if variant else "")
 
 
 def released(dataset: str, model: str, size: str, seed: int = 0, variant: str = "") -> Path:
@@ -61,15 +57,6 @@ def _shipped(name: str) -> Path:
     return path
 
 
-class Trained(NamedTuple):
-    """A training by what its checkpoint's name says of it: see `stem`."""
-
-    dataset: str
-    model: str
-    seed: int = 0
-    variant: str = ""
-
-
 def there(
     folder: Path,
     size: str,
@@ -89,7 +76,7 @@ def there(
         and the names of those that are not there.
     """
     asked = (Trained(*which) for which in itertools.product(datasets, models, seeds, variants))
-    paths = {which: folder / f"{stem(which[0], which[1], size, *which[2:])}.safetensors" for which in asked}
+    paths = {which: folder / f"{which.stem(size)}.safetensors" for which in asked}
     found = {which: path for which, path in paths.items() if path.is_file()}
     return found, [path.stem for which, path in paths.items() if which not in found]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cunet import chain, folders
 from cunet.chain import asked_for
+from cunet.checkpoint_names import stem
 from cunet.parameters import declaration
 
 MEASURED = {"solver_study.kept(": Path("papermill_runs", "reference_solvers", "solvers.csv")}
@@ -27,9 +28,8 @@ def inputs(plan: chain.Plan, job: chain.Job) -> list[str]:
     it imports, directly or not, the results that it waits for, the released checkpoints if it reads any,
     and what was measured and committed.
     """
-    files = [chain.source(job.notebook), *modules(chain.source(job.notebook)), *_committed(job)]
-    there = chain.PACKAGE / "assets" / "checkpoints"
-    files += sorted({path for pattern in _checkpoints(plan, job) for path in there.glob(pattern)})
+    source = chain.source(job.notebook)
+    files = [source, *modules(source), *_committed(job), *_released(plan, job)]
     relative = [os.path.relpath(path, plan.run_dir) for path in files]
     shards = plan.receipts if job.notebook == chain.SHARDED else []
     return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs), *shards]
@@ -44,6 +44,12 @@ def _committed(job: chain.Job) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+def _released(plan: chain.Plan, job: chain.Job) -> list[Path]:
+    """The released checkpoints that a job may read, of those that are there."""
+    there = chain.PACKAGE / "assets" / "checkpoints"
+    return sorted({path for pattern in _checkpoints(plan, job) for path in there.glob(pattern)})
+
+
 def _checkpoints(plan: chain.Plan, job: chain.Job) -> list[str]:
     """Patterns of the released checkpoints that a job may read: of the networks that its parameters name, if
     it takes them from the folder of the run otherwise; of those that it asks for by name, if it does."""
@@ -55,13 +61,13 @@ def _checkpoints(plan: chain.Plan, job: chain.Job) -> list[str]:
         of, text = {**declaration(path), **of}, path.read_text(encoding="utf-8")
     size = of.get("size", plan.profile.size)
     if asked := re.findall(r"\breleased\(\s*([^,)]+)(?:,\s*([^,)]+))?", text):
-        return ["-".join((*map(_literal, one), size, "s*")) for one in asked]
+        return [stem(*map(_literal, one), size, "*") for one in asked]
     if of.get("checkpoints", plan.profile.checkpoints) != "released" or not re.search(r"\bASSETS\b", text):
         return []
     rivals = RIVALS if re.search(r"\bdenoisers\.NETWORKS\b", text) else ()
     models = [*asked_for(of, "model"), *rivals]
     named = product(asked_for(of, "dataset"), models, of.get("seeds") or [of["seed"]])
-    return [f"{dataset}-{model}-{size}-s{seed}[.-]*" for dataset, model, seed in named]
+    return [f"{stem(dataset, model, size, seed)}[.-]*" for dataset, model, seed in named]
 
 
 def _literal(argument: str) -> str:
@@ -71,9 +77,12 @@ def _literal(argument: str) -> str:
 
 
 def shard_inputs(plan: chain.Plan) -> list[str]:
-    """The files that the shards of the samples depend on, relative to the run's folder."""
+    """The files that the shards of the samples depend on, relative to the run's folder: their own module with
+    those that it imports, notebook 07 with its parameters, which say what samples there are, the networks'
+    results, and the released checkpoints if any are read."""
     (job,) = plan.of(chain.SHARDED)
-    files = [chain.PACKAGE / "shards.py", *modules(chain.PACKAGE / "shards.py")]
+    own = chain.PACKAGE / "shard_job.py"
+    files = [own, *modules(own), chain.source(job.notebook), *_released(plan, job)]
     relative = [os.path.relpath(path, plan.run_dir) for path in files]
     return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs)]
 

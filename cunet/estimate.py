@@ -1,7 +1,4 @@
-"""What a run will take, before anything of it starts: hours, GPU-hours, memory, disk.
-
-    seconds of a job = start + (own + sum of amount x seconds x MACs / MACs measured) / threads^scaling
-    seconds on GPUs  = (3 MACs of a trained image + MACs of a called one) / (MAC/s of a GPU) / devices
+"""What a run will take, before anything of it starts: hours, GPU-hours, memory, disk, by `FORMULA`.
 
 The amounts follow from the job's parameters (`cunet.work`), the seconds were measured (`cunet.calibration`),
 and a step's cost is scaled from the size at which it was measured by multiply-accumulates. A training image
@@ -18,15 +15,18 @@ from typing import Any
 
 import pandas as pd
 
-from cunet import chain, folders, models, processes, runs, shards, work
+from cunet import chain, folders, models, processes, resume, runs, shards, synthesis_work, work
 from cunet.calibration import Costs, load
 from cunet.chain import Job, Plan
 from cunet.errors import InputError
 from cunet.parameters import declaration
-from cunet.work import Item, Work
+from cunet.work import Item, Network, Work
 
+FORMULA = """\
+    seconds of a job = start + (own + sum of amount x seconds x MACs / MACs measured) / threads^scaling
+    seconds on GPUs  = (3 MACs of a trained image + MACs of a called one) / (MAC/s of a GPU) / devices"""
 ON_GPU = ("train", "sample", "made")  # kinds of work that a GPU takes over
-STATE = 9 * 4  # bytes a parameter on disk while it is trained: two states of four copies each, a checkpoint
+STATE = resume.COPIES * 4  # bytes a parameter on disk while it is trained
 HANDS = 400  # MB of papermill and of Snakemake's own processes in a cluster's job, which counts them all
 TRAINED = 5 * 4  # and in memory: weights, gradient, Adam's two moments, the average
 PAGES = 2.0  # MB that a job leaves of notebook, figures and pages
@@ -56,20 +56,21 @@ def needs(plan: Plan, costs: Costs, gpus: int, threads: int) -> list[Need]:
     """What each job of a plan takes, the shards of samples included.
 
     gpus: GPUs of a machine; 0: the processor does everything. threads: of a job. Features of data sets that
-    several jobs read are counted with the first: it keeps them for the others.
+    several jobs read are counted with the first: it keeps them for the others. A training by `max_seconds`
+    sees as many images as this machine reaches in them.
     """
     found, seen = [], set()
     declared = {stem: declaration(chain.source(stem)) for stem in plan.profile.notebooks}
     for job in plan.jobs:
-        given = {**declared[job.notebook], **job.parameters}
+        given = _reached({**declared[job.notebook], **job.parameters}, costs, gpus, threads)
         amount, after, kept = work.count(job.notebook, given), job.needs, 0.0
         read = work.read(job.notebook, given)
         amount = amount - Work({Item("feature"): sum(n for which, n in read.items() if which in seen)})
         seen |= read.keys()
         if job.notebook == chain.SHARDED:
-            drawn, kept = work.kept(given)
+            drawn, kept = synthesis_work.kept(given)
             if shards_of := len(plan.receipts):
-                share = work.shared(given)
+                share = synthesis_work.shared(given)
                 part = Work({item: n / shards_of for item, n in share.items()})
                 for name in plan.receipts:
                     stem = name.rpartition("/")[2].removesuffix(".txt")
@@ -82,6 +83,19 @@ def needs(plan: Plan, costs: Costs, gpus: int, threads: int) -> list[Need]:
         rule = f"notebook_{job.notebook}"
         found.append(_need(job.name, rule, job, given, amount, costs, gpus, threads, after, kept))
     return found
+
+
+def _reached(given: dict[str, Any], costs: Costs, gpus: int, threads: int) -> dict[str, Any]:
+    """The parameters of a job, with the `images` that a training by `max_seconds` reaches here."""
+    if not given.get("max_seconds"):
+        return given
+    item = Item("train", (given["model"], given["size"], work.images(given["dataset"])[2]))
+    if gpus:
+        devices = min(given["devices"], gpus) * given["num_nodes"]
+        rate = costs.gpu["macs_a_second"] * devices / (work.BACKWARD * work.macs(item.network))
+    else:
+        rate = threads**costs.scaling / costs.seconds(item, 1)
+    return given | {"images": max(1, round(given["max_seconds"] * rate))}
 
 
 def _need(
@@ -99,11 +113,12 @@ def _need(
     """What a job takes for an amount of work; kept: bytes of samples on the disk."""
     on_gpu = Work({item: n for item, n in amount.items() if gpus and item.kind in ON_GPU})
     on_cpu = Work({item: n for item, n in amount.items() if item not in on_gpu})
-    macs = {
-        item: n * (3 if item.kind == "train" else 1) * (work.macs(item.network) if item.network else 0)
+    macs = sum(
+        n * (work.BACKWARD if item.kind == "train" else 1) * work.macs(item.network)
         for item, n in on_gpu.items()
-    }
-    gpu = sum(macs.values()) / costs.gpu["macs_a_second"]
+        if item.network
+    )
+    gpu = macs / costs.gpu["macs_a_second"]
     devices = min(given.get("devices", 1), gpus) if gpu else 0
     cpu = costs.network_seconds(on_cpu)
     cpu += costs.own_seconds(job.notebook, on_cpu) if rule != "samples" else 0.0
@@ -135,34 +150,34 @@ def _memory(given: dict[str, Any], amount: Work, costs: Costs, gpu: bool) -> tup
             continue
         share, weights, kept = shards.BATCH, 4, 1 / 8  # without a gradient few activations live at once
         if item.kind == "train":
-            parts = given["devices"] * given["num_nodes"] * given["accumulate"]
+            parts = math.prod(given.get(key, 1) for key in ("devices", "num_nodes", "accumulate"))
             share, weights, kept = given["batch_size"] / parts, TRAINED, 1
         held = max(held, weights * parameters(item.network) + share * kept * activations(item.network))
     kernel, data, held = costs.start_mb, pixels / 2**20, held / 2**20
     own = data + (0.0 if gpu else held)
-    if any(item.kind == "train" for item in amount):  # a process a device, each with the data; and the kernel
+    trains = any(item.kind == "train" for item in amount)
+    if trains and "devices" in given:  # a process a device, each with the data; and the kernel
         own = kernel + given["devices"] * (kernel + own)
-    else:
+    else:  # notebook 09 trains in its kernel
         own += kernel
     return HANDS + own, held if gpu else 0.0
 
 
 @functools.cache
-def activations(network: tuple[str, str, int]) -> float:
+def activations(network: Network) -> float:
     """Bytes that a training step keeps of one image, measured on two: MACs tell less of it than a look."""
     from cunet import cost
 
-    name, size, channels = network
-    whole = cost.training_memory(lambda: models.build(*network), models.image_size(size), 2)
+    whole = cost.training_memory(lambda: work.build(network), models.image_size(network[1]), 2)
     return max(0.0, whole - 16 * parameters(network)) / 2
 
 
 @functools.cache
-def parameters(network: tuple[str, str, int]) -> int:
-    """Parameters of a network: (model, size, channels)."""
+def parameters(network: Network) -> int:
+    """How many parameters a network has."""
     from cunet import cost
 
-    return cost.parameters(models.build(*network)).total
+    return cost.parameters(work.build(network)).total
 
 
 def data_disk(plan: Plan) -> float:
@@ -243,7 +258,6 @@ def report(plan: Plan, jobs: int, gpus: int | None = None) -> str:
     found = _found(plan, jobs, gpus, costs)
     total, disk = table(found), sum(need.disk for need in found) + data_disk(plan)
     hours = duration(found, jobs, _gpus(plan, gpus)) / 3600
-    formula = __doc__.split("\n\n")[1]
     lines = [
         f"Profile {plan.profile.name}: {len(found)} jobs, {jobs} at once: {_time(hours)}",
         f"GPU-hours {total['GPU-hours'].sum():.3g}, CPU-hours {total['CPU-hours'].sum():.3g}, "
@@ -254,7 +268,7 @@ def report(plan: Plan, jobs: int, gpus: int | None = None) -> str:
         total.to_markdown(floatfmt=".3g"),
         "",
         "How it is computed:",
-        formula,
+        FORMULA,
         f"Measured: {costs.machine}.",
     ]
     if total["GPU-hours"].sum():

@@ -28,6 +28,10 @@ from cunet.recipe import TrainConfig
 if TYPE_CHECKING:
     from cunet.training import Training
 
+COPIES = 9
+"""Of the weights, on the disk of a training: two states of 4 (the old stays until the new is there; weights,
+their average, Adam's two moments), and the checkpoint."""
+
 
 def state_path(path: Path) -> Path:
     """Where the state of the training that will write the checkpoint `path` is."""
@@ -147,9 +151,9 @@ def set_aside(config: TrainConfig, path: Path) -> None:
 
 
 def check_disk(training: Training) -> None:
-    """Raise InputError if the disk has no room for two states (the old stays until the new is there)."""
+    """Raise InputError if the disk has no room for a training's files (`COPIES`)."""
     folder, weights = training.path.parent, sum(p.nbytes for p in training.current)
-    free, needed = shutil.disk_usage(folder).free, 9 * weights  # two states of 4, and the checkpoint
+    free, needed = shutil.disk_usage(folder).free, COPIES * weights
     if free < needed:
         raise InputError(
             f"The disk of {folder} has {free / 2**20:.1f} MiB free, but training {training.config.name} "

@@ -9,11 +9,11 @@ Work is counted in images that pass through a network, by kind:
     feature   an image through AlexNet that a notebook has in memory  on the processor
     score     a pair of images for SSIM, PSNR and LPIPS               on the processor
     distance  a Frechet distance between given statistics             on the processor
-    unit      what else a notebook does, in a measure of its own parameters (`UNITS`)
+    unit      what else a notebook does, in a measure of its own parameters (`OWN_WORK`)
 
-`count` gives a job's work; `macs` what an image costs in a network. Small change is left out: timings of
-single calls, plots, tables. What these counts miss, `cunet estimate` finds in no way, so they are checked
-against measured runs (`cunet.calibration`).
+`count` gives a job's work (that of notebook 07 is in `cunet.synthesis_work`); `macs` what an image costs in a
+network. Small change is left out: timings of single calls, plots, tables. What these counts miss, `cunet
+estimate` finds in no way, so they are checked against measured runs (`cunet.calibration`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,14 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable
-from itertools import product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from cunet import checkpoints, drawn, models
-from cunet.samplers import SAMPLERS
+from torch import Tensor, nn
+
+from cunet import checkpoints, drawn, models, paper
+from cunet.checkpoint_names import Trained
 from cunet.trajectories import VARIANTS
 from cunet.validation import VALIDATION_IMAGES
-
-if TYPE_CHECKING:
-    from cunet.synthesis import Draw
 
 IMAGES = {  # of the data sets: training and test images, channels
     "mnist": (60_000, 10_000, 1),
@@ -46,12 +43,15 @@ STOPS = 8  # moments of a walk at which it takes distances
 BACKWARD = 3  # calls that an image costs forward and backward
 FLOW = 70  # evaluations along the probability flow of notebook 11, each two calls and their gradient
 
+Network = tuple[str, str, int]
+"""A network: its model, a name of `cunet.models.MODELS` or `cunet.denoisers.NETWORKS`; size; channels."""
+
 
 class Item(NamedTuple):
-    """A kind of work, and the network that does it: model, size, channels; empty where it is none."""
+    """A kind of work, and the network that does it; None where it is none."""
 
     kind: str
-    network: tuple[str, str, int] | None = None
+    network: Network | None = None
 
 
 Work = Counter
@@ -63,13 +63,33 @@ def images(dataset: str) -> tuple[int, int, int]:
     return IMAGES.get(dataset, DRAWN)
 
 
-@functools.cache
-def macs(network: tuple[str, str, int]) -> int:
-    """Multiply-accumulates of one image in one call of a network: (model, size, channels)."""
-    from cunet import cost
+class Untold(nn.Module):
+    """A network that is told no diffusion step, called like those that are: (images, timestep)."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network, self.channels = network, network.channels
+
+    def forward(self, images: Tensor, timestep: int | Tensor) -> Tensor:
+        return self.network(images)
+
+
+def build(network: Network) -> nn.Module:
+    """An untrained network, called as network(images, timestep)."""
+    from cunet import denoisers
 
     name, size, channels = network
-    return cost.macs(models.build(name, size, channels), models.image_size(size))
+    if name in denoisers.NETWORKS:
+        return Untold(denoisers.build(name, size, channels))
+    return models.build(name, size, channels)
+
+
+@functools.cache
+def macs(network: Network) -> int:
+    """Multiply-accumulates of one image in one call of a network."""
+    from cunet import cost
+
+    return cost.macs(build(network), models.image_size(network[1]))
 
 
 def count(notebook: str, given: dict[str, Any]) -> Work:
@@ -77,13 +97,16 @@ def count(notebook: str, given: dict[str, Any]) -> Work:
     work = _COUNTS[notebook](given) if notebook in _COUNTS else Work()
     if found := read(notebook, given):
         work[Item("feature")] += sum(found.values())
-    if notebook in UNITS and (units := UNITS[notebook](given)):
+    if notebook in OWN_WORK and (units := OWN_WORK[notebook](given)):
         work[Item("unit")] += units
     return work
 
 
 def _training(of: dict[str, Any]) -> Work:
-    """Notebook 05: the training with its validations, if made here; a last one, and a sheet of samples."""
+    """Notebook 05: the training with its validations, if made here; a last one, and a sheet of samples.
+
+    `images` is what it sees. How much that is in `max_seconds` depends on the machine: see `estimate.needs`.
+    """
     _, test, channels = images(of["dataset"])
     network, checked = (of["model"], of["size"], channels), min(VALIDATION_IMAGES, test)
     work = Work({Item("call", network): checked + of["samples"] * of["sampling_steps"]})
@@ -104,69 +127,6 @@ def _sampling(of: dict[str, Any]) -> Work:
     return work
 
 
-def _sets(of: dict[str, Any]) -> tuple[list[Draw], list[tuple[Draw, Draw]]]:
-    """Notebook 07's sets of samples, and those at the best steps, each with the set that it goes on from.
-
-    At which number of steps a network is best is not known before: the middle one.
-    """
-    from cunet import synthesis
-
-    if of["checkpoints"] == "released":
-        found, _ = synthesis.trainings(of, checkpoints.ASSETS)
-    else:
-        asked = product(of["datasets"], of["models"], of["seeds"])
-        found = {
-            checkpoints.Trained(*which): Path(checkpoints.stem(*which[:2], of["size"])) for which in asked
-        }
-    draws, best = list(dict.fromkeys(synthesis.draws(of, found))), []
-    for which in (which for which in found if synthesis.leads(which, of)):
-        lines = [
-            one
-            for one in draws
-            if one.trained == which
-            and one.samples.sampler == of["samplers"][0]
-            and one.samples.seed == of["seed"]
-        ]
-        lines.sort(key=lambda draw: draw.samples.steps)
-        middle = lines[len(lines) // 2]
-        best.append((synthesis.at_best(middle, middle.samples.steps, of), middle))
-    return draws, best
-
-
-def _there(best: Draw, before: Draw) -> int:
-    """How many images of a set at the best steps the set that it goes on from has: its blocks, if whole."""
-    from cunet.shards import BLOCK
-
-    whole = before.samples.count == best.samples.count
-    return before.samples.count if whole else before.samples.count // BLOCK * BLOCK
-
-
-def _made(of: dict[str, Any], draw: Draw, count: int) -> Work:
-    """`count` images of a set, made and passed through AlexNet."""
-    which, samples = draw
-    network = (which.model, of["size"], images(which.dataset)[2])
-    calls = count * SAMPLERS[samples.sampler].calls(samples.steps)
-    return Work({Item("sample", network): calls, Item("made"): count})
-
-
-def shared(of: dict[str, Any]) -> Work:
-    """What of notebook 07's work shards do, if there are any: its sets, without those at the best steps."""
-    return sum((_made(of, draw, draw.samples.count) for draw in _sets(of)[0]), Work())
-
-
-def kept(of: dict[str, Any]) -> tuple[int, int]:
-    """Bytes that notebook 07's sets keep, features and first pixels: those of `shared`, and what is left."""
-    from cunet.shards import KEPT
-
-    def size(draw: Draw, there: int) -> int:
-        pixels = images(draw.trained.dataset)[2] * models.image_size(of["size"]) ** 2
-        count = draw.samples.count
-        return (count - there) * FEATURES + max(0, min(KEPT, count) - there) * pixels
-
-    draws, best = _sets(of)
-    return sum(size(one, 0) for one in draws), sum(size(one, _there(one, before)) for one, before in best)
-
-
 def read(notebook: str, of: dict[str, Any]) -> dict[tuple, int]:
     """Images of data sets whose features a notebook reads: computed once, by the first that asks, and kept.
 
@@ -174,11 +134,13 @@ def read(notebook: str, of: dict[str, Any]) -> dict[tuple, int]:
     """
     if notebook not in READERS:
         return {}
+    from cunet import synthesis_work
+
     found = []
     for dataset in of["datasets"]:
         train, test, _ = images(dataset)
         limit = min(of["reference_images"], train)
-        counts = _counts(of, dataset) if notebook == "07_synthesis" else None
+        counts = synthesis_work.set_sizes(of, dataset) if notebook == "07_synthesis" else None
         if counts == set():
             continue  # there is no network of it
         found.append((dataset, of["size"], "train", 0, limit))
@@ -190,29 +152,11 @@ def read(notebook: str, of: dict[str, Any]) -> dict[tuple, int]:
     return {one: one[-1] for one in found}
 
 
-def _counts(of: dict[str, Any], dataset: str) -> set[int]:
-    """The sizes of notebook 07's sets of a data set, of which it takes floor and ceiling."""
-    found = {draw.samples.count for draw in _sets(of)[0] if draw.trained.dataset == dataset}
-    return {*found, of["best_samples"]} if found else set()
-
-
 def _synthesis(of: dict[str, Any]) -> Work:
-    """Notebook 07: every training's sets of samples, their features, their intervals, and timed steps."""
-    from cunet.synthesis_tables import MOST
+    """Notebook 07: see `cunet.synthesis_work.count`."""
+    from cunet import synthesis_work
 
-    draws, best = _sets(of)
-    work = shared(of)
-    steps = 1 + max(2, of["timing_rounds"] // 3)  # the first warms up
-    for dataset, model in dict.fromkeys((one.trained.dataset, one.trained.model) for one in draws):
-        work[Item("call", (model, of["size"], images(dataset)[2]))] += steps * MOST * BACKWARD
-    for one, before in best:
-        work += _made(of, one, one.samples.count - _there(one, before))
-    work[Item("distance")] += (len(draws) + len(best)) * (of["resamples"] + 1)
-    for dataset in dict.fromkeys(draw.trained.dataset for draw in draws):
-        counts = _counts(of, dataset)
-        work[Item("feature")] += sum(counts)  # of pure noise
-        work[Item("distance")] += 2 * len(counts)
-    return work
+    return synthesis_work.count(of)
 
 
 def _denoising(of: dict[str, Any]) -> Work:
@@ -243,7 +187,8 @@ def _denoising(of: dict[str, Any]) -> Work:
 
 
 def _denoisers(of: dict[str, Any]) -> Work:
-    """Notebook 09: walks of the two networks with their scores; the rest is small or BM3D's (`UNITS`)."""
+    """Notebook 09: walks of the two networks with their scores, and the trainings of the others, if made
+    here; the rest is small or BM3D's (`OWN_WORK`)."""
     work, levels = Work(), of["levels"]
     calls = of["images"] * sum(math.ceil(level / of["stride"]) for level in levels)
     for dataset in of["datasets"]:
@@ -251,6 +196,22 @@ def _denoisers(of: dict[str, Any]) -> Work:
             first = of["images"] * len(levels)
             work[Item("sample", (model, of["size"], images(dataset)[2]))] += calls + first
             work[Item("score")] += calls + first
+    return work + _rivals(of) if of["checkpoints"] == "train" else work
+
+
+def _rivals(of: dict[str, Any]) -> Work:
+    """Notebook 09's trainings: of each method a blind network, and one a level, which sees as many images as
+    those of table 4's levels would share; each validated twice, as it was trained and rounded."""
+    from cunet import denoiser_training, denoisers
+
+    work, share = Work(), len({row.noise for row in paper.TABLE_4})
+    validations = 2 * len(denoiser_training.VALIDATION_LEVELS) * (1 + len(of["levels"]))
+    for dataset in of["datasets"]:
+        _, test, channels = images(dataset)
+        for method, seen in zip(denoisers.NETWORKS, of["training_images"], strict=False):
+            network = (method, of["size"], channels)
+            work[Item("train", network)] += seen + len(of["levels"]) * (seen // share)
+            work[Item("sample", network)] += validations * min(denoiser_training.VALIDATION_IMAGES, test)
     return work
 
 
@@ -315,7 +276,7 @@ def _beyond(of: dict[str, Any]) -> Work:
     return work + _told(of)
 
 
-def _released(of: dict[str, Any], datasets: list[str], names: list[str]) -> list[checkpoints.Trained]:
+def _released(of: dict[str, Any], datasets: list[str], names: list[str]) -> list[Trained]:
     """Those of notebook 11's further networks that ship; a run that trains does not train them."""
     if of["checkpoints"] != "released":
         return []
@@ -343,16 +304,17 @@ _COUNTS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "11_beyond": _beyond,
 }
 
-UNITS: dict[str, Callable[[dict[str, Any]], float]] = {
-    "00_start_here": lambda of: 0,
+OWN_WORK: dict[str, Callable[[dict[str, Any]], float]] = {
     "01_ode_block": lambda of: of["toy_iterations"] * of["toy_seeds"],
     "02_adjoint": lambda of: of["batch"] * of["rounds"] * sum(of["network_steps"]),
     "03_sde": lambda of: of["points"] * (sum(of["counts"]) + sum(of["exact_counts"]) + of["steps"]),
-    "05_training": lambda of: 0,  # a page of curves and samples, however long it trained
+    "04_networks": lambda of: of["memory_batch"] + of["timing_rounds"] * sum(of["timing_batches"]),
     "09_denoisers": lambda of: (  # planes for BM3D, twice each, and an image a round of timing
         (2 * of["images"] * len(of["levels"]) + of["timing_rounds"] + 1)
         * sum(images(dataset)[2] for dataset in of["datasets"])
     ),
-    "04_networks": lambda of: of["memory_batch"] + of["timing_rounds"] * sum(of["timing_batches"]),
 }
 """What a notebook's own work grows with, where that is not its network work."""
+
+FIXED = frozenset({"05_training"})
+"""Notebooks whose own work is always the same: a page of curves and samples, however long it trained."""

@@ -84,6 +84,8 @@ def test_released_networks_that_are_not_there_are_left_out_by_name(training, tmp
     assert len(trained.of(TRAINING)) == 8 and not chain.left_out(trained.profile)
     plan = prepared(("05_training.variant=time",))
     assert [job.name for job in plan.of(TRAINING)] == ["05_training-mnist-unet-s4"]
+    out = chain.left_out(plan.profile)
+    assert len(out) == 7 and "mnist-unet-laptop-s3-time" in out, "by the whole name"
 
 
 def test_jobs_wait_for_what_they_need_and_come_in_the_notebooks_order(training):
@@ -108,9 +110,32 @@ def test_a_run_with_networks_of_the_size_smoke_is_one_whatever_its_profile_is_ca
     assert plan.profile.name == "tiny" and {job.parameters["profile"] for job in plan.jobs} == {label}
 
 
-def test_what_is_prepared_is_what_is_loaded(training):
+def test_what_is_prepared_is_what_is_loaded_whatever_is_released_meanwhile(training, tmp_path, monkeypatch):
+    there = tmp_path / "cunet" / "assets" / "checkpoints"
+    there.mkdir(parents=True)
+    (there / "mnist-unet-laptop-s3.safetensors").touch()
+    monkeypatch.setattr(chain, "PACKAGE", tmp_path / "cunet")
     plan = prepared()
     assert chain.load(plan.run_dir) == plan
+    (there / "avatars-cunet-laptop-s3.safetensors").touch()
+    assert len(chain.plan(plan.profile, plan.run_dir).of(TRAINING)) == 2, "which is another plan"
+    assert chain.load(plan.run_dir) == plan
+    assert len(prepared().of(TRAINING)) == 2, "until the run is started again"
+
+
+@pytest.mark.parametrize(
+    "spoil", [bytes.upper, lambda text: text[:-9], lambda text: b"[1]", lambda text: b"\xff"]
+)
+def test_a_plan_that_is_damaged_is_refused_and_prepared_anew(repository, spoil):
+    plan = prepared()
+    path = plan.run_dir / chain.PLAN
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(InputError, match="papermill_runs/r/plan.json is damaged"):
+        chain.load(plan.run_dir)
+    assert chain.load(prepared().run_dir) == plan
+    path.unlink()
+    with pytest.raises(InputError, match="not a prepared run"):
+        chain.load(plan.run_dir)
 
 
 def test_parameters_files_change_only_when_their_content_does(training):
@@ -195,7 +220,23 @@ def test_shards_wait_for_the_networks_and_the_notebook_for_the_shards(training):
     assert not set(plan.receipts) & set(dependencies.inputs(plan, plan.of("06_sampling")[0]))
     wait = dependencies.shard_inputs(plan)
     assert {f"results/{name}.json" for name in job.needs} | {"params/07_synthesis.yaml"} < set(wait)
-    assert any(path.endswith("cunet/sampling.py") for path in wait)
+    for name in ("shard_job.py", "shards.py", "synthesis.py", "sampling.py", "07_synthesis.py"):
+        assert any(path.endswith(f"/{name}") for path in wait)
+
+
+def test_shards_depend_on_the_released_networks_that_they_sample(tmp_path, monkeypatch):
+    there = tmp_path / "cunet" / "assets" / "checkpoints"
+    there.mkdir(parents=True)
+    names = {"mnist-cunet-laptop-s0.json", "mnist-unet-laptop-s0.safetensors"}
+    for name in (*names, "mnist-unet-smoke-s0.json", "mnist-dncnn-laptop-s0.json"):
+        (there / name).touch()
+    monkeypatch.setattr(chain, "PACKAGE", tmp_path / "cunet")
+    monkeypatch.setattr(dependencies, "modules", lambda path: [])
+    for setting, expected in (("released", names), ("train", set())):
+        settings = ["shards=2", f"checkpoints={setting}"]
+        plan = chain.plan(profiles.load("laptop", settings), tmp_path / "run")
+        wait = dependencies.shard_inputs(plan)
+        assert {path.rsplit("/", 1)[-1] for path in wait if "/assets/" in path} == expected
 
 
 def test_each_profile_of_the_repository_is_valid_for_its_notebooks():

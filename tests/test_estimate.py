@@ -1,11 +1,26 @@
 """Estimates: work counted as by hand, costs scaled and fitted, jobs laid out in time."""
 
+import ast
 import math
+import re
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from cunet import calibration, chain, checkpoints, estimate, parameters, profiles, reproduce, work
+from cunet import (
+    calibration,
+    chain,
+    checkpoints,
+    cost,
+    denoisers,
+    estimate,
+    parameters,
+    profiles,
+    reproduce,
+    synthesis_work,
+    work,
+)
 from cunet.calibration import Costs
 from cunet.errors import InputError
 from cunet.estimate import Need
@@ -48,7 +63,7 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
     assert found[Item("made")] == 2 * (5 * 100 + 2 * 50 + 150)
     assert found[Item("feature")] == 500 + 10_000 + (100 + 50 + 150)
     assert found[Item("distance")] == 2 * 8 * (3 + 1) + 2 * 3
-    shared = work.shared(of)
+    shared = synthesis_work.shared(of)
     assert shared[Item("sample", UNET)] == leading + further, "shards do not know which steps are best"
     assert shared[Item("made")] == found[Item("made")] - 2 * 150 and Item("feature") not in shared
 
@@ -63,7 +78,7 @@ def test_images_at_the_best_steps_go_on_from_the_blocks_that_are_there():
         found = work.count("07_synthesis", of | dict(best_samples=best))
         assert found[Item("sample", UNET)] == drawn + 20 * further
         assert found[Item("made")] == 2 * (3 * 1100 + further)
-        kept = work.kept(of | dict(best_samples=best))
+        kept = synthesis_work.kept(of | dict(best_samples=best))
         assert kept[0] == 2 * 3 * 1100 * (features + pixels)
         assert kept[1] == 2 * (further * features + min(further, 2048 - 1024) * pixels), "2048 are kept"
 
@@ -97,6 +112,66 @@ def test_the_other_denoisers_are_counted_by_walks_and_by_planes_of_bm3d():
     calls = 4 * (5 + 11) + 4 * 2
     assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == calls
     assert found[Item("score")] == 2 * calls and found[Item("unit")] == 2 * 4 * 2 + 3 + 1
+
+
+def test_the_other_denoisers_are_trained_blind_and_for_each_level_where_networks_are_trained():
+    of = given("09_denoisers", size="smoke", datasets=["mnist", "avatars"], levels=[50, 150])
+    of |= dict(training_images=[1000, 301])
+    before = work.count("09_denoisers", of)
+    assert not any(item.kind == "train" for item in before)
+    found = work.count("09_denoisers", of | {"checkpoints": "train"})
+    seen = {"autoencoder": 1000 + 2 * 333, "dncnn": 301 + 2 * 100}
+    trained = {Item("train", (name, "smoke", channels)): n for name, n in seen.items() for channels in (1, 3)}
+    validated = {
+        Item("sample", item.network): 3 * 2 * 3 * 500 for item in trained
+    }  # three networks, twice, at 3 levels
+    assert found == before + Work(trained) + Work(validated)
+
+
+def called(path: Path) -> set[str]:
+    """What a notebook calls of the library, by dotted name, from the text of its file."""
+    text = re.sub(r"(?m)^%.*", "", path.read_text(encoding="utf-8"))
+    tree, names = ast.parse(text), {}
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
+        names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    functions = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    found = {names.get(f.id, "") for f in functions if isinstance(f, ast.Name)}
+    attributes = (f for f in functions if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name))
+    return found | {f"{names.get(f.value.id, '')}.{f.attr}" for f in attributes}
+
+
+def test_each_notebook_that_trains_networks_of_the_library_has_its_trainings_counted():
+    trains = {"cunet.training.train", "cunet.devices.run", "cunet.denoiser_training.train"}
+    paths = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
+    expected = {path.stem for path in paths if called(path) & trains}
+    assert expected >= {"05_training", "09_denoisers"}
+    counted = set()
+    for path in paths:
+        of = parameters.declaration(path)
+        of |= {"checkpoints": "train"} if "checkpoints" in of else {}
+        counted |= {path.stem for item in work.count(path.stem, of) if item.kind == "train"}
+    assert counted == expected
+
+
+@pytest.mark.parametrize("name", denoisers.NETWORKS)
+def test_a_denoiser_has_the_costs_of_its_own_network(name):
+    network = denoisers.build(name, "smoke", 3)
+    if name == "dncnn":  # 18 of 3 x 3 between 4 channels, the first and the last from and to 3
+        assert work.macs((name, "smoke", 3)) == 16**2 * 9 * (18 * 4 * 4 + 2 * 3 * 4)
+    assert estimate.parameters((name, "smoke", 3)) == cost.parameters(network).total
+    assert estimate.activations((name, "smoke", 3)) > 3 * 4 * 16**2
+
+
+def test_a_notebook_that_trains_itself_holds_its_network_in_its_own_kernel():
+    settings = ["checkpoints=train", "09_denoisers.batch_size=4096"]
+    found = {}
+    for checkpoints_of in ("train", "released"):
+        more = [*settings, f"09_denoisers.checkpoints={checkpoints_of}"]
+        plan = chain.plan(profiles.load("smoke", more), reproduce.folder("none"))
+        found[checkpoints_of] = {n.name: n for n in estimate.needs(plan, COSTS, 0, 1)}["09_denoisers"]
+    batch = 4096 * estimate.activations(("dncnn", "smoke", 1)) / 2**20
+    assert batch < found["train"].memory - estimate.HANDS - COSTS.start_mb < batch + 50, "and one kernel"
+    assert found["train"].cpu > found["released"].cpu and found["train"].disk > found["released"].disk
 
 
 def test_ablations_are_counted_network_by_network_and_the_disturbed_pair_setting_by_setting():
@@ -157,10 +232,16 @@ def test_further_networks_are_counted_where_they_are_released(tmp_path, monkeypa
 
 def test_every_notebook_that_trains_or_samples_is_counted_and_every_unit_is_of_parameters_that_there_are():
     names = {path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
-    counted = {*work._COUNTS, *work.UNITS}
+    counted = {*work._COUNTS, *work.OWN_WORK, *work.FIXED}
     assert counted <= names
     for name in counted:
         assert all(amount >= 0 for amount in work.count(name, given(name)).values())
+
+
+def test_what_a_training_notebook_does_besides_does_not_grow_with_the_training():
+    assert not work.FIXED & set(work.OWN_WORK)
+    found = Work({Item("train", UNET): 10**6})
+    assert COSTS.units("05_training", found) == 0 < COSTS.units("06_sampling", found)
 
 
 def test_costs_scale_by_macs_from_the_size_that_was_measured():
@@ -232,6 +313,15 @@ def need(name: str, seconds: float, after: tuple[str, ...] = (), **changes) -> N
     return Need(name=name, rule=f"notebook_{name}", seconds=seconds, after=after, **{**own, **changes})
 
 
+def test_a_training_by_the_clock_is_known_by_the_images_that_it_saw():
+    of = given("05_training", model="unet", size="smoke", checkpoints="train", validate_every=0, images=9)
+    counted = work.count("05_training", of | {"images": 5000})
+    used = {"timings": {"cpu_s": COSTS.kernel + COSTS.network_seconds(counted) + 7.0}}
+    result = {"notebook": "05_training", "values": {"images_seen": 5000}, **used}
+    result["parameters"] = of | {"max_seconds": 20.0}
+    assert calibration.notebooks_from(COSTS, [result])["05_training"] == [7.0, 0.0]
+
+
 def test_jobs_are_laid_out_as_the_chain_runs_them():
     jobs = [need("a", 5), need("b", 3), need("c", 4, ("b",)), need("d", 1, ("a", "c"))]
     assert estimate.duration(jobs, 1) == 13
@@ -245,6 +335,23 @@ def test_jobs_at_once_share_the_gpus_of_the_machine():
     assert [estimate.duration(shards, 3, gpus) for gpus in (0, 1, 2, 3)] == [5, 15, 10, 5]
     trained = [need("a", 5, devices=8), need("b", 5, devices=8), need("c", 3)]
     assert estimate.duration(trained, 8, 8) == 10, "what needs no GPU runs beside"
+
+
+@pytest.mark.parametrize("gpus, threads, devices", [(0, 1, 1), (0, 4, 1), (1, 1, 1), (4, 1, 2)])
+def test_a_training_by_the_clock_takes_the_time_that_it_was_given(gpus, threads, devices):
+    """Images are as many as this machine reaches; the validation after them comes on top, as it is made."""
+
+    def seconds(budget):
+        settings = [f"05_training.max_seconds={budget}", "05_training.validate_every=0"]
+        plan = chain.plan(
+            profiles.load("smoke", [*settings, f"05_training.devices={devices}"]), reproduce.folder("none")
+        )
+        return next(n for n in estimate.needs(plan, COSTS, gpus, threads) if n.name.startswith("05"))
+
+    short, long = seconds(600.0), seconds(4200.0)
+    assert long.seconds - short.seconds == pytest.approx(3600, rel=1e-3)
+    assert long.gpu - short.gpu == pytest.approx(3600 * devices if gpus else 0, rel=1e-3)
+    assert 600 < short.seconds < 700 and long.memory == short.memory
 
 
 def test_every_device_of_a_training_holds_the_data_and_on_the_processor_the_network():
@@ -293,7 +400,7 @@ def test_shards_share_the_samples_and_the_notebook_waits_for_them():
     pages = estimate.PAGES
     assert sum(n.disk - pages for n in shards) + after.disk == pytest.approx(before.disk)
     of = chain.plan(profiles.load("smoke"), reproduce.folder("none")).of("07_synthesis")[0].parameters
-    drawn, best = work.kept(given("07_synthesis", **of))
+    drawn, best = synthesis_work.kept(given("07_synthesis", **of))
     assert 2**20 * (before.disk - pages) == pytest.approx(drawn + best)
     assert 2**20 * (after.disk - pages) == pytest.approx(best)
 
@@ -331,6 +438,14 @@ def test_the_estimate_says_jobs_hours_memory_disk_formula_and_what_was_not_measu
     for word in ("jobs", "GPU-hours", "CPU-hours", "peak memory", "disk", "seconds of a job =", "a machine"):
         assert word in text
     assert "Not measured, counted as an average notebook: 00_start_here" in text
+
+
+def test_the_estimate_needs_no_docstrings(monkeypatch):
+    """Python leaves them out under -OO."""
+    monkeypatch.setattr(estimate, "load", lambda: COSTS)
+    monkeypatch.setattr(estimate, "__doc__", None)
+    plan = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
+    assert estimate.FORMULA in estimate.report(plan, 1)
 
 
 def test_a_run_is_compared_job_by_job(monkeypatch, tmp_path):
