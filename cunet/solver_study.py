@@ -117,8 +117,7 @@ class Settings:
 
     choices: solver:evaluations or own, trained with and evaluated with. images: that each training sees.
     dataset, size: as everywhere. seed: of weights, batches and samples. samples: images behind a distance, 0
-    for none.
-    sampling_steps: of DDIM. learning_rate, batch_size: of `cunet.recipe`.
+    for none. sampling_steps: of DDIM. batch_size: of `cunet.recipe`, whose defaults are all other settings.
 
     Raises InputError for a choice that is not known or comes twice, or samples that are too few.
     """
@@ -130,7 +129,6 @@ class Settings:
     seed: int = 0
     samples: int = 500
     sampling_steps: int = 20
-    learning_rate: float = 1.5e-3
     batch_size: int = 64
 
     def __post_init__(self):
@@ -151,10 +149,8 @@ class Settings:
                 size=self.size,
                 seed=self.seed,
                 images=self.images,
-                learning_rate=self.learning_rate,
                 batch_size=self.batch_size,
                 validate_every=0,
-                channels_last=True,
             )
         )
 
