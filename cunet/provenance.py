@@ -39,6 +39,7 @@ NEUTRAL = {
     "assets": "hands on files whose hash it has compared",
     "drawn": "makes images, whose hash a card holds",
     "photos": "reads images, whose hash a card holds",
+    "sources": "names and counts data sets",
     "launch": "starts processes, as the settings say",
     "resume": "goes on with what was saved, to the same bits",
 }
