@@ -170,6 +170,5 @@ def write_sheet(images: Tensor, out: Path, name: str) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     sheet = out / f"{name}.png"
     save_image(images[:64], sheet, nrow=8, normalize=True, value_range=(-1, 1), padding=1)
-    pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-    np.save(sheet.with_suffix(".npy"), pixels.numpy())
+    np.save(sheet.with_suffix(".npy"), to_uint8(images).permute(0, 2, 3, 1).numpy())
     return sheet
