@@ -36,7 +36,7 @@ from .datasets import ImageDataset
 from .diffusion import Diffusion
 from .errors import InputError, one_of
 from .recipe import generator
-from .samplers import SAMPLERS, evenly
+from .samplers import SAMPLERS, evenly_spaced_timesteps
 
 
 class Method(NamedTuple):
@@ -184,7 +184,7 @@ def draw(
         steps = (calls + 1) // 2 if SAMPLERS[how.sampler].two_calls else calls
         return sampling.sample(network, n, diffusion, how.sampler, steps, seed=seed, batch_size=batch_size)
     top = prepared.early + 1 if how.early else diffusion.timesteps
-    timesteps = evenly(top, calls)
+    timesteps = evenly_spaced_timesteps(top, calls)
     shape, parts = (network.channels, network.image_size, network.image_size), []
     with sampling.evaluating(network):
         for first in range(0, n, batch_size):

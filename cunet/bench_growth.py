@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from . import cost, models
-from .blocks import ODEBlock
+from .blocks import ode_blocks
 from .contenders import only_gradient
 from .errors import InputError
 
@@ -81,7 +81,7 @@ def points(specs: Sequence[str], size: str, channels: int, grid: Grid) -> Iterat
     """All that is to be measured, panel by panel. specs: names of `cunet.models`, with changes if wished."""
     side = models.image_size(size)
     for varied, spec in itertools.product(VARIED, specs):
-        solved = any(isinstance(m, ODEBlock) for m in models.build(spec, size, channels).modules())
+        solved = ode_blocks(models.build(spec, size, channels))
         for at in getattr(grid, varied):
             changes = models.scaled(spec, size, at) if varied == "width" else {}
             if varied == "steps" and solved:

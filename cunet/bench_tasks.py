@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import sampling
 from .diffusion import Diffusion
 from .errors import InputError
+from .samplers import trailing_timesteps
 
 BASES, OPTIONS = ("eager", "compiled"), ("channels_last", "bf16")
 DDIM_STEPS = 50  # of the chain whose single steps are timed
@@ -50,7 +51,7 @@ def forward_task(call: Callable, images: Tensor, model: nn.Module) -> Callable[[
 def step_task(call: Callable, images: Tensor, model: nn.Module) -> Callable[[], None]:
     """One step of DDIM, the next of an endless row of chains, exactly as `sampling.sample` does it."""
     diffusion = Diffusion()
-    timesteps = range(diffusion.timesteps - 1, -1, -diffusion.timesteps // DDIM_STEPS)  # 999, 979 ... 19
+    timesteps = trailing_timesteps(diffusion, DDIM_STEPS)
 
     def endless() -> Iterator[sampling.Step]:
         for _ in itertools.count():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from .errors import InputError
-from .ode import FIXED_STEP, solve
+from .ode import ADAPTIVE, EVALUATIONS, FIXED_STEP, check_choice, solve
 
 
 def groups_for(channels: int) -> int:
@@ -110,25 +110,40 @@ class Acceleration(nn.Module):
 class ODEBlock(nn.Module):
     """Carries (x, v) from s = 0 to s = 1 along x'' = f(x, x', t, s) (equation 4; figure 2, left).
 
-    steps, solver, gradient: see `cunet.ode.solve`. With an acceleration of order 1 (an ablation) the stacked
-    state follows d[x, v]/ds = f instead, by torchdiffeq's fixed-step solver of that name.
-
-    evaluations: how often one call evaluates f. Of an adaptive solver, how often the last call did.
+    steps, solver, gradient: see `cunet.ode.solve`; `solve_with` changes them. With an acceleration of order 1
+    (an ablation) the stacked state follows d[x, v]/ds = f instead, by torchdiffeq's fixed-step solver of that
+    name.
     """
 
     def __init__(self, acceleration: Acceleration, steps: int, solver: str, gradient: str = "direct"):
         super().__init__()
         self.acceleration = acceleration
-        self.steps, self.solver, self.gradient = steps, solver, gradient
-        if acceleration.order == 1 and gradient != "direct":
+        self.solve_with(solver, steps, gradient)
+
+    def solve_with(self, solver: str, steps: int, gradient: str | None = None) -> None:
+        """From now on the equation is solved so; gradient: None leaves it as it is.
+
+        Raises InputError as `cunet.ode.check_choice`, and of a first-order block for a solver without fixed
+        steps or another gradient than "direct"; the block is then as before.
+        """
+        gradient = self.gradient if gradient is None else gradient
+        check_choice(solver, steps, gradient)
+        if self.acceleration.order == 1 and gradient != "direct":
             raise InputError(f"gradient={gradient!r}: a first-order block knows only 'direct'.")
-        if acceleration.order == 1 and solver not in FIXED_STEP:
+        if self.acceleration.order == 1 and solver not in FIXED_STEP:
             raise InputError(
                 f"solver={solver!r}: a first-order block has no velocity to use, and takes fixed steps: "
                 f"choose one of {', '.join(FIXED_STEP)}."
             )
-        still = torch.zeros(1)
-        self.evaluations = solve(lambda s, x, v: x, still, still, steps=steps, solver=solver).evaluations
+        self.solver, self.steps, self.gradient = solver, steps, gradient
+        if solver in ADAPTIVE:
+            still = torch.zeros(1)
+            self.made = solve(lambda s, x, v: x, still, still, solver=solver).evaluations
+
+    @property
+    def evaluations(self) -> int:
+        """How often one call evaluates f. Of an adaptive solver, how often the last call did."""
+        return self.made if self.solver in ADAPTIVE else EVALUATIONS[self.solver] * self.steps
 
     def forward(self, x: Tensor, v: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """x, v: (B, C, H, W); embedding of t: (B, time width). Returns x and v at s = 1."""
@@ -144,9 +159,14 @@ class ODEBlock(nn.Module):
                 2, 1
             )
         x, v, evaluations = solve(force, x, v, steps=self.steps, solver=self.solver, gradient=self.gradient)
-        if evaluations != self.evaluations:
-            self.evaluations = evaluations
+        if self.solver in ADAPTIVE and evaluations != self.made:
+            self.made = evaluations
         return x, v
+
+
+def ode_blocks(network: nn.Module) -> list[ODEBlock]:
+    """The ODE blocks of a network, itself included if it is one; those of `cunet.released` are others."""
+    return [module for module in network.modules() if isinstance(module, ODEBlock)]
 
 
 class Attention(nn.Module):

@@ -235,11 +235,10 @@ def _absent(names: Iterable[str], refuse: bool) -> list[str]:
 
 def _refuse_too_many(given: dict[str, Any]) -> None:
     """Raise InputError if notebook 07 is to make more samples than there are real images beside them."""
-    from cunet import drawn, synthesis, work
+    from cunet import synthesis, work
 
-    counted = {*work.IMAGES, *drawn.RECIPES}  # of other data sets only reading them tells how many there are
     for name in given["datasets"]:
-        if name in counted:
+        if name in work.IMAGES:  # of other data sets only reading them tells how many there are
             synthesis.refuse_too_few(given, name, *work.images(name)[:2])
 
 

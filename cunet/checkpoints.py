@@ -7,6 +7,7 @@ dataset, seed, diffusion (settings), images_seen, steps, batch_size, recipe (eve
 packages, sha256, dtype`; that of a training also `code`, the hash of the modules that decided it.
 """
 
+import copy
 import itertools
 import re
 from collections.abc import Iterable
@@ -142,6 +143,14 @@ def save(path: str | Path, model: nn.Module, card: dict[str, Any], dtype: str = 
         tensors[name] = value.contiguous().clone()
     storage.write(path, tensors, {**environment(), **card, **own, "dtype": dtype})
     return path
+
+
+def rounded(network: nn.Module) -> nn.Module:
+    """A copy of a network as :func:`load` gives it back where :func:`save` stored it in 16 bits."""
+    other = copy.deepcopy(network)  # what is stored is the state; tables that are computed are not
+    state = network.state_dict()
+    other.load_state_dict({k: v.half().float() if v.dtype == torch.float32 else v for k, v in state.items()})
+    return other
 
 
 def load(

@@ -242,14 +242,17 @@ def denoise(
     from cunet import denoisers, folders, pictures
 
     noisy = pictures.read(picture)
+    out = out or picture.with_name(f"{picture.stem}-denoised.png")
+    folders.check_writable(out.parent)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name the picture in it, as in --out {out / 'clean.png'}.")
     if checkpoint:
         denoiser = denoisers.from_checkpoint(checkpoint, steps)
     else:
         dataset = dataset or denoisers.suited(noisy.shape[1], model, size)
         denoiser = denoisers.load(model, dataset, size, steps=steps)
     clean = pictures.denoise(denoiser, noisy, noise_level, progress=True)
-    path = pictures.write(out or picture.with_name(f"{picture.stem}-denoised.png"), clean)
-    print(f"Denoised: {folders.shown(path)}")
+    print(f"Denoised: {folders.shown(pictures.write(out, clean))}")
     if card := denoiser.card:
         images = f"{card['dataset']} images of {denoiser.side} x {denoiser.side} pixels"
         print(
@@ -294,6 +297,7 @@ def bench(
     settings = benchmark.Settings(
         size=size, channels=channels, training_batch=training_batch, repeats=repeats, **chosen
     )
+    folders.check_writable(out)
     found = benchmark.run(settings, out, progress=True)
     for part in bench_report.tables(found):
         print(part, end="\n\n")
@@ -330,6 +334,7 @@ def solvers(
     settings = solver_study.Settings(
         images=images, samples=samples, dataset=dataset, size=size, seed=seed, **chosen
     )
+    folders.check_writable(out)
     frame = solver_study.run(settings, out, progress=True)
     print(solver_study.matrix(frame, settings.choices).round(4).to_markdown())
     print(f"Rows: trained with, columns: evaluated with. Results: {folders.shown(out / 'solvers.csv')}")

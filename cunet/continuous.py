@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Acceleration, Attention, InitialVelocity, ODEBlock, TimeEmbedding
+from .blocks import Acceleration, Attention, InitialVelocity, ODEBlock, TimeEmbedding, ode_blocks
 from .errors import InputError
 from .inputs import ClassEmbedding, check
 
@@ -146,7 +146,7 @@ class ContinuousUNet(nn.Module):
     @property
     def evaluations(self) -> int:
         """Evaluations of f that the last call made, over all blocks."""
-        return sum(module.evaluations for module in self.modules() if isinstance(module, ODEBlock))
+        return sum(block.evaluations for block in ode_blocks(self))
 
     def forward(
         self, sample: Tensor, timestep: int | Tensor, class_labels: Tensor | None = None, *ignored

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from .blocks import ODEBlock
+from .blocks import ODEBlock, ode_blocks
 from .errors import InputError
 from .ode import FIXED_STEP, solve
 from .released import Block
@@ -165,11 +165,14 @@ def needed(frame: pd.DataFrame, share: float = 0.01, of: str = "evaluations") ->
 
 
 def with_solver(network: nn.Module, solver: str, steps: int, gradient: str = "direct") -> nn.Module:
-    """A copy of a continuous U-Net (as described) with the same weights whose blocks are solved so."""
+    """A copy of a continuous U-Net (as described) with the same weights whose blocks are solved so.
+
+    Raises InputError for a network without such blocks, or as `cunet.blocks.ODEBlock.solve_with`.
+    """
     network = copy.deepcopy(network)
-    blocks = [module for module in network.modules() if isinstance(module, ODEBlock)]
+    blocks = ode_blocks(network)
     if not blocks:
         raise InputError(f"{type(network).__name__} has no blocks with a choice of solver.")
     for block in blocks:
-        block.solver, block.steps, block.gradient = solver, steps, gradient
+        block.solve_with(solver, steps, gradient)
     return network

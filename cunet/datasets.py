@@ -23,11 +23,10 @@ from torch import Tensor
 
 from cunet import assets, drawn, photos
 from cunet.errors import InputError
+from cunet.sources import SOURCES
 
-DATASETS = ("mnist", "avatars", "landscapes", "celeba", "lsun_church", "folder")
-STAND_INS = {"avatars": "CelebA", "landscapes": "LSUN Church"}
+DATASETS = tuple(SOURCES)
 SPLITS = ("train", "test")
-_PHOTOS = {"celeba": photos.celeba, "lsun_church": photos.lsun_church, "folder": photos.folder}
 
 
 @dataclass(frozen=True)
@@ -149,24 +148,26 @@ def load(
             f"The image size {image_size!r} cannot be used; expected a multiple of 8 from 8 to 256 pixels, "
             "for example 32."
         )
-    if kind == "mnist":
-        return _mnist(split, image_size)
-    if kind in drawn.RECIPES:
-        return _drawn(kind, split, image_size, data_root(root))
-    return _photos(kind, split, image_size, data_root(path or root))
+    loader = {"vendored": _mnist, "drawn": _drawn, "photographs": _photos}[SOURCES[kind].kind]
+    return loader(kind, split, image_size, data_root(path or root))
 
 
-def find(name: str, root: str | Path | None = None) -> None:
-    """Raise InputError, as `load` would, if the data set `name` is unknown or its files are not there.
+def find(name: str, root: str | Path | None = None) -> tuple[int, int]:
+    """How many training and test images a data set has, as they are there or will be drawn.
 
     Lists files and decodes none: it tells before a long run what `load` would tell in the middle of it.
+
+    Raises:
+        InputError: as `load`, if the data set is unknown or its files are not there.
     """
     kind, _, path = name.partition(":")
-    if kind in _PHOTOS:
-        for split in SPLITS:
-            _PHOTOS[kind](data_root(path or root), split)
-    elif kind not in DATASETS:
+    if kind not in DATASETS:
         raise InputError(f"Unknown data set {name!r}; expected one of {', '.join(DATASETS)}.")
+    source = SOURCES[kind]
+    if source.kind != "photographs":
+        return source.train, source.test
+    train, test = (len(_listed(kind, split, data_root(path or root)).items) for split in SPLITS)
+    return train, test
 
 
 def class_names(name: str) -> tuple[str, ...]:
@@ -199,7 +200,7 @@ def read_idx(content: bytes) -> np.ndarray:
     return data.reshape(shape)
 
 
-def _mnist(split: str, image_size: int) -> ImageDataset:
+def _mnist(name: str, split: str, image_size: int, root: Path) -> ImageDataset:
     """The vendored digits, padded with black from 28 to 32 so that three halvings are whole, then resized."""
     stem = {"train": "train", "test": "t10k"}[split]
     digits, labels = (
@@ -207,8 +208,7 @@ def _mnist(split: str, image_size: int) -> ImageDataset:
         for file in ("images-idx3-ubyte", "labels-idx1-ubyte")
     )
     images = F.pad(digits, (2, 2, 2, 2)).unsqueeze(1)
-    credit = "MNIST, Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0"
-    return ImageDataset("mnist", split, resize(images, image_size), labels.long(), credit)
+    return ImageDataset(name, split, resize(images, image_size), labels.long(), SOURCES[name].credit)
 
 
 def _drawn(name: str, split: str, image_size: int, root: Path) -> ImageDataset:
@@ -226,11 +226,12 @@ def _drawn(name: str, split: str, image_size: int, root: Path) -> ImageDataset:
 
 def _photos(name: str, split: str, image_size: int, root: Path) -> ImageDataset:
     """Photographs, cropped to their centred square and decoded once."""
-    found = _PHOTOS[name](root, split)
+    found = _listed(name, split, root)
     images = photos.decode(found, image_size, data_root() / "decoded", f"{name}-{split}")
-    credit = {
-        "celeba": "CelebA, Liu, Luo, Wang and Tang (2015), for non-commercial research",
-        "lsun_church": "LSUN, Yu et al. (2015)",
-        "folder": f"images in {root}",
-    }[name]
+    credit = SOURCES[name].credit or f"images in {root}"
     return ImageDataset(name, split, images, found.labels, credit)
+
+
+def _listed(name: str, split: str, root: Path) -> photos.Photos:
+    """The photographs of a data set, found by the function of its name."""
+    return getattr(photos, name)(root, split)

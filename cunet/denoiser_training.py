@@ -20,7 +20,6 @@ to 16 bits, and they are stored in 16 where that costs less than a hundredth.
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import sys
 import time
@@ -102,9 +101,8 @@ def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
         curve = _fit(network, recipe, data, diffusion, progress)
         seconds = time.perf_counter() - began
         card = _card(recipe, data, diffusion, curve, seconds)
-        rounded = copy.deepcopy(network).half().float()
         card["validation_mse"], card["validation_mse_float16"] = (
-            validate(weights.eval(), test, diffusion) for weights in (network, rounded)
+            validate(of.eval(), test, diffusion) for of in (network, checkpoints.rounded(network))
         )
         pairs = zip(card["validation_mse_float16"], card["validation_mse"], strict=True)
         free = all(half[1] <= (1 + FREE) * full[1] for half, full in pairs)

@@ -37,6 +37,7 @@ from .denoising import level_for
 from .diffusion import Diffusion
 from .errors import InputError, one_of
 from .models import IMAGE_SIZE, MODELS, SIZES
+from .samplers import evenly_spaced_timesteps
 from .sampling import NoiseStreams, device_of, evaluating, walk, whole_numbers
 
 Denoiser = Callable[[Tensor, float], Tensor]
@@ -196,8 +197,7 @@ class Diffusing:
 
     def timesteps(self, level: int) -> list[int]:
         """The diffusion steps at which the network is asked: from level - 1 down, `steps` of them."""
-        n = min(self.steps, level)
-        return [round(level * (n - i) / n) - 1 for i in range(n)]
+        return evenly_spaced_timesteps(level, min(self.steps, level))
 
     def __call__(self, noisy: Tensor, noise_std: float) -> Tensor:
         _check(noisy, noise_std, self.channels)

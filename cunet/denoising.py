@@ -24,10 +24,6 @@ Images of different levels share a batch whenever they stand at the same t.
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
-import warnings
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -36,8 +32,10 @@ import torch
 from torch import Tensor, nn
 
 from . import metrics as measures
+from . import storage
 from .diffusion import Diffusion
 from .errors import InputError, one_of
+from .provenance import denoising_code
 from .sampling import (
     NoiseStreams,
     ancestral_step,
@@ -106,7 +104,7 @@ def denoise(
     seed: image i at level L has its noise from (seed, i, L) alone, the same for every network.
     batch_size: images a network call.    progress: show a bar.
     resume: a folder. Every batch_size images are put there when done, and taken from there by a later call
-    with the same arguments, network and library.
+    with the same arguments and network, and the same code of the library where it matters.
 
     Returns Denoised. Raises InputError for arguments outside these ranges.
     """
@@ -121,10 +119,9 @@ def denoise(
         if resume:
             key = _fingerprint(model, images.float(), diffusion, settings)
         for begin in range(0, len(images), batch_size):
-            file = Path(resume) / f"{key}-{begin:06d}.pt" if resume else None
+            file = Path(resume) / f"{key}-{begin:06d}.safetensors" if resume else None
             group = images[begin : begin + batch_size].float()
-            stored = _stored(file)
-            if stored is not None:
+            if file and (stored := storage.kept(file)) is not None:
                 done.append(stored)
                 bar.update(len(group) * plan.calls * len(walks))
                 continue
@@ -135,7 +132,8 @@ def denoise(
                 )
                 parts |= walk.run(bar)
             done.append(parts)
-            _store(parts, file)
+            if file:
+                storage.keep(file, parts)
     return _joined(done, plan, variants, metrics)
 
 
@@ -155,8 +153,8 @@ class _Walk:
         self.frames = {(v, level): {} for v in names for level in plan.levels}
         self.seconds = 0.0
 
-    def run(self, bar) -> dict:
-        """All steps. Returns plain tensors: what `_joined` puts together, and what is stored for resuming."""
+    def run(self, bar) -> dict[str, Tensor]:
+        """All steps. Returns what `_joined` puts together, and what is kept for resuming, under `_name`s."""
         clean = self.clean.to(self.device)
         x = {
             level: self.diffusion.add_noise(clean, self.noise[level](), level - 1)
@@ -178,9 +176,10 @@ class _Walk:
                 at = {lv: (lv - 1 - previous, y) for lv, y in zip(levels, shown, strict=True)}
                 self._record(variant, {lv: (s, y) for lv, (s, y) in at.items() if s in self.plan.steps[lv]})
             bar.update(len(clean) * len(levels))
-        scores = {key: torch.stack(values, 1) for key, values in self.scores.items()}
-        frames = {key: self._framed(key) for key in self.frames}
-        return scores | frames | {self.stochastic: self.seconds}
+        scores = {_name(*key): torch.stack(values, 1) for key, values in self.scores.items()}
+        frames = {_name(*key): self._framed(key) for key in self.frames}
+        seconds = torch.tensor(self.seconds, dtype=torch.float64)
+        return scores | frames | {_name(self.stochastic): seconds}
 
     def _step(self, x: Tensor, levels: list[int], t: int, previous: int) -> tuple[Tensor, Tensor]:
         parts = x.split(self.batch_size)
@@ -212,9 +211,14 @@ class _Walk:
         return torch.stack(kept, 1) if kept else torch.empty(n, 0, *shape)
 
 
-def _joined(done: list[dict], plan: Plan, variants, metrics) -> Denoised:
+def _name(*key) -> str:
+    """What a tensor of a group of images is kept as, by variant, level and metric; by walk, its seconds."""
+    return "/".join(map(str, key))
+
+
+def _joined(done: list[dict[str, Tensor]], plan: Plan, variants, metrics) -> Denoised:
     def joined(*key):
-        return torch.cat([part[key] for part in done])
+        return torch.cat([part[_name(*key)] for part in done])
 
     trajectories = {
         (v, level): Trajectory(
@@ -230,52 +234,17 @@ def _joined(done: list[dict], plan: Plan, variants, metrics) -> Denoised:
     }
     walks = {VARIANTS[v].stochastic for v in variants}
     calls = len(next(iter(trajectories.values())).frames) * plan.calls * len(walks)
-    return Denoised(trajectories, sum(part[walk] for part in done for walk in walks) / calls)
-
-
-def _store(parts: dict, file: Path | None) -> None:
-    """All or nothing: a file that is there is whole."""
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.{os.getpid()}")
-    torch.save({"name": file.name, "parts": parts}, draft)
-    os.replace(draft, file)
-
-
-def _stored(file: Path | None) -> dict | None:
-    """What `_store` wrote, a zip file with its name and a CRC-32 of every part inside; None if there is none
-    or, with a warning, if it is damaged or another's."""
-    if file is None or not file.exists():
-        return None
-    try:
-        with zipfile.ZipFile(file) as parts:
-            if parts.testzip() is None:
-                content = torch.load(file, weights_only=True)
-                if content["name"] == file.name:
-                    return content["parts"]
-    except (
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        EOFError,
-        LookupError,
-    ):
-        pass
-    warnings.warn(f"The stored scores {file} are damaged and are made again.", stacklevel=3)
-    return None
+    seconds = sum(float(part[_name(walk)]) for part in done for walk in walks)
+    return Denoised(trajectories, seconds / calls)
 
 
 def _fingerprint(model: Callable, images: Tensor, diffusion: Diffusion, settings: tuple) -> str:
-    """What a stored result stands for: network, images, settings and this library, as 16 hexadecimal digits.
+    """What a kept result stands for: network, images, settings and the code, as 16 hexadecimal digits.
 
     Of the network: its weights, and what it sees in one image, which depends on its solver and wiring too.
     """
-    digest = hashlib.sha256(repr((diffusion.settings(), settings, tuple(images.shape))).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
+    about = (denoising_code(), diffusion.settings(), settings, tuple(images.shape))
+    digest = hashlib.sha256(repr(about).encode())
     answer = predict(model, diffusion, images[:1].to(device_of(model)), diffusion.timesteps // 2, clip=False)
     weights = model.state_dict().values() if isinstance(model, nn.Module) else ()
     for tensor in (images, answer, *weights):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from .blocks import ODEBlock
+from .blocks import ode_blocks
 from .errors import InputError
 
 
@@ -24,23 +24,21 @@ def solved_with(
 
     steps: of every block, 1 or more; None for each block's own times `depth`, rounded up. solver: None for
     the blocks' own. Raises InputError for steps that are no whole number above 0, a depth that is not above
-    0, or a network without ODE blocks whose steps can be chosen.
+    0, a network without ODE blocks whose steps can be chosen, or a solver that its blocks do not take.
     """
-    chosen = [module for module in network.modules() if isinstance(module, ODEBlock)]
+    chosen = ode_blocks(network)
     if not chosen:
         raise InputError(f"{type(network).__name__} has no ODE blocks whose steps could be chosen.")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise InputError(f"steps={steps!r}: give a whole number of solver steps, 1 or more, or None.")
     if not depth > 0:
         raise InputError(
             f"depth={depth!r}: give a multiple of the blocks' own steps above 0, such as 0.5 or 2."
         )
-    before = [(block.steps, block.solver) for block in chosen]
+    before = [(block.solver, block.steps) for block in chosen]
     try:
         for block in chosen:
-            block.steps = math.ceil(depth * block.steps) if steps is None else steps
-            block.solver = solver or block.solver
+            own = math.ceil(depth * block.steps) if steps is None else steps
+            block.solve_with(solver or block.solver, own)
         yield
     finally:
-        for block, (steps, solver) in zip(chosen, before, strict=True):
-            block.steps, block.solver = steps, solver
+        for block, own in zip(chosen, before, strict=True):
+            block.solve_with(*own)

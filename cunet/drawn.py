@@ -10,7 +10,7 @@ bytes.
 import hashlib
 import io
 import json
-import os
+import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
+from cunet import folders, processes
 from cunet.errors import InputError
-from cunet.processes import cores
 
 SIDE = 64
 SIDES = (64, 32)
@@ -195,19 +194,18 @@ def build(
         waits for the first.
     """
     target, counts = path(name, root, counts), counts or COUNTS
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
+    with processes.locked(target.with_suffix(".lock"), f"the data set {name}", wait=math.inf):
         if built(target):
             return target
+        folders.clean(target)
         versions, tensors = _versions(), {}
-        for split, images in _render_all(name, counts, workers or cores(), progress).items():
+        for split, images in _render_all(name, counts, workers or processes.cores(), progress).items():
             tensors |= {f"{split}/64": images, f"{split}/32": _halve(images)}
-        partial = target.with_suffix(".partial")
-        save_file(tensors, partial)
-        card = _card(name, counts, partial, tensors) | {"packages": versions, "credits": credits(name)}
-        card["near_duplicates"] = _near_duplicates(tensors)
-        target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
-        os.replace(partial, target)
+        with folders.replacing(target) as draft:
+            save_file(tensors, draft)
+            card = _card(name, counts, draft, tensors) | {"packages": versions, "credits": credits(name)}
+            card["near_duplicates"] = _near_duplicates(tensors)
+            folders.write_atomically(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     return target
 
 

@@ -18,7 +18,6 @@ import contextlib
 import importlib.util
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from . import folders
 from .errors import InputError
 from .sampling import evaluating
 
@@ -49,7 +49,9 @@ def to_program(network: nn.Module) -> torch.export.ExportedProgram:
 def to_onnx(
     network: nn.Module, path: str | Path, program: torch.export.ExportedProgram | None = None
 ) -> Path:
-    """Write the network as ONNX, weights inside, and return the path. Takes seconds to a minute.
+    """Write the network as ONNX, weights inside, and return the path; its folder is made if needed.
+
+    Takes seconds to a minute.
 
     program: the network's graph, where `to_program` has made it already.
 
@@ -58,8 +60,7 @@ def to_onnx(
     """
     require()
     path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.parent}. Make it first.")
+    folders.check_writable(path.parent)
     with _quiet():
         program = torch.onnx.export(
             program or to_program(network),
@@ -70,14 +71,11 @@ def to_onnx(
         )
     for key in ("name", "size", "channels", "image_size"):
         program.model.metadata_props[key] = str(getattr(network, key))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        program.save(temporary, external_data=False)
-        os.replace(temporary, path)
+        with folders.replacing(path) as draft:
+            program.save(draft, external_data=False)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}. Choose another folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

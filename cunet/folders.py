@@ -1,7 +1,10 @@
 """Where things are: the repository, a run's folder, and what a file in it may be called."""
 
+import contextlib
+import glob
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from cunet.errors import InputError
@@ -65,18 +68,38 @@ def shown(path: str | Path) -> str:
     return full.relative_to(root()).as_posix() if root() in full.parents else str(full)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that no reader, and no crash, ever sees half of it."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that no reader, and no crash, ever sees half of it.
+
+        with replacing(path) as draft:
+            draft.write_bytes(data)
+
+    draft: a path in the folder of `path`, which is made if needed. What the block writes there is flushed to
+    the disk (fsync) and takes the place of `path`; where the block or the disk fails, `path` stays as it was
+    and the draft is deleted. A process that is killed leaves its draft: see `clean`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
+        yield draft
+        with open(draft, "rb+") as stream:
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        os.replace(draft, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file by way of `replacing`."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def clean(path: Path) -> None:
+    """Delete the drafts of writers of `path` that were killed. The caller holds the lock of `path`."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+        draft.unlink(missing_ok=True)
 
 
 def check_writable(out: Path) -> None:

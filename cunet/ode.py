@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import torch
@@ -41,7 +40,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from .errors import InputError
+from .errors import InputError, one_of
 from .outside import Outside
 
 Acceleration = Callable[[float | Tensor, Tensor, Tensor], Tensor]
@@ -49,6 +48,7 @@ FIXED_STEP = ("euler", "midpoint", "rk4")
 ADAPTIVE = ("dopri5",)
 SOLVERS = ("leapfrog", "reversible_leapfrog", "nystrom4") + FIXED_STEP + ADAPTIVE
 ORDER = dict(leapfrog=2, reversible_leapfrog=2, nystrom4=4, euler=1, midpoint=2, rk4=4, dopri5=5)
+EVALUATIONS = dict(leapfrog=1, reversible_leapfrog=1, nystrom4=4, euler=1, midpoint=2, rk4=4, dopri5=6)
 GRADIENTS = ("direct", "checkpoint", "reversible", "adjoint")
 
 
@@ -81,9 +81,11 @@ def solve(
         math.inf no step is refused, and dopri5 takes `steps` equal steps.
 
     Returns x, v at span[1] and the number of evaluations that the forward pass made.
-    Raises InputError for an unknown name, steps below 1, an empty span, or tensors that do not match.
+    Raises InputError for what `check_choice` refuses, an empty span, a tolerance that is not above 0, tensors
+    that do not match, or an acceleration of another shape than the position's.
     """
-    _check(x0, v0, span, steps, solver, gradient, tolerance)
+    check_choice(solver, steps, gradient)
+    _check(x0, v0, span, tolerance)
     if not torch.is_grad_enabled():
         gradient = "direct"
     f = _Counted(acceleration, recompute=gradient == "checkpoint")
@@ -316,12 +318,11 @@ class _Reverse(torch.autograd.Function):
 # ----------------------------------------------------------------------------------------------- checks
 
 
-def _check(x0, v0, span, steps, solver, gradient, tolerance):
-    for what, value, known in (("solver", solver, SOLVERS), ("gradient", gradient, GRADIENTS)):
-        if value not in known:
-            near = get_close_matches(str(value), known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"Unknown {what} {value!r}: expected one of {', '.join(known)}.{hint}")
+def check_choice(solver: str, steps: int, gradient: str) -> None:
+    """Raise InputError for a solver or a gradient that is unknown, a gradient that is not for this solver, or
+    steps that are no whole number from 1 up."""
+    one_of("solver", solver, SOLVERS)
+    one_of("gradient", gradient, GRADIENTS)
     if gradient == "reversible" and solver != "reversible_leapfrog":
         raise InputError(
             f"gradient='reversible' runs the solver backwards, which {solver!r} cannot do exactly: choose "
@@ -334,6 +335,9 @@ def _check(x0, v0, span, steps, solver, gradient, tolerance):
         )
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps={steps!r}: the number of solver steps is a whole number from 1 up.")
+
+
+def _check(x0, v0, span, tolerance):
     if len(span) != 2 or not all(math.isfinite(s) for s in span):
         raise InputError(f"span={tuple(span)!r}: give two finite times, as in (0.0, 1.0).")
     if tolerance is not None and not tolerance > 0:

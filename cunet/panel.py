@@ -25,7 +25,7 @@ from .diffusion import Diffusion
 from .errors import InputError
 from .metrics import psnr
 from .ode import SOLVERS
-from .samplers import evenly
+from .samplers import evenly_spaced_timesteps
 
 FIXED = tuple(name for name in SOLVERS if name != "dopri5")  # solvers whose time is known beforehand
 
@@ -82,7 +82,8 @@ def denoise(
     )
     start = time.perf_counter()
     with solved, sampling.evaluating(network):
-        *_, last = sampling.walk(network, x, diffusion, evenly(level, steps), "ddim")
+        timesteps = evenly_spaced_timesteps(level, steps)
+        *_, last = sampling.walk(network, x, diffusion, timesteps, "ddim")
     seconds = time.perf_counter() - start
     clean = last.x.clamp(-1, 1)
     shown = (x / float(diffusion.alphas_cumprod[level - 1].sqrt())).clamp(-1, 1)

@@ -15,7 +15,6 @@ What becomes of pictures that are not a plain 8-bit image of the network's size 
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from . import folders
 from .datasets import from_uint8, to_uint8
 from .denoisers import SMALLEST, Denoiser
 from .errors import InputError
@@ -152,15 +152,14 @@ def starts(length: int, side: int, overlap: int) -> list[int]:
 
 
 def write(path: str | Path, picture: Tensor) -> Path:
-    """Save float (1, C, H, W) in [-1, 1] as an 8-bit PNG, all of it or nothing. Returns the path."""
+    """Save float (1, C, H, W) in [-1, 1] as an 8-bit PNG, all of it or nothing; the folder is made if needed.
+
+    Returns the path.
+    """
     path = Path(path)
     pixels = to_uint8(picture[0]).permute(1, 2, 0).numpy()
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with folders.replacing(path) as draft:
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(draft, format="PNG")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
     return path
 
 
@@ -171,6 +170,5 @@ def write_sheet(images: Tensor, out: Path, name: str) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     sheet = out / f"{name}.png"
     save_image(images[:64], sheet, nrow=8, normalize=True, value_range=(-1, 1), padding=1)
-    pixels = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-    np.save(sheet.with_suffix(".npy"), pixels.numpy())
+    np.save(sheet.with_suffix(".npy"), to_uint8(images).permute(0, 2, 3, 1).numpy())
     return sheet

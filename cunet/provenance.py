@@ -23,6 +23,13 @@ SAMPLING = (
 )
 """The modules that decide what samples a trained network gives, and their features."""
 
+DENOISING = (
+    *("denoising", "trajectories", "metrics", "alexnet", "frechet", "kernel_distance", "neighbours"),
+    *("sampling", "samplers", "diffusion", "datasets", "inputs"),
+    *("models", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
+)
+"""The modules that decide how a network denoises an image, and its scores."""
+
 NEUTRAL = {
     "errors": "what is refused has no result",
     "provenance": "names results",
@@ -32,10 +39,11 @@ NEUTRAL = {
     "assets": "hands on files whose hash it has compared",
     "drawn": "makes images, whose hash a card holds",
     "photos": "reads images, whose hash a card holds",
+    "sources": "names and counts data sets",
     "launch": "starts processes, as the settings say",
     "resume": "goes on with what was saved, to the same bits",
 }
-"""What modules of `TRAINING` and `SAMPLING` import, and why it decides no number of theirs."""
+"""What modules of the three lists import, and why it decides no number of theirs."""
 
 WEIGHTS = "alexnet/SHA256SUMS"  # names AlexNet's weights by their hashes
 
@@ -83,8 +91,18 @@ def training_code() -> str:
 @functools.cache
 def sampling_code() -> str:
     """Hash of what the modules of `SAMPLING` say, see `code`, and of the weights behind the features."""
+    return _code_and_weights(SAMPLING)
+
+
+@functools.cache
+def denoising_code() -> str:
+    """Hash of what the modules of `DENOISING` say, see `code`, and of the weights behind the scores."""
+    return _code_and_weights(DENOISING)
+
+
+def _code_and_weights(modules: tuple[str, ...]) -> str:
     weights = sha256(Path(__file__).with_name("assets") / WEIGHTS)
-    return hashlib.sha256(f"{code(SAMPLING)} {weights}".encode()).hexdigest()
+    return hashlib.sha256(f"{code(modules)} {weights}".encode()).hexdigest()
 
 
 def code(modules: tuple[str, ...]) -> str:

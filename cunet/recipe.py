@@ -1,7 +1,8 @@
 """What a training is: its settings, and streams of random numbers that depend on the seed and a name alone.
 
 The settings are a flat pydantic model, so that a JSON file, a notebook's parameters and a checkpoint's card
-all say the same thing. A stream that is named by a step needs no state of a generator to be gone on with.
+all say the same thing; the defaults are what the released networks were trained with. A stream that is named
+by a step needs no state of a generator to be gone on with.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ class TrainConfig(BaseModel):
     images: int = Field(200_000, ge=1, description="images to see, repeats counted; default 200000")
     max_seconds: float = Field(0, ge=0, description="s to train; 0 (default): the budget is `images`")
     batch_size: int = Field(64, ge=1, description="images an optimiser step, over all devices; default 64")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of Adam; default 0.001")
+    learning_rate: float = Field(1.5e-3, gt=0, description="peak learning rate of Adam; default 0.0015")
     warmup: int = Field(200, ge=0, description="steps of linear rise to the peak; default 200")
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the first moment; default 0.9")
     beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the second moment; default 0.99")
@@ -61,7 +62,7 @@ class TrainConfig(BaseModel):
         0.1, ge=0, lt=1, description="share of labels hidden from a network with classes; default 0.1"
     )
     validate_every: int = Field(
-        20_000, ge=0, description="images between validations, 0: at the end only; default 20000"
+        25_000, ge=0, description="images between validations, 0: at the end only; default 25000"
     )
     log_every: int = Field(2_000, ge=1, description="images a point of the loss curve averages; default 2000")
     checkpoint_every: int = Field(
@@ -69,7 +70,7 @@ class TrainConfig(BaseModel):
     )
     checkpoint_seconds: float = Field(60.0, gt=0, description="s between saved states; default 60")
     compile: bool = Field(False, description="torch.compile the network; default no")
-    channels_last: bool = Field(False, description="NHWC memory format; default no")
+    channels_last: bool = Field(True, description="NHWC memory format; default yes")
     devices: int = Field(1, ge=1, description="processes a node, above 1 under torchrun; default 1")
     num_nodes: int = Field(1, ge=1, description="machines; default 1")
     accumulate: int = Field(1, ge=1, description="parts a device splits its share of a batch into; default 1")

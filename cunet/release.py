@@ -10,7 +10,6 @@ own (`validation_loss_float16`, `validation_loss`). Where it costs more than `FR
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 from pathlib import Path
 
@@ -49,9 +48,7 @@ def release(path: str | Path, out: str | Path = checkpoints.ASSETS) -> Path:
     def loss(of: nn.Module) -> float:
         return validation_losses(of, test, Diffusion(**card["diffusion"]))[:, 0].mean().item()
 
-    rounded = copy.deepcopy(network)  # what is stored is the state; tables that are computed are not
-    rounded.load_state_dict({name: value.half().float() for name, value in network.state_dict().items()})
-    before, after = loss(network), loss(rounded)
+    before, after = loss(network), loss(checkpoints.rounded(network))
     card |= {"validation_loss_float16": after}
     dtype = "float16" if after <= (1 + FREE) * before else "float32"
     return checkpoints.save(Path(out) / path.name, network, card, dtype=dtype)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet import bench_report, datasets, folders, palette, paper, rules, runs, scorecard, slim
+from cunet import bench_report, folders, palette, paper, rules, runs, scorecard, slim, sources
 from cunet.errors import InputError, command
 
 FOLDER = Path("papermill_runs") / "reference"
@@ -69,7 +69,7 @@ def table_1(run_dir: Path) -> str:
         frame = pd.read_csv(path)
         rows = [
             {
-                "data": dataset_label(row.dataset),
+                "data": sources.label(row.dataset),
                 "network": palette.label(row.model),
                 "FD-AlexNet [95 %]": f"{row.fd:.2f} [{row.fd_low:.2f}, {row.fd_high:.2f}]",
                 "samples": f"{row.n:,}",
@@ -86,18 +86,12 @@ def table_1(run_dir: Path) -> str:
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
-def dataset_label(name: str) -> str:
-    """A data set as tables name it; a stand-in says what it stands for."""
-    stands_for = datasets.STAND_INS.get(name)
-    return f"{name} (drawn; stand-in for {stands_for})" if stands_for else name
-
-
 def _printed(value: float, how: str, dataset: str = "") -> str:
     """A number of the paper; beside a stand-in's it says of which data it is."""
     if pd.isna(value):
         return "-"
-    original = datasets.STAND_INS.get(dataset)
-    return format(value, how) + (f" (of {original})" if original else "")
+    original = sources.place(dataset)
+    return format(value, how) + (f" (of {sources.label(original)})" if original != dataset else "")
 
 
 def table_5(folder: Path) -> str:
@@ -179,7 +173,7 @@ def _finding(rows: pd.DataFrame, verdict: str) -> str:
 
 def _with_setting(row: dict[str, str]) -> str:
     """What a row measured, and on which data if it says so."""
-    return row["measured"] + (f" ({dataset_label(row['dataset'])})" if row["dataset"] != "-" else "")
+    return row["measured"] + (f" ({row['dataset']})" if row["dataset"] != "-" else "")
 
 
 def _setting(results: dict[str, dict]) -> str:

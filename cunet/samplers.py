@@ -20,14 +20,17 @@ from .diffusion import Diffusion
 LARGEST_SIGMA = 80.0  # where steps spaced in sigma begin (Karras et al. 2022, table 1)
 
 
-def evenly(level: int, steps: int) -> list[int]:
-    """round(level i / n) - 1 for i = n ... 1: `steps` diffusion steps from level - 1 down, evenly spaced."""
+def evenly_spaced_timesteps(level: int, steps: int) -> list[int]:
+    """round(level i / n) - 1 for i = n ... 1, halves rounded up: diffusion steps from level - 1 down.
+
+    steps: n, 1 ... level.
+    """
     return [(2 * level * i + steps) // (2 * steps) - 1 for i in range(steps, 0, -1)]
 
 
 def trailing_timesteps(diffusion: Diffusion, steps: int) -> list[int]:
-    """`evenly` from the last diffusion step, T - 1, down."""
-    return evenly(diffusion.timesteps, steps)
+    """`evenly_spaced_timesteps` from the last diffusion step, T - 1, down."""
+    return evenly_spaced_timesteps(diffusion.timesteps, steps)
 
 
 def karras_timesteps(diffusion: Diffusion, steps: int, rho: float = 7.0) -> list[int]:

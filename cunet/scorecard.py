@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import rules, runs
+from . import rules, runs, sources
 from .errors import InputError
 from .paper import CLAIMS
 
@@ -122,7 +122,8 @@ def conclusion(result: Mapping) -> str:
             further.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
             continue
         claim = CLAIMS[row["id"]]
-        setting = ", ".join(str(row[k]) for k in ("dataset", "size") if row.get(k) not in (None, "-"))
+        where = (sources.label(row.get("dataset", "-")), row.get("size"))
+        setting = ", ".join(str(part) for part in where if part not in (None, "-"))
         judged = verdict(row["id"], row.get("value"), result["profile"])
         cells = (
             f"**{claim.id}** {claim.text}",
@@ -160,4 +161,6 @@ def _row(row: dict, result: dict) -> dict:
         key: row[key] for key in ("measured", "spread", "n", "dataset", "size") if row.get(key) is not None
     }
     judged = BEYOND if beyond(row) else verdict(row["id"], row.get("value"), result["profile"])
+    if "dataset" in kept:
+        kept["dataset"] = sources.label(kept["dataset"])
     return kept | {"verdict": judged, "notebook": result["notebook"]}

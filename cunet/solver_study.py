@@ -14,101 +14,29 @@ folder as it comes, `checkpoints/` and solvers.csv, and the same call goes on wh
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from . import (
-    checkpoints,
-    convergence,
-    cost,
-    datasets,
-    folders,
-    models,
-    ode_figures,
-    palette,
-    sampling,
-    training,
-)
-from .blocks import ODEBlock
+from . import checkpoints, cost, datasets, folders, models, sampling, training
 from .diffusion import Diffusion
 from .errors import InputError
 from .frechet import FrechetAlexNet, Statistics, dataset_features, features
 from .recipe import TrainConfig, configure
+from .solver_choices import CHOICES, OWN, Choice, choice
+from .solver_figures import figure, matrix
 from .validation import validation_losses
 
-EVALUATIONS = {"leapfrog": 1, "reversible_leapfrog": 1, "midpoint": 2, "nystrom4": 4, "rk4": 4}  # a step
-OWN = "own"  # the solver and the steps that the network has by itself
-CHOICES = (
-    OWN,
-    *(f"leapfrog:{n}" for n in (1, 2, 3, 4, 8)),
-    *(f"midpoint:{n}" for n in (2, 4, 8)),
-    *(f"{solver}:{n}" for solver in ("nystrom4", "rk4") for n in (4, 8)),
-)
-BLOCKS = 9  # ODE blocks of the network
 KEYS = ["trained", "evaluated", "images", "dataset", "size", "seed", "samples", "sampling_steps"]
 COLUMNS = [*KEYS, "evaluations", "macs", "loss", "fd"]
-
-
 KEPT = Path("papermill_runs") / "reference_solvers"  # the committed study: `cunet solvers --out` this folder
-
-
-class Choice(NamedTuple):
-    """A solver, and the evaluations of f that it makes in a block; 0 stands for OWN."""
-
-    solver: str
-    evaluations: int
-
-    @property
-    def steps(self) -> int:
-        return self.evaluations // EVALUATIONS[self.solver]
-
-    @property
-    def text(self) -> str:
-        return OWN if self.solver == OWN else f"{self.solver}:{self.evaluations}"
-
-    @property
-    def model(self) -> str:
-        """The name of the network trained with it."""
-        return "cunet" if self.solver == OWN else f"cunet@solver={self.solver},steps={self.steps}"
-
-    def applied(self, network: nn.Module) -> nn.Module:
-        """The network, solved so. network: as it was trained, with a solver of CHOICES."""
-        if self.solver != OWN:
-            return convergence.with_solver(network, self.solver, self.steps)
-        untrained = models.build("cunet", network.size, network.channels)
-        own = [block for block in untrained.modules() if isinstance(block, ODEBlock)]
-        network = copy.deepcopy(network)
-        blocks = [block for block in network.modules() if isinstance(block, ODEBlock)]
-        for block, like in zip(blocks, own, strict=True):
-            block.solver, block.steps = like.solver, like.steps
-        return network
-
-
-def choice(text: str) -> Choice:
-    """ "midpoint:4" -> Choice("midpoint", 4). Raises InputError for another solver or broken steps."""
-    if text == OWN:
-        return Choice(OWN, 0)
-    solver, _, number = text.partition(":")
-    each = EVALUATIONS.get(solver)
-    if each is None or not number.isdigit() or not int(number) or int(number) % each:
-        known = ", ".join(f"{name} ({n} a step)" for name, n in EVALUATIONS.items())
-        raise InputError(
-            f"{text!r} is no solver with its evaluations a block: expected {OWN}, or one of {known}, and "
-            "whole steps, as in midpoint:4."
-        )
-    return Choice(solver, int(number))
 
 
 @dataclass(frozen=True)
@@ -117,8 +45,7 @@ class Settings:
 
     choices: solver:evaluations or own, trained with and evaluated with. images: that each training sees.
     dataset, size: as everywhere. seed: of weights, batches and samples. samples: images behind a distance, 0
-    for none.
-    sampling_steps: of DDIM. learning_rate, batch_size: of `cunet.recipe`.
+    for none. sampling_steps: of DDIM. batch_size: of `cunet.recipe`, whose defaults are all other settings.
 
     Raises InputError for a choice that is not known or comes twice, or samples that are too few.
     """
@@ -130,7 +57,6 @@ class Settings:
     seed: int = 0
     samples: int = 500
     sampling_steps: int = 20
-    learning_rate: float = 1.5e-3
     batch_size: int = 64
 
     def __post_init__(self):
@@ -151,10 +77,8 @@ class Settings:
                 size=self.size,
                 seed=self.seed,
                 images=self.images,
-                learning_rate=self.learning_rate,
                 batch_size=self.batch_size,
                 validate_every=0,
-                channels_last=True,
             )
         )
 
@@ -312,60 +236,3 @@ def findings(frame: pd.DataFrame) -> list[tuple[str, str]]:
         answer = f"{more.min():.2f} to {more.max():.2f} times (least: {words(more.idxmin())})"
         found.append(("loss of the network as it is with another solver, over that with its own", answer))
     return found
-
-
-def matrix(frame: pd.DataFrame, choices: Sequence[str], quantity: str = "loss") -> pd.DataFrame:
-    """Rows trained with, columns evaluated with, in the order of `choices`."""
-    return frame.pivot(index="trained", columns="evaluated", values=quantity).reindex(
-        index=list(choices), columns=list(choices)
-    )
-
-
-def figure(frame: pd.DataFrame, choices: Sequence[str] = CHOICES) -> Figure:
-    """The matrix of losses, each over that of the row's own solver; loss and distance along the diagonal."""
-    losses = matrix(frame, choices)
-    own = frame[frame["trained"] == frame["evaluated"]].copy()
-    with palette.style():
-        drawn = Figure(figsize=(palette.PAGE, 3.9))
-        left, right = drawn.subplots(1, 2, width_ratios=(1.6, 1))
-        _heat(left, losses)
-        panels = {"loss": (right, "-")}
-        if own["fd"].notna().any():
-            panels["fd"] = (right.twinx(), ":")
-        own["a block"] = own.evaluations / BLOCKS
-        for quantity, (axes, line) in panels.items():
-            for solver in dict.fromkeys(choice(text).solver for text in choices):
-                rows = own[own.trained.str.partition(":")[0] == solver].sort_values("a block")
-                named = dict(label="the released steps", color="k", marker="*", ms=9)
-                look = (named if solver == OWN else ode_figures.look(solver)) | {"ls": line}
-                if quantity != "loss":
-                    look["label"] = None
-                axes.plot(rows["a block"], rows[quantity], **look)
-        right.set(title="each with its own solver", xlabel="evaluations a block", xscale="log")
-        right.set_ylabel("validation loss (lines)")
-        ticks = sorted({choice(text).evaluations for text in choices if text != OWN})
-        right.set_xticks(ticks, [str(n) for n in ticks])
-        right.minorticks_off()
-        right.legend(fontsize=7)
-        if "fd" in panels:
-            panels["fd"][0].set_ylabel("FD-AlexNet (dots)")
-            panels["fd"][0].grid(visible=False)
-            panels["fd"][0].spines["right"].set_visible(True)
-    return drawn
-
-
-def _heat(axes, losses: pd.DataFrame) -> None:
-    """The matrix of losses; colour is the logarithm of the loss over that of the row's own solver."""
-    own = pd.Series({name: losses.loc[name, name] for name in losses.index})
-    shade = losses.div(own, axis=0).map(lambda r: math.log(r) if r > 0 else math.nan)
-    axes.imshow(shade.to_numpy(), cmap="RdYlBu_r", vmin=-1.5, vmax=1.5, aspect="auto")
-    for i, row in enumerate(losses.index):
-        for j, column in enumerate(losses.columns):
-            if losses.loc[row, column] == losses.loc[row, column]:  # not NaN
-                text, dark = f"{losses.loc[row, column]:.3f}", abs(shade.loc[row, column]) > 1.1
-                axes.text(j, i, text, ha="center", va="center", fontsize=5, color="w" if dark else "k")
-    names = [name.replace("reversible_leapfrog", "reversible").replace(":", " ") for name in losses.index]
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set(title="validation loss", xlabel="evaluated with", ylabel="trained with")
-    axes.grid(visible=False)

@@ -9,8 +9,8 @@ tensors with their card still pending, and `read` recognises all three.
 Nothing here unpickles. The hash is checked on the bytes before they are parsed, and the parser is
 safetensors', whose files hold numbers only.
 
-What can be computed again, a cache, is one tensor in a file that carries its own hash and name: `keep` and
-`kept`.
+What can be computed again, a cache, is a tensor or several in a file that carries its own hash and name:
+`keep` and `kept`.
 """
 
 import contextlib
@@ -28,7 +28,10 @@ from safetensors.torch import save as bytes_of
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cunet import folders
 from cunet.errors import InputError
+
+ALONE = "kept"  # the name, in a cache, of a tensor that was handed over without one
 
 
 def write(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
@@ -93,29 +96,29 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, card
 
 
-def keep(path: Path, tensor: Tensor) -> None:
-    """Write a cache: one CPU tensor of any dtype, with its hash, atomically; the folder is made if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        tensor = tensor.contiguous()
-        written = {"sha256": _digest(tensor), "name": path.name}
-        save_file({"kept": tensor}, unfinished, metadata=written)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def keep(path: Path, what: Tensor | dict[str, Tensor]) -> None:
+    """Write a cache, with its hash, atomically; the folder is made if needed.
+
+    what: a CPU tensor of any dtype, or several by name.
+    """
+    named = what if isinstance(what, dict) else {ALONE: what}
+    tensors = {name: tensor.contiguous() for name, tensor in named.items()}
+    with folders.replacing(path) as draft:
+        save_file(tensors, draft, metadata={"sha256": _digest(tensors), "name": path.name})
 
 
-def kept(path: Path) -> Tensor | None:
-    """The tensor that :func:`keep` wrote; None if there is none or, with a warning, if it is damaged."""
+def kept(path: Path) -> Tensor | dict[str, Tensor] | None:
+    """What :func:`keep` wrote, a tensor or several; None if there is nothing or, with a warning, if it is
+    damaged."""
     if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
-            # a copy: whoever writes into the file would change a tensor that is mapped from it
-            tensor, written = file.get_tensor("kept").clone(), file.metadata() or {}
-        if _digest(tensor) == written.get("sha256") and written.get("name", path.name) == path.name:
-            return tensor
+            # copies: whoever writes into the file would change a tensor that is mapped from it
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            written = file.metadata() or {}
+        if _digest(tensors) == written.get("sha256") and written.get("name", path.name) == path.name:
+            return tensors[ALONE] if tensors.keys() == {ALONE} else tensors
         problem = "its content or its name is not the one that it carries"
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         problem = str(error)
@@ -123,11 +126,14 @@ def kept(path: Path) -> Tensor | None:
     return None
 
 
-def _digest(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's dtype, shape and bytes."""
-    digest = hashlib.sha256(repr((str(tensor.dtype), tuple(tensor.shape))).encode())
-    if tensor.numel():
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the tensors' names, dtypes, shapes and bytes; without its name of one that is alone."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        named = () if name == ALONE else (name,)
+        digest.update(repr((*named, str(tensor.dtype), tuple(tensor.shape))).encode())
+        if tensor.numel():
+            digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -144,11 +150,9 @@ def remove(path: Path) -> None:
 
 
 def clean(path: Path) -> None:
-    """Delete temporary files of writers of this pair that were killed. The caller holds the output's lock."""
-    prefixes = tuple(f".{file.name}.tmp-" for file in (path, _pending(path)))
-    for file in path.parent.glob(".*.tmp-*"):
-        if file.name.startswith(prefixes):
-            file.unlink(missing_ok=True)
+    """Delete drafts of writers of this pair that were killed. The caller holds the output's lock."""
+    for file in (path, _pending(path)):
+        folders.clean(file)
 
 
 def _pending(path: Path) -> Path:
@@ -165,17 +169,8 @@ def _settle(path: Path) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path` by way of a temporary file in the same folder, flushed before the rename."""
-    temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with folders.replacing(path) as draft:
+        draft.write_bytes(data)
 
 
 def _sync_folder(folder: Path) -> None:

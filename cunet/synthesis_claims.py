@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from . import sources
 from .palette import label
-from .synthesis_tables import Best, against_first, best, shown
+from .synthesis_tables import Best, against_first, best
 
 WHY = {
     "C05": "table 1 multiplies what a step costs by how many steps each network takes at its best",
@@ -148,7 +149,7 @@ def claims(
     for dataset in dict.fromkeys(curve.dataset):
         table = chosen[chosen.dataset == dataset].set_index("model")
         of = {m: best for (d, m), best in found.items() if d == dataset}
-        where = dict(dataset=shown(dataset), size=given["size"])
+        where = dict(dataset=sources.label(dataset), size=given["size"])
         for model in dict.fromkeys(curve[curve.dataset == dataset].model):
             if model == first:
                 continue

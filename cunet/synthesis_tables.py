@@ -15,22 +15,12 @@ import pandas as pd
 import torch
 
 from . import bench_tasks, cost, models, palette, paper
-from .datasets import STAND_INS
 from .errors import InputError
+from .sources import label as shown  # the name by which notebook 07 asks for it
+from .sources import place
 
-PAPERS = {"avatars": "celeba", "landscapes": "lsun_church"}  # the data set whose place a stand-in takes
-NAMES = {"mnist": "MNIST", "celeba": "CelebA", "lsun_church": "LSUN Church"}
 MOST = 64  # images of a training step that is timed: the paper's batch of 256 takes 12 GB and minutes here
 FLAT = 1.05  # within 5 % of the lowest distance
-
-
-def shown(dataset: str) -> str:
-    """A data set as pages name it, a stand-in as one."""
-    return (
-        f"{dataset} (stand-in for {STAND_INS[dataset]})"
-        if dataset in STAND_INS
-        else NAMES.get(dataset, dataset)
-    )
 
 
 class Best(NamedTuple):
@@ -67,12 +57,11 @@ def table_1(chosen: pd.DataFrame, seconds: Mapping[tuple[str, str], float]) -> p
     printed = {(row.dataset, row.model): row for row in paper.TABLE_1}
     rows = []
     for line in chosen.itertuples():
-        place = PAPERS.get(line.dataset, line.dataset)
-        theirs = printed.get((place, line.model))
+        theirs = printed.get((place(line.dataset), line.model))
         ours = {key: getattr(line, key) for key in ("dataset", "model", "fd", "fd_low", "fd_high", "steps")}
         ours["seconds_per_sample"] = seconds[line.dataset, line.model] * line.steps
         ours |= {f"paper_{key}": getattr(theirs, key, None) for key in ("fid", "steps", "seconds")}
-        ours["paper_dataset"] = place if theirs else None
+        ours["paper_dataset"] = place(line.dataset) if theirs else None
         rows.append(ours | {key: getattr(line, key) for key in ("n", "above", "kid", "precision", "recall")})
     return pd.DataFrame(rows)
 
@@ -81,12 +70,12 @@ def as_printed(table: pd.DataFrame) -> pd.DataFrame:
     """Table 1 in the paper's layout: a row a network, the paper's and ours, three columns a data set."""
     cells = []
     for line in table.itertuples():
-        place, label = PAPERS.get(line.dataset, line.dataset), palette.label(line.model)
-        where = NAMES.get(place, place) + (f" / {shown(line.dataset)}" if place != line.dataset else "")
+        original, network = place(line.dataset), palette.label(line.model)
+        where = shown(original) + (f" / {shown(line.dataset)}" if original != line.dataset else "")
         theirs = [line.paper_fid, line.paper_steps, line.paper_seconds]
         ours = [f"{line.fd:.2f}", f"{line.steps:.0f}", f"{line.seconds_per_sample:.3g}"]
-        rows = {f"{label}, paper: FID": [f"{x:g}" if pd.notna(x) else "-" for x in theirs]}
-        rows[f"{label}, here: FD-AlexNet"] = ours
+        rows = {f"{network}, paper: FID": [f"{x:g}" if pd.notna(x) else "-" for x in theirs]}
+        rows[f"{network}, here: FD-AlexNet"] = ours
         for row, three in rows.items():
             cells += [
                 (row, f"{where}: {h}", c) for h, c in zip(("distance", "steps", "s"), three, strict=True)

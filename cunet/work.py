@@ -26,17 +26,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from cunet import checkpoints, drawn, models, paper
+from cunet import checkpoints, datasets, models, paper
 from cunet.checkpoint_names import Trained
+from cunet.sources import SOURCES
 from cunet.trajectories import VARIANTS
 from cunet.validation import VALIDATION_IMAGES
 
-IMAGES = {  # of the data sets: training and test images, channels
-    "mnist": (60_000, 10_000, 1),
-    "celeba": (162_770, 19_962, 3),
-    "lsun_church": (126_227, 300, 3),
-}
-DRAWN = (drawn.COUNTS["train"], drawn.COUNTS["test"], 3)  # of the drawn ones
+IMAGES = {name: (of.train, of.test, of.channels) for name, of in SOURCES.items() if of.train}
+"""Training images, test images and channels of the data sets of which this is known before they are read."""
 FEATURES = 4 * 256  # bytes of an image's features
 READERS = ("07_synthesis", "08_denoising", "10_ablations", "11_beyond")  # of a data set's kept features
 STOPS = 8  # moments of a walk at which it takes distances
@@ -59,8 +56,11 @@ Work = Counter
 
 
 def images(dataset: str) -> tuple[int, int, int]:
-    """Training images, test images and channels of a data set, as published."""
-    return IMAGES.get(dataset, DRAWN)
+    """Training images, test images and channels of a data set, as published; of a folder, as they lie there.
+
+    Raises InputError for an unknown data set, and for a folder without images.
+    """
+    return IMAGES.get(dataset) or (*datasets.find(dataset), SOURCES[dataset.partition(":")[0]].channels)
 
 
 class Untold(nn.Module):

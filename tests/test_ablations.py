@@ -40,6 +40,8 @@ def test_the_command_trains_by_the_recipe_of_the_network_to_be_compared_with(tmp
     like = json.loads(checkpoints.released("mnist", "cunet", "laptop").with_suffix(".json").read_text())[
         "recipe"
     ]
+    assert "--set" not in ablations.command(("mnist", "cunet-nores", 2), "laptop", like, tmp_path)
+    like |= {"learning_rate": 1e-3, "flip": True}
     words = shlex.split(ablations.command(("mnist", "cunet-nores", 2), "laptop", like, tmp_path))
     assert words[:2] == ["cunet", "train"]
     options = list(zip(words[2::2], words[3::2], strict=True))

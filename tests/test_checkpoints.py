@@ -67,6 +67,8 @@ def test_float16_halves_the_file_and_comes_back_as_float32(network, saved, tmp_p
     for a, b in zip(network.parameters(), back.parameters(), strict=True):
         assert b.dtype == torch.float32
         assert torch.equal(a.half().float(), b)
+    rounded = checkpoints.rounded(network).state_dict()
+    assert all(torch.equal(rounded[name], value) for name, value in back.state_dict().items())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e6])

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from conftest import TINY, call
+from PIL import Image
 from typer.testing import CliRunner
 
 from cunet import cli, errors
@@ -120,6 +121,22 @@ def test_bad_input_is_an_input_error_and_writes_nothing(arguments, message, tmp_
     status, _, error = run(*arguments)
     assert status == -1 and error.startswith("InputError(") and message in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments, work",
+    [
+        (["bench"], "cunet.bench.run"),
+        (["solvers"], "cunet.solver_study.run"),
+        (["denoise", "x.png", "--noise-level", "0.1"], "cunet.pictures.denoise"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(arguments, work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work, lambda *_, **__: pytest.fail("it worked first"))
+    Image.new("L", (9, 9)).save("x.png")
+    status, _, error = run(*arguments, "--out", "x.png/new/y.png")
+    assert status == -1 and "cannot be written to" in error
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from conftest import celeba_lists
 from PIL import Image
 
-from cunet import assets, datasets, drawn, photos
+from cunet import assets, datasets, drawn, paper, photos, sources, work
 from cunet.datasets import load
 from cunet.errors import InputError
 
@@ -51,6 +51,23 @@ def test_mnist_has_the_published_counts_mean_and_deviation():
     assert float(digits.mean()) == pytest.approx(0.1307, abs=5e-5)
     assert float(digits.std()) == pytest.approx(0.3081, abs=5e-5)
     assert not train.images[:, :, :2].any() and not train.images[..., -2:].any()
+
+
+def test_what_is_known_of_a_data_set_beforehand_is_so():
+    mnist = [load("mnist", split) for split in datasets.SPLITS]
+    assert work.images("mnist") == (*map(len, mnist), mnist[0].channels)
+    for name, source in sources.SOURCES.items():
+        assert source.kind != "photographs" or callable(getattr(photos, name))
+        assert (source.kind == "drawn") == (name in drawn.RECIPES) == bool(source.stands_for)
+    places = {sources.place(name) for name in datasets.DATASETS if name != "folder"}
+    assert places == {row.dataset for row in paper.TABLE_1}, "a stand-in's place is one of the paper's"
+    assert sources.label("avatars") == "avatars (stand-in for CelebA)" and sources.label("-") == "-"
+
+
+@pytest.mark.parametrize("name", ["mnits", "folder:/nowhere", "avatars2"])
+def test_how_many_images_an_unknown_data_set_has_is_not_guessed(name):
+    with pytest.raises(InputError, match="Unknown data set|does not exist"):
+        work.images(name)
 
 
 def test_mnist_equals_torchvisions_reading_of_the_same_files(tmp_path):
@@ -140,9 +157,11 @@ def test_an_idx_file_that_is_not_one_is_refused(content):
 
 
 def test_a_second_build_gives_the_same_bytes_with_any_number_of_workers(avatars, tmp_path):
+    (tmp_path / f".{avatars.name}.tmp-7").touch()  # of a killed writer
     again = drawn.build("avatars", tmp_path, COUNTS, workers=2, progress=False)
     assert again.read_bytes() == avatars.read_bytes()
     assert again.with_suffix(".json").read_text() == avatars.with_suffix(".json").read_text()
+    assert {p.suffix for p in tmp_path.iterdir()} == {".safetensors", ".json", ".lock"}, "no draft is left"
 
 
 def test_a_built_file_is_not_built_again(avatars, monkeypatch):
@@ -189,7 +208,7 @@ def test_a_damaged_drawn_file_is_refused(avatars, tmp_path):
 
 def test_load_draws_a_missing_data_set_and_labels_the_style(monkeypatch):
     monkeypatch.setattr(drawn, "COUNTS", {"train": 5, "test": 4})
-    monkeypatch.setattr(drawn, "cores", lambda: 1)
+    monkeypatch.setattr(drawn.processes, "cores", lambda: 1)
     dataset = load("avatars", "train", 16)
     assert dataset.images.shape == (5, 3, 16, 16) and dataset.labels.tolist() == [0, 1, 2, 3, 0]
     assert "CC BY 4.0" in dataset.credit and "DiceBear" in dataset.credit
@@ -280,7 +299,8 @@ def test_a_folder_is_split_by_its_sub_folders_or_every_tenth(tmp_path):
         photograph(tmp_path / "flat" / f"{index:02d}.PNG", (40, 40), seed=index)
     name = f"folder:{tmp_path / 'flat'}"
     train, test = load(name, "train", 16), load(name, "test", 16)
-    assert (len(train), len(test)) == (18, 2)
+    assert (len(train), len(test)) == (18, 2) == datasets.find(name)
+    assert work.images(name) == (18, 2, 3)
     assert torch.equal(load("folder", "test", 16, tmp_path / "flat").images, test.images)
     for split, count in (("train", 2), ("test", 1)):
         for index in range(count):

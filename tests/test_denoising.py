@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cunet import metrics
+from cunet import denoising, metrics, storage
 from cunet.denoising import LEVELS, denoise, level_for, noise_std
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
@@ -179,7 +179,7 @@ class Net(nn.Module):
         return x * self.weight
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     arguments = dict(
         images=images(6), diffusion=Diffusion(timesteps=20), levels=[8], metrics=["psnr"], batch_size=2
     )
@@ -194,12 +194,28 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     assert torch.equal(resumed["mean", 8].scores["psnr"], whole["mean", 8].scores["psnr"])
     denoise(net, **arguments, resume=tmp_path)
     assert net.calls == 1 + 8 + 1, "nothing left to do"
+    with monkeypatch.context() as patch:
+        patch.setattr(denoising, "denoising_code", lambda: "other")
+        denoise(net, **arguments, resume=tmp_path)
+        assert net.calls == 1 + 8 + 1 + 1 + 3 * 8, "other code is another run"
     with torch.no_grad():
         net.weight += 0.1
     assert not torch.equal(
         denoise(net, **arguments, resume=tmp_path)["mean", 8].scores["psnr"],
         resumed["mean", 8].scores["psnr"],
     ), "other weights are another run"
+
+
+def test_a_disk_that_fills_up_leaves_nothing_of_a_group(tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "save_file", full)
+    arguments = dict(images=images(2), diffusion=Diffusion(timesteps=20), levels=[8], metrics=["psnr"])
+    with pytest.raises(OSError, match="No space left"):
+        denoise(Net(), **arguments, resume=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -360,7 +360,7 @@ def test_every_device_of_a_training_holds_the_data_and_on_the_processor_the_netw
         plan = chain.plan(profiles.load("laptop", settings), reproduce.folder("none"))
         return next(n.memory for n in estimate.needs(plan, COSTS, gpus, 1) if "avatars" in n.name)
 
-    data = sum(work.DRAWN[:2]) * 3 * 32**2 / 2**20
+    data = sum(work.images("avatars")[:2]) * 3 * 32**2 / 2**20
     assert memory(3, 4) - memory(1, 4) == pytest.approx(2 * (COSTS.start_mb + data))
     assert memory(2, 0) - memory(1, 0) > COSTS.start_mb + data
 

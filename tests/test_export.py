@@ -62,7 +62,7 @@ def test_an_onnx_file_stands_in_for_its_network_in_sampling(network, file):
     torch.testing.assert_close(*made, atol=TOLERANCE, rtol=0)
 
 
-def test_what_does_not_fit_is_refused(file, tmp_path):
+def test_what_does_not_fit_is_refused(file, tmp_path, monkeypatch):
     stand_in = export.OnnxNetwork(file)
     with pytest.raises(InputError, match=r"\(2, 3, 16, 16\)"):
         stand_in(torch.zeros(2, 3, 16, 16), 5)
@@ -71,8 +71,9 @@ def test_what_does_not_fit_is_refused(file, tmp_path):
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(InputError, match="damaged"):
         export.OnnxNetwork(tmp_path / "text.onnx")
-    with pytest.raises(InputError, match="no folder"):
-        export.to_onnx(models.build("cunet", "smoke", 1), tmp_path / "absent" / "cunet.onnx")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="is a file or read-only"):
+        patch.setattr(export, "to_program", lambda network: pytest.fail("it exported first"))
+        export.to_onnx(models.build("cunet", "smoke", 1), tmp_path / "text.onnx" / "cunet.onnx")
 
 
 def test_without_the_packages_it_says_what_to_install(monkeypatch, tmp_path):

@@ -196,7 +196,7 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.filterwarnings("ignore:The (cache|stored scores)")
+@pytest.mark.filterwarnings("ignore:The cache")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.long)])
 def test_a_damaged_file_is_refused_by_name_or_made_again(tmp_path, bomb, faults, kind, count):

@@ -1,5 +1,6 @@
 """Where things are: folders of runs, names of files, and files that are written whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,30 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         folders.write_atomically(path, "new \udcff")
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_file_is_replaced_by_a_draft_that_is_on_the_disk_and_not_by_half_of_one(tmp_path, monkeypatch):
+    path, synced, real = tmp_path / "new" / "x", [], os.fsync
+
+    def fsync(handle):
+        synced.append(os.fstat(handle).st_size)
+        assert not path.exists()
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with folders.replacing(path) as draft:
+            draft.write_bytes(b"old")
+    assert path.read_bytes() == b"old" and synced == [3]
+    with pytest.raises(KeyboardInterrupt), folders.replacing(path) as draft:
+        draft.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
+
+
+def test_drafts_of_killed_writers_are_cleaned_away_and_those_of_other_files_are_not(tmp_path):
+    names = ["f[1]", ".f[1].tmp-7", ".f[1].x.tmp-7", ".f1.tmp-7"]
+    for name in names:
+        (tmp_path / name).touch()
+    folders.clean(tmp_path / "f[1]")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(set(names) - {".f[1].tmp-7"})

@@ -108,8 +108,9 @@ def test_png_and_jpeg_grey_and_colour_are_read_as_they_are(tmp_path):
 def test_written_pictures_are_read_back_to_the_last_bit(tmp_path):
     for channels in (1, 3):
         picture = (random_picture(channels, 9, 13) * 127.5 + 127.5).round() / 127.5 - 1
-        assert torch.allclose(pictures.read(pictures.write(tmp_path / "x.png", picture)), picture, atol=1e-6)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.png"], "no draft is left"
+        path = pictures.write(tmp_path / "new" / "x.png", picture)
+        assert torch.allclose(pictures.read(path), picture, atol=1e-6)
+    assert list(path.parent.iterdir()) == [path], "no draft is left"
 
 
 def test_documented_kinds_are_read_as_documented(tmp_path):
@@ -250,6 +251,7 @@ def test_the_command_refuses_before_it_writes(tmp_path, checkpoint):
         (dict(noise_level=0.1, dataset="celeba"), "no checkpoint"),
         (dict(noise_level=0.1, checkpoint=tmp_path / "none.safetensors"), "none.safetensors"),
         (dict(noise_level=0.1, checkpoint=checkpoint, steps=0), "steps=0"),
+        (dict(noise_level=0.1, checkpoint=checkpoint, out=tmp_path), "is a folder: name the picture in it"),
     ]
     for given, reason in cases:
         with pytest.raises(InputError, match=reason):

@@ -149,6 +149,9 @@ def test_any_tensor_comes_back_from_a_cache(tmp_path_factory, shape, dtype):
     tensor = (normal(*shape) * 9).to(dtype)
     storage.keep(path, tensor)
     assert torch.equal(storage.kept(path), tensor) and [p.name for p in path.parent.iterdir()] == ["x"]
+    storage.keep(path, named := {"a/1": tensor, "a": tensor.mT.clone()})
+    found = storage.kept(path)
+    assert found.keys() == named.keys() and all(torch.equal(found[name], named[name]) for name in named)
 
 
 @drawn(10)

@@ -17,8 +17,12 @@ def imported(module: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "modules, roots",
-    [(provenance.TRAINING, {"training"}), (provenance.SAMPLING, {"shards", "models"})],
-    ids=["training", "sampling"],
+    [
+        (provenance.TRAINING, {"training"}),
+        (provenance.SAMPLING, {"shards", "models"}),
+        (provenance.DENOISING, {"denoising", "models"}),
+    ],
+    ids=["training", "sampling", "denoising"],
 )
 def test_the_lists_are_what_the_code_imports_but_for_what_decides_nothing(modules, roots):
     """From the roots on, each import is in the list, or in `NEUTRAL` with its reason; no entry is idle."""
@@ -31,13 +35,15 @@ def test_the_lists_are_what_the_code_imports_but_for_what_decides_nothing(module
 
 
 def test_every_reason_is_about_a_module_that_is_imported():
-    both = set().union(*map(imported, (*provenance.TRAINING, *provenance.SAMPLING)))
-    assert set(provenance.NEUTRAL) <= both
+    lists = (*provenance.TRAINING, *provenance.SAMPLING, *provenance.DENOISING)
+    assert set(provenance.NEUTRAL) <= set().union(*map(imported, lists))
 
 
-def test_the_samples_code_is_another_with_other_weights_behind_the_features(tmp_path, monkeypatch):
-    before = provenance.sampling_code.__wrapped__()
-    assert before == provenance.sampling_code.__wrapped__()
+@pytest.mark.parametrize("name", ["sampling_code", "denoising_code"])
+def test_what_alexnet_looks_at_is_made_by_other_code_with_other_weights(name, monkeypatch):
+    code = getattr(provenance, name).__wrapped__
+    before = code()
+    assert before == code()
     assert (Path(provenance.__file__).parent / "assets" / provenance.WEIGHTS).is_file()
     monkeypatch.setattr(provenance, "WEIGHTS", "mnist/SHA256SUMS")
-    assert provenance.sampling_code.__wrapped__() != before
+    assert code() != before

@@ -18,7 +18,9 @@ from cunet import (
     sampling,
     synthesis_tables,
 )
-from cunet.blocks import ODEBlock
+from cunet.blocks import ODEBlock, ode_blocks
+from cunet.convergence import with_solver
+from cunet.depth import solved_with
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.ode import solve
@@ -38,7 +40,27 @@ def test_a_first_order_block_counts_its_evaluations(solver, evaluations):
     block.acceleration.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         network(torch.zeros(1, 1, 16, 16), 5)
-    assert len(calls) == block.evaluations == 3 * evaluations
+        assert len(calls) == block.evaluations == 3 * evaluations
+        with solved_with(network, 2, "midpoint"):
+            network(torch.zeros(1, 1, 16, 16), 5)
+            assert len(calls) - 3 * evaluations == block.evaluations == 4
+    assert block.evaluations == 3 * evaluations
+
+
+@pytest.mark.parametrize("solver, steps", [("leapfrog", 1), ("dopri5", 1), ("rk5", 1), ("rk4", 0)])
+def test_a_first_order_network_is_not_solved_anew_by_what_it_does_not_take(solver, steps):
+    network = models.build("cunet-firstorder", "smoke", channels=1)
+    with pytest.raises(InputError, match="first-order block|Unknown solver|whole number"):
+        with_solver(network, solver, steps)
+    with pytest.raises(InputError), solved_with(network, steps, solver):
+        pytest.fail("it was solved so")
+    assert {(block.solver, block.gradient) for block in ode_blocks(network)} == {("euler", "direct")}
+
+
+def test_gradients_that_a_solver_does_not_have_are_refused_before_any_call():
+    network = models.build("cunet", "smoke", channels=1)
+    with pytest.raises(InputError, match="gradient='reversible'"):
+        with_solver(network, "leapfrog", 2, "reversible")
 
 
 @pytest.mark.parametrize("name", ["unet", "cunet", "cunet-released"])

@@ -99,7 +99,7 @@ def test_table_1_names_stand_ins_and_has_a_dash_where_the_paper_has_no_number(tm
     (tmp_path / "tables" / "tab01_synthesis.csv").write_text("\n".join([columns, *rows]))
     lines = results_page.table_1(tmp_path).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    assert cells[0] == ["mnist", "U-Net", "7.12 [7.00, 8.00]", "2,048", "30", "1.23", "3.61", "30", "3.56"]
+    assert cells[0] == ["MNIST", "U-Net", "7.12 [7.00, 8.00]", "2,048", "30", "1.23", "3.61", "30", "3.56"]
     assert "stand-in for CelebA" in cells[2][0] and cells[2][6:] == ["21.44 (of CelebA)", "80", "7.36"]
     assert "stand-in for LSUN Church" in cells[1][0] and cells[1][6:] == ["-", "-", "-"]
 

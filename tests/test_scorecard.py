@@ -182,8 +182,17 @@ def test_a_measurement_stands_beside_the_papers_words_with_its_setting():
     found = the(scorecard.scorecard([result(row)]), "C06")
     assert found.paper == paper.CLAIMS["C06"].paper
     assert list(found[["measured", "spread", "n", "dataset", "size", "notebook"]]) == (
-        ["4.1", "0.2", "500", "mnist", "laptop", "04_networks"]
+        ["4.1", "0.2", "500", "MNIST", "laptop", "04_networks"]
     )
+
+
+@pytest.mark.parametrize("dataset", ["avatars", "avatars (stand-in for CelebA)"])
+def test_a_stand_in_is_named_as_one_beside_every_number_and_once(dataset):
+    row = dict(id="C09", measured="1 of 2", dataset=dataset, size="laptop", value=None)
+    found = result(row, dict(id="ext_x", claim="whether", measured="yes", dataset=dataset))
+    frame = scorecard.scorecard([found])
+    assert list(frame.dataset[frame.measured != "-"]) == ["avatars (stand-in for CelebA)"] * 2
+    assert "1 of 2 (avatars (stand-in for CelebA), laptop)" in scorecard.conclusion(found)
 
 
 def test_claims_are_gathered_from_the_result_files_of_a_run(tmp_path):

@@ -129,7 +129,7 @@ def test_findings_are_the_best_of_the_diagonal_what_lowering_costs_and_what_anot
     assert only[1] == "0.4000 with the released steps (10 evaluations a call)"
 
 
-@pytest.mark.parametrize("text", ["leapfrog", "leapfrog:0", "rk4:6", "euler:1", "midpoint:x"])
+@pytest.mark.parametrize("text", ["leapfrog", "leapfrog:0", "rk4:6", "dopri5:6", "midpoint:x"])
 def test_choices_that_are_none_are_refused(text):
     with pytest.raises(InputError, match="no solver with its evaluations"):
         solver_study.Settings(choices=(text,))

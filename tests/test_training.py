@@ -21,8 +21,10 @@ from cunet import (
     datasets,
     dependencies,
     diffusion,
+    folders,
     launch,
     models,
+    parameters,
     provenance,
     resume,
     storage,
@@ -116,6 +118,17 @@ def stop_at(monkeypatch):
 
 
 # --- what a step is made of
+
+
+def test_a_training_with_no_settings_given_is_that_of_the_released_network_and_of_notebook_05():
+    usual = TrainConfig().model_dump()
+    card = json.loads(checkpoints.released("mnist", "cunet", "laptop").with_suffix(".json").read_text())
+    notebook = parameters.declaration(folders.root() / "notebooks" / "05_training.py")
+    for other in (card["recipe"], notebook):
+        assert {key: usual[key] for key in other if key in usual} == {
+            key: value for key, value in other.items() if key in usual
+        }
+    assert {"learning_rate", "validate_every", "channels_last"} <= card["recipe"].keys() & notebook.keys()
 
 
 def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine_to_zero():
@@ -487,7 +500,7 @@ def test_settings_that_make_another_training_are_refused_by_name(undisturbed, tm
     stop_at(0)
     for folder in (tmp_path, undisturbed):
         with pytest.raises(
-            InputError, match="learning_rate was 0.001 and is now 0.002; warmup was 4 and is now 5"
+            InputError, match="learning_rate was 0.0015 and is now 0.002; warmup was 4 and is now 5"
         ):
             train(settings(learning_rate=0.002, warmup=5), folder, progress=False)
     with pytest.raises(InputError, match="SHA-256 differs"):
