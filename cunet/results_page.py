@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from cunet import bench_report, datasets, folders, palette, paper, rules, runs, scorecard, slim
+from cunet.claims import CLAIMS
 from cunet.errors import InputError, command
 
 FOLDER = Path("papermill_runs") / "reference"
@@ -55,7 +56,7 @@ def block(run_dir: Path) -> str:
         "sampling steps where it is lowest). FD-AlexNet is not the paper's FID: compare order and ratios.",
         table_1(run_dir),
         table_5(folders.resolve(BENCH)),
-        f"**The paper's {len(paper.CLAIMS)} claims**: {', '.join(tally)}. Five of them:",
+        f"**The paper's {len(CLAIMS)} claims**: {', '.join(tally)}. Five of them:",
         "\n".join(findings(card)),
         _setting(results),
     ]
@@ -153,7 +154,7 @@ def findings(card: pd.DataFrame, most: int = 5) -> list[str]:
     """
     verdicts = scorecard.overall(card)
     judged = {claim: verdict for claim, verdict in verdicts.items() if verdict in WORDS}
-    order = sorted(judged, key=lambda claim: ("abstract" not in paper.CLAIMS[claim].place, claim))
+    order = sorted(judged, key=lambda claim: ("abstract" not in CLAIMS[claim].place, claim))
     chosen = [c for verdict, n in PLACES.items() for c in [c for c in order if judged[c] == verdict][:n]]
     chosen = (chosen + [claim for claim in order if claim not in chosen])[:most]
     kinds = list(WORDS)
@@ -163,7 +164,7 @@ def findings(card: pd.DataFrame, most: int = 5) -> list[str]:
 
 def _finding(rows: pd.DataFrame, verdict: str) -> str:
     """One claim as a list item."""
-    claim = paper.CLAIMS[rows.iloc[0]["id"]]
+    claim = CLAIMS[rows.iloc[0]["id"]]
     ranks = (
         rows["verdict"]
         .map({verdict: i for i, verdict in enumerate(WORDS)})

@@ -161,7 +161,7 @@ class Run:
         Arguments:
             values: what was measured; numbers, strings, lists, dictionaries, NumPy and torch scalars and
                 arrays. A number that is not finite is written as null.
-            claims: rows for the scorecard, each with at least `id` (of `cunet.paper.CLAIMS`) and `measured`.
+            claims: rows for the scorecard, each with at least `id` (of `cunet.claims.CLAIMS`) and `measured`.
             timings: everything that is a time or was computed from one. Added are `wall_time_s`, since the
                 run was opened, and of the whole process, with those it waited for, `cpu_s`, the processor's
                 seconds, and `peak_mb`, the most memory that one of them held.

@@ -21,6 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 from cunet import folders, pages, paper, report, runs, scorecard
+from cunet.claims import CLAIMS
 from cunet.errors import InputError, command
 from cunet.pages import nbformat  # imported there without what takes 2 s
 
@@ -145,7 +146,7 @@ def with_links(text: str) -> str:
     for i, part in enumerate(parts):
         if i % 2 == 0:
             parts[i] = re.sub(
-                r"\bC\d\d\b", lambda m: f"[{m[0]}](#{_anchor(m[0])})" if m[0] in paper.CLAIMS else m[0], part
+                r"\bC\d\d\b", lambda m: f"[{m[0]}](#{_anchor(m[0])})" if m[0] in CLAIMS else m[0], part
             )
         elif re.fullmatch(r"`cunet(\.\w+)+`", part):
             parts[i] = "{py:obj}" + part
@@ -199,10 +200,10 @@ def claims_page(card: pd.DataFrame, notebooks: dict[str, list[str]]) -> str:
     overall = scorecard.overall(card)
     text = ["# Claims", "What the paper claims, what this run measured, and where.", ""]
     text += ["| | claim | verdict |", "|---|---|---|"]
-    for claim in paper.CLAIMS.values():
+    for claim in CLAIMS.values():
         verdict = overall.get(claim.id, scorecard.UNMEASURED)
         text.append(f"| [{claim.id}](#{_anchor(claim.id)}) | {_cell(claim.text)} | {_cell(verdict)} |")
-    for claim in paper.CLAIMS.values():
+    for claim in CLAIMS.values():
         rows = [row for row in card.to_dict("records") if row["id"] == claim.id]
         text += [
             "",

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from cunet import docstrings, paper, runs, scorecard, site
+from cunet import docstrings, runs, scorecard, site
+from cunet.claims import CLAIMS
 from cunet.errors import InputError
 
 CODE = "from cunet import checkpoints, errors\nfrom cunet.docstrings import to_rst\nerrors.InputError"
@@ -100,7 +101,7 @@ def test_a_claim_leads_to_its_notebook_and_the_functions_it_calls(built):
     assert 'href="notebooks/04_networks.html"' in entry and "11.0%: reproduced" in entry
     assert "99.0%: not reproduced" in entry and "</strong>: partly" in entry  # all rows, and one verdict
     assert 'href="library/docstrings.html#cunet.docstrings.to_rst"' in entry
-    assert all(f'id="claim-{claim.lower()}"' in text for claim in paper.CLAIMS)
+    assert all(f'id="claim-{claim.lower()}"' in text for claim in CLAIMS)
     assert "not measured in this run" in text[text.index('id="claim-c02"') :]
 
 
