@@ -33,6 +33,7 @@ from typing import Any
 from cunet import folders
 from cunet.errors import InputError
 from cunet.provenance import environment, sha256
+from cunet.wording import cell
 
 STAGING = "CUNET_STAGING"  # set by the runner: the folder that outputs go to until the notebook has succeeded
 JOB = "CUNET_JOB"  # set by the runner: the job that the staging folder belongs to
@@ -141,7 +142,7 @@ class Run:
         if any(label is not None for label in table.index.names):
             table = table.reset_index()
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-        cells = table.map(lambda cell: cell.replace("|", "\\|") if isinstance(cell, str) else cell)
+        cells = table.map(lambda value: cell(value) if isinstance(value, str) else value)
         text = cells.to_markdown(
             index=False, floatfmt=".4g", missingval="", disable_numparse=_text_columns(table)
         )

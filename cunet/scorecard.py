@@ -18,6 +18,7 @@ import pandas as pd
 from . import rules, runs
 from .claims import CLAIMS
 from .errors import InputError, one_of
+from .wording import cell
 
 BEYOND = "beyond the paper"
 UNMEASURED = "not measured in this run"
@@ -118,7 +119,7 @@ def conclusion(result: Mapping) -> str:
     for row in sorted(rows, key=lambda row: row["id"]):
         if beyond(row):
             cells = (row["claim"], row["measured"], row.get("spread") or "-")
-            further.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+            further.append("| " + " | ".join(map(cell, cells)) + " |")
             continue
         claim = CLAIMS[row["id"]]
         setting = ", ".join(str(row[k]) for k in ("dataset", "size") if row.get(k) not in (None, "-"))
@@ -129,7 +130,7 @@ def conclusion(result: Mapping) -> str:
             f"{row['measured']}" + (f" ({setting})" if setting else ""),
             f"**{judged}**",
         )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(map(cell, cells)) + " |")
         if row.get("why"):
             reasons.append(f"- **{claim.id}**: {row['why']}")
     if reasons:
