@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet import bench_report, datasets, folders, palette, paper, rules, runs, scorecard, slim
+from cunet import bench_report, datasets, folders, palette, paper, rules, run_outputs, runs, scorecard, slim
 from cunet.claims import CLAIMS
 from cunet.errors import InputError, command
+from cunet.wording import interval
 
 FOLDER = Path("papermill_runs") / "reference"
 BEGIN = "<!-- results: written by `python -m cunet.results_page`, not by hand -->"
@@ -72,7 +73,7 @@ def table_1(run_dir: Path) -> str:
             {
                 "data": dataset_label(row.dataset),
                 "network": palette.label(row.model),
-                "FD-AlexNet [95 %]": f"{row.fd:.2f} [{row.fd_low:.2f}, {row.fd_high:.2f}]",
+                "FD-AlexNet [95 %]": interval(row.fd, row.fd_low, row.fd_high),
                 "samples": f"{row.n:,}",
                 "steps": f"{row.steps:.0f}",
                 "s a sample": f"{row.seconds_per_sample:.3g}",
@@ -185,16 +186,15 @@ def _with_setting(row: dict[str, str]) -> str:
 
 def _setting(results: dict[str, dict]) -> str:
     """What was run where, in a sentence."""
-
-    def all_of(key: str) -> str:
-        return ", ".join(sorted({str(result["environment"].get(key)) for result in results.values()}))
-
     kinds = ", ".join(sorted({f"`{result['profile']}`" for result in results.values()}))
-    hours = sum(result["timings"].get("wall_time_s") or 0 for result in results.values()) / 3600
+    hours = run_outputs.seconds(results) / 3600
+    processor, threads, code = (
+        run_outputs.all_of(results, k) for k in ("processor", "threads", "code_version")
+    )
     return (
         f"From {len(results)} executed notebooks under the profile {kinds}, [{FOLDER}]({FOLDER}): "
         f"{hours:.1f} h on "
-        f"{all_of('processor')}, threads a notebook: {all_of('threads')}; code {all_of('code_version')}."
+        f"{processor}, threads a notebook: {threads}; code {code}."
     )
 
 
