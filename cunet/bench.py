@@ -40,7 +40,7 @@ from tqdm import tqdm
 from . import bench_growth, cost, models
 from .bench_tasks import BASES, RUNNERS, Mode, callable_in, forward_task, mode
 from .contenders import foreign, network, only_gradient
-from .errors import InputError
+from .errors import InputError, one_of
 from .provenance import environment
 
 MEASURED = ("forward", "step", "training", "memory")  # what bench.csv has
@@ -78,8 +78,7 @@ class Settings:
 
     def __post_init__(self):
         for task in self.tasks:
-            if task not in TASKS:
-                raise InputError(f"Unknown task {task!r} to measure: expected some of {', '.join(TASKS)}.")
+            one_of("task", task, TASKS)
         for text in self.modes:
             mode(text)
         numbers = (*self.batches, self.training_batch, self.repeats - 1, self.warmup + 1, self.channels)

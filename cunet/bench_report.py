@@ -134,9 +134,7 @@ def figure(frame: pd.DataFrame) -> Figure:
                 rows["ratio"], y, xerr=error, label=palette.label(name), lw=0.9, ls="none", **looks[name]
             )
         axes.set(xscale="log", xlabel=f"ratio to {palette.label(first)} (lower is better)")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        palette.readable(axes.xaxis)
         axes.set_yticks(list(height.values()), titles)
         drawn.legend(fontsize=7, loc="outside upper left", ncols=4)
     return drawn
