@@ -54,9 +54,9 @@ class Settings:
 
     models: the first is what ratios refer to. size: of `cunet.models`. channels: of the images. batches: for
     forward and step. training_batch: for training and memory. tasks: of TASKS. modes: "eager" or "compiled",
-    with "+channels_last" or "+bf16" (autocast) behind if wished. compiled_training: time training compiled,
-    too (minutes a network to compile). repeats, warmup: rounds; training, whose rounds are long, takes half
-    as many. grid: of the task growth.
+    with "+channels_last" or "+bf16" (autocast) behind if wished; training is timed in those that are not
+    compiled. repeats, warmup: rounds; training, whose rounds are long, takes half as many. grid: of the task
+    growth.
 
     Raises InputError for an unknown task, mode or size, an empty list or a number below its least.
     """
@@ -71,7 +71,6 @@ class Settings:
     training_batch: int = 16
     tasks: tuple[str, ...] = TASKS
     modes: tuple[str, ...] = BASES
-    compiled_training: bool = False
     repeats: int = 10
     warmup: int = 2
     grid: bench_growth.Grid = field(default_factory=bench_growth.Grid)
@@ -239,7 +238,7 @@ class Bench:
             if task in chosen.tasks
         ]
         if "training" in chosen.tasks:
-            modes = [m for m in chosen.modes if chosen.compiled_training or not mode(m).compiled]
+            modes = [text for text in chosen.modes if not mode(text).compiled]
             cells += [("training", text, chosen.training_batch) for text in modes]
         return cells
 

@@ -5,13 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import PROBLEMS
 from torch import nn
 
 from cunet.cost import peak_memory
 from cunet.errors import InputError
 from cunet.ode import ADAPTIVE, FIXED_STEP, GRADIENTS, ORDER, SOLVERS, solve
-from cunet.problems import global_error, local_error
+from cunet.problems import PROBLEMS, global_error, local_error
 
 EVALUATIONS = {
     "euler": 1, "leapfrog": 1, "reversible_leapfrog": 1, "midpoint": 2, "rk4": 4, "nystrom4": 4, "dopri5": 6,
