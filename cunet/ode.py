@@ -81,9 +81,7 @@ def solve(
         math.inf no step is refused, and dopri5 takes `steps` equal steps.
 
     Returns x, v at span[1] and the number of evaluations that the forward pass made.
-    Raises InputError for an unknown name, a gradient that the solver does not have, steps below 1, a
-    tolerance that is not above 0, a span that is empty or not two finite times, tensors that do not match, or
-    an acceleration of another shape than x.
+    Raises InputError for an unknown name, steps below 1, an empty span, or tensors that do not match.
     """
     _check(x0, v0, span, steps, solver, gradient, tolerance)
     if not torch.is_grad_enabled():
