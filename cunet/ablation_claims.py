@@ -10,6 +10,7 @@ import pandas as pd
 from .ablations import FIGURES, INGREDIENTS
 from .palette import label
 from .robustness import reason, weigh
+from .wording import interval
 
 VISIBLE = 10  # per cent of the full network's distance, from which on an eye sees it (as rule C15 has it)
 WHY_C15 = (
@@ -28,7 +29,7 @@ def left_out(contributions: pd.DataFrame) -> dict[str, Any]:
     networks of figures 12 to 14 are trained."""
     lines = contributions[(contributions.measure == "fd") & contributions.model.isin(FIGURES)]
     text = "; ".join(
-        f"without {row.without} {row.percent:+.0f} % [{row.low:+.0f}, {row.high:+.0f}], {row.seeds} seed(s)"
+        f"without {row.without} {interval(row.percent, row.low, row.high, '+.0f', ' %')}, {row.seeds} seed(s)"
         for row in lines.itertuples()
     )
     text = f"FD-AlexNet {text}" if text else "nothing"

@@ -40,7 +40,7 @@ from tqdm import tqdm
 from . import bench_growth, cost, models
 from .bench_tasks import BASES, RUNNERS, Mode, callable_in, forward_task, mode
 from .contenders import foreign, network, only_gradient
-from .errors import InputError
+from .errors import InputError, one_of
 from .provenance import environment
 
 MEASURED = ("forward", "step", "training", "memory")  # what bench.csv has
@@ -54,9 +54,9 @@ class Settings:
 
     models: the first is what ratios refer to. size: of `cunet.models`. channels: of the images. batches: for
     forward and step. training_batch: for training and memory. tasks: of TASKS. modes: "eager" or "compiled",
-    with "+channels_last" or "+bf16" (autocast) behind if wished. compiled_training: time training compiled,
-    too (minutes a network to compile). repeats, warmup: rounds; training, whose rounds are long, takes half
-    as many. grid: of the task growth.
+    with "+channels_last" or "+bf16" (autocast) behind if wished; training is timed in those that are not
+    compiled. repeats, warmup: rounds; training, whose rounds are long, takes half as many. grid: of the task
+    growth.
 
     Raises InputError for an unknown task, mode or size, an empty list or a number below its least.
     """
@@ -71,15 +71,13 @@ class Settings:
     training_batch: int = 16
     tasks: tuple[str, ...] = TASKS
     modes: tuple[str, ...] = BASES
-    compiled_training: bool = False
     repeats: int = 10
     warmup: int = 2
     grid: bench_growth.Grid = field(default_factory=bench_growth.Grid)
 
     def __post_init__(self):
         for task in self.tasks:
-            if task not in TASKS:
-                raise InputError(f"Unknown task {task!r} to measure: expected some of {', '.join(TASKS)}.")
+            one_of("task", task, TASKS)
         for text in self.modes:
             mode(text)
         numbers = (*self.batches, self.training_batch, self.repeats - 1, self.warmup + 1, self.channels)
@@ -240,7 +238,7 @@ class Bench:
             if task in chosen.tasks
         ]
         if "training" in chosen.tasks:
-            modes = [m for m in chosen.modes if chosen.compiled_training or not mode(m).compiled]
+            modes = [text for text in chosen.modes if not mode(text).compiled]
             cells += [("training", text, chosen.training_batch) for text in modes]
         return cells
 

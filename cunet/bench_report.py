@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from . import bench_growth, cost, palette
 from .folders import write_atomically
+from .wording import interval
 
 TITLES = {
     "parameters": "parameters",
@@ -108,8 +109,9 @@ def ratio(row: pd.Series, digits: int = 3) -> str:
     """A row's ratio with its interval, if it has one; its value where it has no ratio."""
     if pd.isna(row["ratio"]):
         return quantity(row["value"], row["unit"])
-    spread = "" if pd.isna(row["low"]) else f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-    return f"{row['ratio']:.{digits}f}{spread}"
+    if pd.isna(row["low"]):
+        return f"{row['ratio']:.{digits}f}"
+    return interval(row["ratio"], row["low"], row["high"], f".{digits}f")
 
 
 def figure(frame: pd.DataFrame) -> Figure:
@@ -132,9 +134,7 @@ def figure(frame: pd.DataFrame) -> Figure:
                 rows["ratio"], y, xerr=error, label=palette.label(name), lw=0.9, ls="none", **looks[name]
             )
         axes.set(xscale="log", xlabel=f"ratio to {palette.label(first)} (lower is better)")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        palette.readable(axes.xaxis)
         axes.set_yticks(list(height.values()), titles)
         drawn.legend(fontsize=7, loc="outside upper left", ncols=4)
     return drawn

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cunet import storage
 from cunet.checkpoint_names import Trained, stem
-from cunet.errors import InputError
+from cunet.errors import InputError, one_of
 from cunet.provenance import environment
 
 ASSETS = Path(__file__).parent / "assets" / "checkpoints"
@@ -122,11 +122,10 @@ def save(path: str | Path, model: nn.Module, card: dict[str, Any], dtype: str = 
         The path of the `.safetensors` file.
 
     Raises:
-        InputError: a weight is not finite (or overflows float16), the card is no JSON or speaks of another
-            network, or the disk refuses.
+        InputError: an unknown `dtype`, a weight is not finite (or overflows float16), the card is no JSON or
+            speaks of another network, or the disk refuses.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"Weights cannot be stored as dtype {dtype!r}: choose one of {', '.join(DTYPES)}.")
+    one_of("dtype", dtype, DTYPES)
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path.with_name(path.name + ".safetensors")

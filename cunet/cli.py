@@ -77,9 +77,9 @@ def reproduce(
 ) -> None:
     """Run the chain of notebooks: what is missing or out of date, and nothing else."""
     from cunet import folders
-    from cunet import reproduce as chain
+    from cunet import reproduce as reproduction
 
-    report = chain.reproduce(profile, run, jobs, settings, dry_run, on, extra)
+    report = reproduction.reproduce(profile, run, jobs, settings, dry_run, on, extra)
     if dry_run:
         print(f"Nothing was run. The results of this run are in {folders.shown(report.parent.parent)}")
     else:
@@ -107,12 +107,12 @@ def estimate(
     """Say what a run will take, before anything starts: jobs, hours, GPU-hours, memory, disk."""
     from cunet import chain, profiles
     from cunet import estimate as estimates
-    from cunet import reproduce as whole
+    from cunet import reproduce as reproduction
 
     chosen = profiles.load(profile, settings)
     if (gpus is not None and gpus < 0) or (jobs is not None and jobs < 1):
         raise InputError(f"--gpus is {gpus} and --jobs {jobs}: give 0 or more GPUs, and 1 or more jobs.")
-    plan = chain.plan(chosen, whole.folder(against or chosen.name))
+    plan = chain.plan(chosen, reproduction.folder(against or chosen.name))
     print(estimates.report(plan, jobs or chosen.jobs, gpus))
     if against:
         print(f"\nAgainst the run {against}:\n\n{estimates.compared(plan, jobs or chosen.jobs, gpus)}")

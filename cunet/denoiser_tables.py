@@ -25,6 +25,7 @@ from torch import Tensor
 from . import denoisers, metrics, palette, paper
 from .denoising_tables import SCORES, SIGNIFICANT, band, holm, sign_flip
 from .trajectories import METRICS, Trajectory
+from .wording import interval
 
 READINGS = ("best", "end", "first")
 AUTHORS = ("bm3d", "autoencoder-level", "dncnn-level")  # the rivals as the authors trained them
@@ -78,17 +79,16 @@ def table_4(frame: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for (noise, method), part in frame.groupby(["noise", "method"], sort=False):
         part = part.set_index("metric")
-        row = {m.upper(): _spread(part.loc[m], "{:.1f}" if m == "psnr" else "{:.3f}") for m in part.index}
+        row = {
+            m.upper(): interval(*part.loc[m, ["mean", "low", "high"]], ".1f" if m == "psnr" else ".3f")
+            for m in part.index
+        }
         name = method.removesuffix("-level")
         theirs = None if method in denoisers.NETWORKS else printed.get((noise, name))
         row |= {f"paper: {m.upper()}": getattr(theirs, m, "") for m in SCORES}
         rows[noise, label(method)] = row
     index = pd.MultiIndex.from_tuples(rows, names=["noise steps", "method"])
     return pd.DataFrame(list(rows.values()), index=index)
-
-
-def _spread(row: pd.Series, style: str) -> str:
-    return f"{style.format(row['mean'])} [{style.format(row['low'])}, {style.format(row['high'])}]"
 
 
 def duels(scores: Scores, chosen: str, rivals: Sequence[str], seed: int = 0) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 from . import denoising_tables as tables
 from .palette import label
 from .trajectories import Denoised
+from .wording import interval
 
 TIMED = "C11"  # the claim whose verdict another run need not repeat
 WHY = {
@@ -75,8 +76,8 @@ def of_dataset(of: Evidence, given: Mapping[str, Any]) -> Iterator[dict[str, Any
     }
     words["C11"] = (
         "{2} earlier in SSIM at {ssim:.0%} of the levels, in LPIPS at {lpips:.0%}, sooner at {seconds:.0%}, a"
-        " call taking {0[0]:.2f} [{0[1]:.2f}, {0[2]:.2f}] of the time"
-    ).format(of.call, *names, **values["C11"])
+        " call taking {0} of the time"
+    ).format(interval(*of.call), *names, **values["C11"])
     lost = tables.elbows(of.runs, variant)
     ranges = [
         f"{name} {lost[m].min():.2f} to {lost[m].max():.2f}" for m, name in zip(of.runs, names, strict=True)

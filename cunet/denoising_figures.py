@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .denoising_tables import band
 from .figures import to_display
-from .palette import MARKERS, OTHERS, PAGE, colour, label, readable, style
+from .palette import MARKERS, OTHERS, PAGE, colour, label, legend_below, readable, style
 from .trajectories import METRICS, Denoised, Trajectory
 
 RIVALS = {"bm3d": ("#000000", "D"), "autoencoder": ("#CC79A7", "v"), "dncnn": ("#009E73", "^")}
@@ -154,13 +154,9 @@ def differences(frames: Mapping[str, pd.DataFrame], ylabel: str = "second minus 
                               ms=3.5, lw=0.9, label=variant)  # fmt: skip
             axes.axhline(0, color="0.4", lw=0.8)
             axes.set_xticks(range(len(rows)), rows.noise)
-            axes.set(
-                xlabel="steps of noise",
-                title=f"{UNITS[metric]}",
-            )
+            axes.set(xlabel="steps of noise", title=UNITS[metric])
         figure.axes[0].set_ylabel(ylabel)
-        handles, names = axes.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=7)
+        legend_below(figure, axes)
     return figure
 
 
@@ -230,8 +226,7 @@ def tradeoff(frame: pd.DataFrame, floor: float, xlabel: str = "distortion: mean 
         axes.plot([], [], "o", ms=9, mfc="none", mec="0.4", label="first prediction")
         axes.plot([], [], "*", ms=9, color="0.4", label="last")
         panels[0].set_ylabel("FD-AlexNet (lower is better)")
-        handles, names = axes.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=7)
+        legend_below(figure, axes)
     return figure
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from . import paper
 from .errors import InputError
 from .trajectories import METRICS, Denoised
+from .wording import interval
 
 SCORES = ("ssim", "lpips")  # the columns of tables 2 and 3
 SIGNIFICANT = 0.05  # the largest adjusted p that decides a level
@@ -124,7 +125,7 @@ def table_2(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for metric in SCORES:
         rows = part(frame, metric, "value")
-        columns[f"best {metric.upper()}"] = [_both(row, "{:.3f}") for _, row in rows.iterrows()]
+        columns[f"best {metric.upper()}"] = [_both(row, ".3f") for _, row in rows.iterrows()]
         columns[f"p ({metric.upper()})"] = rows.p_holm.round(4).to_numpy()
         columns[f"paper: {metric.upper()}"] = [_printed(printed, noise, metric) for noise in rows.index]
     return pd.DataFrame(columns, index=part(frame, "ssim", "value").index.rename("noise steps"))
@@ -135,7 +136,7 @@ def table_3(frame: pd.DataFrame) -> pd.DataFrame:
     printed = {(row.noise, row.model): row for row in paper.TABLE_3}
     columns = {}
     for metric in SCORES:
-        for quantity, style in (("step", "{:.0f}"), ("seconds", "{:.2f}")):
+        for quantity, style in (("step", ".0f"), ("seconds", ".2f")):
             rows, head = part(frame, metric, quantity), f"{metric.upper()} {quantity}"
             columns[head] = [_both(row, style) for _, row in rows.iterrows()]
             columns[f"p ({head})"] = rows.p_holm.round(4).to_numpy()
@@ -146,11 +147,7 @@ def table_3(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _both(row: pd.Series, style: str) -> str:
-    shown = (
-        f"{style.format(row[n])} [{style.format(row[f'{n}_low'])}, {style.format(row[f'{n}_high'])}]"
-        for n in ("first", "second")
-    )
-    return " / ".join(shown)
+    return " / ".join(interval(row[n], row[f"{n}_low"], row[f"{n}_high"], style) for n in ("first", "second"))
 
 
 def _printed(rows: Mapping, noise: int, column: str) -> str:

@@ -7,7 +7,7 @@ The Frechet distance between Gaussians fitted to features of the two sets (Dowso
 and precision and recall (Kynkaanniemi et al., 2019). Over Inception features the first is FID (Heusel et al.,
 2017); its weights have to be fetched. Over pooled AlexNet features, whose weights ship with the library, the
 same computation is FD-AlexNet, and its values are not FID values. Images are float in [-1, 1], (N, C, H, W),
-with 1 or 3 channels. Users import all of this from `cunet.metrics`.
+with 1 or 3 channels; their features are computed in `cunet.alexnet`.
 """
 
 from __future__ import annotations

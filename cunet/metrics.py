@@ -1,10 +1,10 @@
 """How good images are: against a reference one by one, and a set against a set.
 
 Image by image: SSIM and PSNR measure distortion, LPIPS (Zhang et al., 2018) measures perceptual distance. Set
-against set: FD-AlexNet, FID, precision and recall, which live in `cunet.frechet`, and KID, in
-`cunet.kernel_distance`; they are named here too.
-And what their readers ask next: how uncertain is the number, and has the training set been copied. Images are
-float in [-1, 1], (B, C, H, W), with 1 or 3 channels.
+against set: FD-AlexNet, FID, precision and recall, which live in `cunet.frechet`, KID, in
+`cunet.kernel_distance`, and the features behind them, in `cunet.alexnet`; they are named here too. And what
+their readers ask next: how uncertain is the number, and has the training set been copied. Images are float in
+[-1, 1], (B, C, H, W), with 1 or 3 channels.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cunet.alexnet import AlexNetFeatures, colour, enlarge, lpips_network
+from cunet.alexnet import AlexNetFeatures, colour, dataset_features, enlarge, features, lpips_network
 from cunet.datasets import checked
 from cunet.errors import InputError
 from cunet.frechet import (
     Frechet,
     FrechetAlexNet,
     Statistics,
-    dataset_features,
-    features,
     fid,
     frechet_distance,
     precision_recall,

@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
-from .palette import PAGE, style
+from .palette import PAGE, legend_below, readable, style
 
 COLOURS = {
     "euler": "#8A8A8A",
@@ -58,13 +58,6 @@ def _apart(values: Sequence[float], least: float) -> list[float]:
     return result.tolist()
 
 
-def _plain_ticks(axis) -> None:
-    """Ticks 1, 2, 5, 10 ... on a logarithmic axis, written as plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
 def _counts(axes, numbers) -> None:
     """Ticks of a logarithmic x axis at whole numbers, and nowhere else."""
     axes.set_xticks(list(numbers), [str(n) for n in numbers])
@@ -102,12 +95,6 @@ def _shades(n: int) -> list:
     return [mpl.colormaps["RdBu"](x) for x in np.concatenate(halves)]
 
 
-def _legend_below(figure: Figure) -> None:
-    """One legend for all panels, in a line under them."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=len(labels))
-
-
 def order_lines(panels: Mapping[str, pd.DataFrame], ylabels: Sequence[str] = ("error",)) -> Figure:
     """Error against step size on two logarithms, a panel each; a method of order k is a line of slope k.
 
@@ -133,7 +120,7 @@ def order_lines(panels: Mapping[str, pd.DataFrame], ylabels: Sequence[str] = ("e
             axes.set_xlim(right=frame.h.max() * 2.2)
         for axes, ylabel in zip(figure.axes, ylabels, strict=False):
             axes.set_ylabel(ylabel)
-        _legend_below(figure)
+        legend_below(figure, figure.axes[0])
     return figure
 
 
@@ -261,9 +248,9 @@ def gradient_costs(frame: pd.DataFrame) -> Figure:
                     axes.loglog(line.steps, line[column] * factor, **look(name))
                 _counts(axes, sorted(set(lines.steps)))
                 if column != "error":
-                    _plain_ticks(axes.yaxis)
+                    readable(axes.yaxis)
                 axes.set(xlabel="solver steps", ylabel=label)
             row[0].axhline(1e-5, color="0.4", lw=0.8, ls="--")
             row[0].set_title(subject)
-        _legend_below(figure)
+        legend_below(figure, figure.axes[0])
     return figure

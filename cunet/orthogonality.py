@@ -15,6 +15,7 @@ import numpy as np
 
 from .errors import InputError
 from .kernel_distance import Distances
+from .wording import interval
 
 Key = tuple[str, str, int]  # network, method, calls
 Measure = tuple[float, float, float]  # a value with the ends of its 95 % interval
@@ -166,8 +167,7 @@ def multiplied(
 
 def said(measure: Sequence[float], digits: int = 2) -> str:
     """A value with its interval in words, as in 1.20 [1.00, 1.50]."""
-    value, low, high = (f"{x:.{digits}f}" for x in measure)
-    return f"{value} [{low}, {high}]"
+    return interval(*measure, f".{digits}f")
 
 
 def span(gain: Gain) -> str:

@@ -1,10 +1,11 @@
-"""Numbers and claims of "The Missing U for Efficient Diffusion Models", each with its place: data, no logic.
+"""Numbers of "The Missing U for Efficient Diffusion Models", each with its place: data, no logic.
 
 Rows are named tuples, so `pandas.DataFrame(paper.TABLE_1)` is the paper's table. A network is called by the
 name that `cunet.models` gives it; `label` is what the paper prints. Numbers are as printed, errors included:
 what is wrong in print stands in `ERRATA`, and is never mended silently.
 
-Prose in the notebooks never repeats a number of the paper. It is printed from here.
+Prose in the notebooks never repeats a number of the paper. It is printed from here. What the paper claims is
+in `cunet.claims`.
 """
 
 from __future__ import annotations
@@ -175,9 +176,9 @@ RELEASED_CODE_PLACE = "github.com/Sergio20f/cDDPM, state of 2023-07-27, output o
 
 
 class Quote(NamedTuple):
-    """A number in the text. value: a fraction, a count, or a (low, high) pair; place: where it stands."""
+    """A number in the text. value: a fraction or a count; place: where it stands."""
 
-    value: float | tuple[float, float]
+    value: float
     text: str
     place: str
 
@@ -186,9 +187,6 @@ QUOTES = {
     "parameters_ratio": Quote(0.25, "approximately a quarter of the parameters", "abstract, 4.3"),
     "flops_ratio": Quote(0.30, "~30% of the Floating Point Operations (FLOPs)", "abstract"),
     "parameters": Quote(8.8e6, "our cUNet requires only 8.8M parameters", "4.3, fig. 6"),
-    "faster": Quote((0.30, 0.80), "being about 30% to 80% faster", "4.1"),
-    "synthesis_samples": Quote(30_000, "each containing 30,000 generated samples", "4.1"),
-    "denoising_images": Quote(300, "we evaluated 300 images", "4.2"),
 }
 
 FIGURES = {
@@ -208,34 +206,9 @@ FIGURES = {
     14: "Samples of the basic version, which only includes time embeddings",
 }
 
-EQUATIONS = {  # as printed, in TeX
-    1: r"y(0) = y_0, \quad \frac{dy}{dt}(t) = f_\theta(t, y(t))",
+EQUATIONS = {  # as printed, in TeX; only what a notebook shows
     2: r"x_{t-1} = \frac{1}{\sqrt{\alpha_t}} \left(x_t - \sqrt{\beta_t} \frac{1}{\sqrt{1 - \alpha_t}}"
     r" \epsilon_\theta(x_t, t) \right) + \sigma_t z, \quad z \sim \mathcal{N}(0, I)",
-    3: r"\epsilon_{\theta}(x_t, t) \approx \tilde{U}(x_t, t, \tilde{t}; \theta)",
-    4: r"x''_{\tilde{t}} = f^{(a)}(x_{\tilde{t}}, x'_{\tilde{t}}, t, \tilde{t}, \theta_f), \quad"
-    r" x_{\tilde{t}_0} = X_0, \quad x'_{\tilde{t}_0} = g(x_{\tilde{t}_0}, \theta_g)",
-    5: r"dx_t = [f(x_t, t) - g(t)^2 \nabla_{x_t} \log p_t(x_t)]dt + g(t)dw_t",
-    6: r"dx_t = [f(x_t, t) - g(t)^2 \nabla_{x_t} \log p_t(x_t)]dt",
-    7: r"dx_t = -\frac{1}{2}\beta(t)[x_t + 2s_{\theta_b}(x_t)]dt + \sqrt{\beta(t)}dw_t",
-    8: r"dx_t = -\frac{1}{2}\beta(t)[x_t + s_{\theta_b}(x_t, t)]dt",
-    9: r"dx_t = -\frac{1}{2}\beta(t)[x_t + s_{\theta_b}(x_t)]dt"
-    r" - \frac{1}{2}\beta(t)s_{\theta_b}(x_t, t)dt + \sqrt{\beta(t)}dw_t",
-    10: r"r'_t = -r_t^T \frac{\partial \frac{1}{2}\beta(t)[-x_t - s_{\theta_b}(x_t, t)]}{\partial X_t}",
-    11: r"x_{t_n} = \int_{t_0}^{t_n} x'_t dt + x_{t_0}, \quad x_{t_0} = f(X_0, \theta_f), \quad"
-    r" x'_t = \frac{1}{2}\beta(t)[-x_t - s_{\theta_b}(x_t, t)]",
-    12: r"\mathbf{K} = \int_{t_0}^{t_n} x'_t dt = \int_{t_0}^{t_n} \left(x'_t + A(t)[x'_t -"
-    r" \frac{1}{2}\beta(t)[-x_t - s_{\theta_b}(x_t, t)]] \right) dt + B(x_{t_0} - f)",
-    13: r"\frac{d\mathbf{K}}{d\theta} = \int_{t_0}^{t_n} \frac{x'_t}{d\theta} dt + \int_{t_0}^{t_n} A(t)"
-    r" \left(\frac{dx'_t}{d\theta} - \frac{\partial[\frac{1}{2}\beta(t)[-x_t - s_{\theta_b}(x_t, t)]]}"
-    r"{\partial \theta} - \frac{\partial[\frac{1}{2}\beta(t)[-x_t - s_{\theta_b}(x_t, t)]]}"
-    r"{\partial x^T} \right) dt + B \left(\frac{dx_{t_0}}{d\theta} - \frac{df}{d\theta} \right)",
-    14: r"r'_t = -r_t^T \frac{\partial \frac{1}{2}\beta(t)[-x_t - s_{\theta_b}(x_t, t)]}{\partial X_t}",
-    15: r"q(x|y) = \frac{q(y|x)q(x)}{q(y)}",
-    16: r"d_{\text{TV}}(p_{\hat{X}}, p_X) = \frac{1}{2} \int |p_{\hat{X}}(x) - p_X(x)| dx",
-    17: r"P(D) = \min_{p_{\hat{X}|Y}} d_{\text{TV}}(p_{\hat{X}}, p_X) \quad \text{s.t.} \quad"
-    r" \mathbb{E}[\Delta(X, \hat{X})] \leq D",
-    18: r"\lambda P(D_1) + (1 - \lambda)P(D_2) \geq P(\lambda D_1 + (1 - \lambda)D_2)",
 }
 
 
@@ -294,158 +267,3 @@ ERRATA = (
         "one network on one machine takes the same time a step; no reason is given",
     ),
 )
-
-
-class Claim(NamedTuple):
-    """A claim of the paper. text: the claim; place: where it is made; paper: the paper's own evidence."""
-
-    id: str
-    text: str
-    place: str
-    paper: str
-
-
-CLAIMS = {
-    claim.id: claim
-    for claim in (
-        Claim(
-            "C01",
-            "cU-Net has about a quarter of the U-Net's parameters",
-            "abstract, 4.3, fig. 6",
-            "8.8 M, roughly a quarter",
-        ),
-        Claim(
-            "C02",
-            "cU-Net needs about 30 % of the U-Net's FLOPs",
-            "abstract, tab. 5",
-            "about 30 % (abstract); 2.90 of 7.21 (table 5)",
-        ),
-        Claim("C03", "cU-Net needs a quarter of the memory", "tab. 5", "137.9 MB of 545.5 MB"),
-        Claim(
-            "C04",
-            "attention and residual connections cost what table 5 says",
-            "tab. 5, fig. 6",
-            "of 2.90 GFLOPS: 2.81 without attention, 1.71 without residuals, 1.62 without either",
-        ),
-        Claim(
-            "C05",
-            "inference is 30 % to 80 % faster",
-            "4.1, tab. 1",
-            "0.54 s of 3.56 s (MNIST), 7.36 s of 12.48 s (CelebA), 8.33 s of 12.14 s (LSUN Church)",
-        ),
-        Claim(
-            "C06",
-            "image quality is on a par with the U-Net's",
-            "tab. 1",
-            "FID 2.98 against 3.61 (MNIST), 21.44 against 19.75 (CelebA), 12.14 against 12.28 (LSUN Church)",
-        ),
-        Claim(
-            "C07",
-            "cU-Net reaches its best FID in fewer sampling steps",
-            "tab. 1",
-            "5 against 30 (MNIST), 80 against 100 (CelebA), 90 against 100 (LSUN Church)",
-        ),
-        Claim(
-            "C08",
-            "cU-Net is as good at equal steps",
-            "-",
-            "left open: no FID at equal steps is reported",
-        ),
-        Claim(
-            "C09",
-            "denoising: the U-Net has the better SSIM from 100 steps of noise on, cU-Net at 50",
-            "tab. 2",
-            "SSIM 0.88 / 0.90 at 50, 0.85 / 0.83 at 100, 0.32 / 0.18 at 800 (U-Net / cU-Net)",
-        ),
-        Claim(
-            "C10",
-            "denoising: cU-Net has the better LPIPS at every noise level",
-            "tab. 2",
-            "LPIPS 0.025 / 0.019 at 50, 0.419 / 0.315 at 800 (U-Net / cU-Net)",
-        ),
-        Claim(
-            "C11",
-            "denoising: cU-Net peaks at an earlier step, in SSIM and LPIPS, and in less time",
-            "tab. 3",
-            "SSIM peak at step 47 / 39 at 50 steps of noise, at 731 / 284 at 800 (U-Net / cU-Net)",
-        ),
-        Claim(
-            "C12",
-            "cU-Net beats BM3D, a convolutional autoencoder and DnCNN:"
-            " best LPIPS at every level, best SSIM at 50",
-            "tab. 4",
-            "at 50: SSIM 0.90, LPIPS 0.019; at 400: SSIM 0.44 against 0.58 of the U-Net, LPIPS 0.146",
-        ),
-        Claim(
-            "C13",
-            "the U-Net's LPIPS has an elbow after its peak, cU-Net's has not",
-            "fig. 11",
-            "one image",
-        ),
-        Claim(
-            "C14",
-            "the U-Net's SSIM is above cU-Net's along the whole trajectory at high noise",
-            "fig. 10",
-            "one image",
-        ),
-        Claim(
-            "C15",
-            "without attention or residual connections samples get visibly worse",
-            "fig. 12-14",
-            "pictures, no number",
-        ),
-        Claim(
-            "C16",
-            "a block solves a second-order ODE with a learned initial velocity",
-            "eq. 4",
-            "by construction",
-        ),
-        Claim(
-            "C17",
-            "the adjoint of the probability-flow ODE is first order, and reusing it for the second-order ODE"
-            " is cheaper than a second-order adjoint",
-            "3.3, prop. 3.1",
-            "a proof of the first half, no measurement",
-        ),
-        Claim(
-            "C18",
-            "the reverse SDE is probability flow plus Langevin; the flow alone is faster and less accurate",
-            "3.3, eq. 5-9",
-            "a derivation, no measurement",
-        ),
-        Claim(
-            "C19",
-            "a local error O(h^(k+1)) gives a global error O(h^k)",
-            "3.3",
-            "stated",
-        ),
-        Claim("C20", "memory is constant in the number of solver steps", "2", "stated"),
-        Claim(
-            "C21",
-            "second-order dynamics need fewer solver steps than first-order for the same accuracy",
-            "2, 3.3",
-            "stated",
-        ),
-        Claim("C22", "cU-Net is more robust to noise than the discrete U-Net", "abstract, 2", "stated"),
-        Claim("C23", "training converges faster", "abstract, 1", "stated"),
-        Claim(
-            "C24",
-            "the time embedding lets the network tell the noise level",
-            "3, fig. 4",
-            "a picture of the forward process",
-        ),
-        Claim(
-            "C25",
-            "the gain adds to other accelerations (DDIM, fast solvers, respacing)",
-            "abstract, 4.3, 5",
-            "argued, no measurement",
-        ),
-        Claim(
-            "C26",
-            "the perception-distortion function is convex;"
-            " denoisers trained with an L2 loss give the posterior mean",
-            "4.2, eq. 15-18",
-            "from Blau and Michaeli (2018)",
-        ),
-    )
-}

@@ -6,19 +6,21 @@ run with which parameters on what machine. All of it is escaped; no page runs a 
 
 import argparse
 import base64
-import csv
 import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from cunet import folders, pages, runs, scorecard, sweep
+from cunet import folders, pages, rules, run_outputs, runs, scorecard, sweep
 from cunet.errors import InputError, command
 
-VERDICTS = {"reproduced": "good", "partly": "fair", "not reproduced": "poor", "not testable here": "none"}
+KINDS = {  # of a verdict, for its colour
+    rules.REPRODUCED: "good",
+    rules.PARTLY: "fair",
+    rules.NOT_REPRODUCED: "poor",
+    rules.NOT_TESTABLE: "none",
+}
 MAIN_PACKAGES = ("torch", "diffusers", "torchmetrics", "torchdiffeq", "numpy")
 
 
@@ -42,11 +44,12 @@ def build(run_dir: str | Path) -> Path:
     smoke = any(result["profile"] == runs.SMOKE for result in results.values())
     folder = run_dir / "report"
     shutil.rmtree(folder / "notebooks", ignore_errors=True)
-    sections = [_section(run_dir, result, smoke) for result in results.values()]
-    titles = [section["title"] for section in sections]
-    for section in sections:  # jobs of one notebook are told apart by what follows its name
-        if titles.count(section["title"]) > 1:
-            section["title"] += ": " + section["job"].partition("-")[2]
+    headings = {}
+    for job, notebook in run_outputs.notebooks(run_dir, results):
+        headings[job] = pages.title(notebook, job)
+        folders.write_atomically(folder / _page(job), pages.page(notebook, job, smoke))
+    titles = run_outputs.told_apart(headings)
+    sections = [_section(run_dir, result, titles) for result in results.values()]
     text = (
         pages.templates()
         .get_template("report.html")
@@ -64,46 +67,47 @@ def build(run_dir: str | Path) -> Path:
     return folder / "index.html"
 
 
-def _section(run_dir: Path, result: dict, smoke: bool) -> dict[str, Any]:
-    """What the page shows of one job; writes the page of its executed notebook."""
+def _page(job: str) -> str:
+    """Where the page of a job's executed notebook lies, from the report's folder."""
+    return f"notebooks/{job}.html"
+
+
+def _section(run_dir: Path, result: dict, titles: dict[str, str]) -> dict[str, Any]:
+    """What the page shows of one job. titles: of the jobs whose executed notebook is there."""
     job = result["job"]
-    executed = run_dir / "executed" / f"{job}.ipynb"
-    heading, page = job, None
-    if executed.is_file():
-        notebook = pages.read(executed)
-        heading, page = pages.title(notebook, job), f"notebooks/{job}.html"
-        folders.write_atomically(run_dir / "report" / page, pages.page(notebook, job, smoke))
     figures, tables = result["outputs"]["figures"], result["outputs"]["tables"]
     parameters = {key: pages.as_text(value) for key, value in result["parameters"].items() if key != "job"}
     return {
         "job": job,
-        "title": heading,
-        "page": page,
+        "title": titles.get(job, job),
+        "page": _page(job) if job in titles else None,
         "parameters": parameters,
         "seconds": result["timings"].get("wall_time_s"),
         "figures": [_figure(run_dir, name, caption) for name, caption in figures.items()],
-        "tables": [_table(run_dir, name, tables[name]) for name in tables if name != "scorecard"],
+        "tables": [_table(run_dir, name, tables[name]) for name in tables if name != runs.SCORECARD],
     }
 
 
 def _figure(run_dir: Path, name: str, caption: str) -> dict[str, Any]:
     """A figure, its picture inside the page."""
-    path = run_dir / "figures" / f"{folders.check_name(name, 'figure')}.png"
-    try:
-        picture = pages.picture(base64.b64encode(path.read_bytes()).decode(), caption or name, 100 / 150)
-    except OSError:
-        raise InputError(f"{folders.shown(path)} is missing. Make its job again.") from None
-    return {"name": name, "place": place(name), "caption": pages.markdown(caption), "picture": picture}
+    data = base64.b64encode(run_outputs.picture(run_dir, name).read_bytes()).decode()
+    picture = pages.picture(data, caption or name, 100 / 150)
+    return {
+        "name": name,
+        "place": run_outputs.place(name),
+        "caption": pages.markdown(caption),
+        "picture": picture,
+    }
 
 
 def _table(run_dir: Path, name: str, caption: str) -> dict[str, Any]:
     """A table, its numbers to four digits."""
-    header, rows = _read_csv(run_dir / "tables" / f"{folders.check_name(name, 'table')}.csv")
+    header, rows = run_outputs.table(run_dir, name)
     rows = [[_short(cell) for cell in row] for row in rows]
     numeric = [all(_is_number(row[i]) for row in rows if row[i]) for i in range(len(header))]
     return {
         "name": name,
-        "place": place(name),
+        "place": run_outputs.place(name),
         "caption": pages.markdown(caption),
         "header": header,
         "rows": rows,
@@ -111,58 +115,30 @@ def _table(run_dir: Path, name: str, caption: str) -> dict[str, Any]:
     }
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a CSV file."""
-    try:
-        with open(path, encoding="utf-8", newline="") as stream:
-            header, *rows = list(csv.reader(stream))
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{folders.shown(path)} cannot be read: {error}. Make its job again.") from None
-    return header, [row + [""] * (len(header) - len(row)) for row in rows]
-
-
 def _scorecard(run_dir: Path) -> dict[str, Any] | None:
     """The scorecard and how many claims have each verdict, if the run has one."""
-    path = run_dir / "scorecard.csv"
-    if not path.is_file():
+    card = run_outputs.card(run_dir)
+    if card.empty:
         return None
-    header, rows = _read_csv(path)
-    if "verdict" not in header:
-        raise InputError(f"{folders.shown(path)} has no column 'verdict'. Make the job of notebook 12 again.")
-    rows = [
-        {name: "" if cell == "-" else cell for name, cell in zip(header, row, strict=False)} for row in rows
-    ]
-    overall = list(scorecard.overall(pd.DataFrame(rows)[["id", "verdict"]])) if rows else []
-    counts = {verdict: overall.count(verdict) for verdict in VERDICTS}
+    overall = list(scorecard.overall(card))
+    counts = {verdict: overall.count(verdict) for verdict in KINDS}
     others = len(overall) - sum(counts.values())
-    return {"rows": rows, "counts": counts, "others": others, "kinds": VERDICTS}
+    rows = card.replace("-", "").to_dict("records")
+    return {"rows": rows, "counts": counts, "others": others, "kinds": KINDS}
 
 
 def _environment(results: dict[str, dict]) -> dict[str, str]:
     """What the results were made with; several values where jobs differ."""
-
-    def all_of(key: str) -> str:
-        return ", ".join(sorted({str(result["environment"].get(key, "")) for result in results.values()}))
-
-    seconds = sum(result["timings"].get("wall_time_s") or 0 for result in results.values())
     keys = {"code_version": "Code", "processor": "Processor", "threads": "Threads a job", "python": "Python"}
     packages: dict[str, str] = {}
     for result in results.values():
         packages |= result["environment"].get("packages", {})
     chosen = [f"{name} {packages[name]}" for name in MAIN_PACKAGES if name in packages]
     return {
-        **{label: all_of(key) for key, label in keys.items()},
+        **{label: run_outputs.all_of(results, key) for key, label in keys.items()},
         "Packages": ", ".join(chosen) or "not recorded",
-        "Time of all jobs": f"{seconds / 60:.1f} min",
+        "Time of all jobs": f"{run_outputs.seconds(results) / 60:.1f} min",
     }
-
-
-def place(name: str) -> str:
-    """Where something is in the paper, by its file's name: fig04_... is figure 4, ext_... is beyond."""
-    found = re.match(r"(fig|tab)(\d+)([a-z]?)_", name)
-    if not found:
-        return "Beyond the paper"
-    return f"{'Figure' if found[1] == 'fig' else 'Table'} {int(found[2])}{found[3]} of the paper"
 
 
 def _is_number(cell: str) -> bool:

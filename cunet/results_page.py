@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet import bench_report, folders, palette, paper, rules, runs, scorecard, slim, sources
+from cunet import bench_report, folders, palette, paper, rules, run_outputs, runs, scorecard, slim, sources
+from cunet.claims import CLAIMS
 from cunet.errors import InputError, command
+from cunet.wording import interval
 
 FOLDER = Path("papermill_runs") / "reference"
 BEGIN = "<!-- results: written by `python -m cunet.results_page`, not by hand -->"
@@ -55,7 +57,7 @@ def block(run_dir: Path) -> str:
         "sampling steps where it is lowest). FD-AlexNet is not the paper's FID: compare order and ratios.",
         table_1(run_dir),
         table_5(folders.resolve(BENCH)),
-        f"**The paper's {len(paper.CLAIMS)} claims**: {', '.join(tally)}. Five of them:",
+        f"**The paper's {len(CLAIMS)} claims**: {', '.join(tally)}. Five of them:",
         "\n".join(findings(card)),
         _setting(results),
     ]
@@ -71,7 +73,7 @@ def table_1(run_dir: Path) -> str:
             {
                 "data": sources.label(row.dataset),
                 "network": palette.label(row.model),
-                "FD-AlexNet [95 %]": f"{row.fd:.2f} [{row.fd_low:.2f}, {row.fd_high:.2f}]",
+                "FD-AlexNet [95 %]": interval(row.fd, row.fd_low, row.fd_high),
                 "samples": f"{row.n:,}",
                 "steps": f"{row.steps:.0f}",
                 "s a sample": f"{row.seconds_per_sample:.3g}",
@@ -147,7 +149,7 @@ def findings(card: pd.DataFrame, most: int = 5) -> list[str]:
     """
     verdicts = scorecard.overall(card)
     judged = {claim: verdict for claim, verdict in verdicts.items() if verdict in WORDS}
-    order = sorted(judged, key=lambda claim: ("abstract" not in paper.CLAIMS[claim].place, claim))
+    order = sorted(judged, key=lambda claim: ("abstract" not in CLAIMS[claim].place, claim))
     chosen = [c for verdict, n in PLACES.items() for c in [c for c in order if judged[c] == verdict][:n]]
     chosen = (chosen + [claim for claim in order if claim not in chosen])[:most]
     kinds = list(WORDS)
@@ -157,7 +159,7 @@ def findings(card: pd.DataFrame, most: int = 5) -> list[str]:
 
 def _finding(rows: pd.DataFrame, verdict: str) -> str:
     """One claim as a list item."""
-    claim = paper.CLAIMS[rows.iloc[0]["id"]]
+    claim = CLAIMS[rows.iloc[0]["id"]]
     ranks = (
         rows["verdict"]
         .map({verdict: i for i, verdict in enumerate(WORDS)})
@@ -178,16 +180,15 @@ def _with_setting(row: dict[str, str]) -> str:
 
 def _setting(results: dict[str, dict]) -> str:
     """What was run where, in a sentence."""
-
-    def all_of(key: str) -> str:
-        return ", ".join(sorted({str(result["environment"].get(key)) for result in results.values()}))
-
     kinds = ", ".join(sorted({f"`{result['profile']}`" for result in results.values()}))
-    hours = sum(result["timings"].get("wall_time_s") or 0 for result in results.values()) / 3600
+    hours = run_outputs.seconds(results) / 3600
+    processor, threads, code = (
+        run_outputs.all_of(results, k) for k in ("processor", "threads", "code_version")
+    )
     return (
         f"From {len(results)} executed notebooks under the profile {kinds}, [{FOLDER}]({FOLDER}): "
         f"{hours:.1f} h on "
-        f"{all_of('processor')}, threads a notebook: {all_of('threads')}; code {all_of('code_version')}."
+        f"{processor}, threads a notebook: {threads}; code {code}."
     )
 
 

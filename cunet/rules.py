@@ -17,12 +17,11 @@ times go: `timings={"claims": [...]}`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 import pandas as pd
 
-from .errors import InputError
-from .paper import CLAIMS
+from .claims import CLAIMS
+from .errors import InputError, one_of
 
 REPRODUCED = "reproduced"
 PARTLY = "partly"
@@ -38,8 +37,7 @@ def rule(claim: str) -> Callable:
 
     Raises InputError for an unknown claim, a second rule for one claim, or a rule without a docstring.
     """
-    if claim not in CLAIMS:
-        raise InputError(unknown(claim))
+    one_of("claim", claim, CLAIMS)
     if claim in RULES:
         raise InputError(f"Claim {claim} has a rule already, {RULES[claim].__name__}: change that one.")
 
@@ -316,9 +314,3 @@ def table() -> pd.DataFrame:
         [(c, CLAIMS[c].text, " ".join(RULES[c].__doc__.split())) for c in sorted(RULES)],
         columns=["id", "claim", "rule"],
     )
-
-
-def unknown(claim: str) -> str:
-    near = get_close_matches(str(claim), CLAIMS, 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"Unknown claim {claim!r}: expected C01 to C26, as listed in cunet/paper.py.{hint}"

@@ -33,6 +33,7 @@ from typing import Any
 from cunet import folders
 from cunet.errors import InputError
 from cunet.provenance import environment, sha256
+from cunet.wording import cell
 
 STAGING = "CUNET_STAGING"  # set by the runner: the folder that outputs go to until the notebook has succeeded
 JOB = "CUNET_JOB"  # set by the runner: the job that the staging folder belongs to
@@ -141,7 +142,7 @@ class Run:
         if any(label is not None for label in table.index.names):
             table = table.reset_index()
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-        cells = table.map(lambda cell: cell.replace("|", "\\|") if isinstance(cell, str) else cell)
+        cells = table.map(lambda value: cell(value) if isinstance(value, str) else value)
         text = cells.to_markdown(
             index=False, floatfmt=".4g", missingval="", disable_numparse=_text_columns(table)
         )
@@ -161,7 +162,7 @@ class Run:
         Arguments:
             values: what was measured; numbers, strings, lists, dictionaries, NumPy and torch scalars and
                 arrays. A number that is not finite is written as null.
-            claims: rows for the scorecard, each with at least `id` (of `cunet.paper.CLAIMS`) and `measured`.
+            claims: rows for the scorecard, each with at least `id` (of `cunet.claims.CLAIMS`) and `measured`.
             timings: everything that is a time or was computed from one. Added are `wall_time_s`, since the
                 run was opened, and of the whole process, with those it waited for, `cpu_s`, the processor's
                 seconds, and `peak_mb`, the most memory that one of them held.

@@ -187,12 +187,11 @@ def sample(
     clip: bool = True,
     eta: float = 0.0,
     first: int = 0,
-    spacing: str | None = None,
 ) -> Tensor:
     """n images from pure noise.
 
     model: network(x, t) as in cunet.models; t comes as (B,) int64. A module is put in eval mode meanwhile.
-    sampler: a key of SAMPLERS.    spacing: a key of SPACINGS, by default the sampler's own.
+    sampler: a key of SAMPLERS.
     steps: 1 ... T steps of the chain. `heun` asks the network 2 steps - 1 times, and wants 10 steps or more.
     seed: 0 or more.    first: number of the first image, so that a set can be made in parts.
     batch_size: images at once.    progress: show a bar with rate and time left.
@@ -207,10 +206,10 @@ def sample(
 
     Raises InputError for arguments outside these ranges and for a network whose answer is not finite.
     """
-    _check(diffusion, sampler, steps, eta, spacing)
+    _check(diffusion, sampler, steps, eta)
     whole_numbers(n=(n, 1), batch_size=(batch_size, 1), seed=(seed, 0), first=(first, 0))
     shape = _image_shape(model, shape)
-    timesteps = SPACINGS[spacing or SAMPLERS[sampler].spacing](diffusion, steps)
+    timesteps = SPACINGS[SAMPLERS[sampler].spacing](diffusion, steps)
     device = device_of(model)
     images = torch.empty(n, *shape)
     calls = SAMPLERS[sampler].calls(steps) * -(-n // batch_size)
@@ -288,10 +287,8 @@ def whole_numbers(**named: tuple) -> None:
             raise InputError(f"{name}={value!r}: expected a whole number, {least} or more.")
 
 
-def _check(diffusion, sampler, steps, eta, spacing) -> None:
+def _check(diffusion, sampler, steps, eta) -> None:
     one_of("sampler", sampler, SAMPLERS)
-    if spacing is not None:
-        one_of("spacing", spacing, SPACINGS)
     whole_numbers(steps=(steps, 1))
     if steps > diffusion.timesteps:
         raise InputError(

@@ -16,8 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from . import rules, runs, sources
-from .errors import InputError
-from .paper import CLAIMS
+from .claims import CLAIMS
+from .errors import InputError, one_of
+from .wording import cell
 
 BEYOND = "beyond the paper"
 UNMEASURED = "not measured in this run"
@@ -36,8 +37,7 @@ def verdict(claim: str, value: float | Mapping[str, float] | None, profile: str 
     Returns one of `rules.VERDICTS`, or MEANINGLESS. Raises InputError for an unknown claim, a claim without
     a rule, or arguments that the rule does not take.
     """
-    if claim not in CLAIMS:
-        raise InputError(rules.unknown(claim))
+    one_of("claim", claim, CLAIMS)
     if claim not in rules.RULES:
         raise InputError(
             f"Claim {claim} was measured but has no rule: write one, as the head of cunet/rules.py shows."
@@ -73,8 +73,8 @@ def scorecard(results: Path | str | Iterable[dict]) -> pd.DataFrame:
                 further.append(asked | _row(row, result))
             else:
                 measured.setdefault(row["id"], []).append(_row(row, result))
-    if unknown := measured.keys() - CLAIMS.keys():
-        raise InputError(rules.unknown(sorted(unknown)[0]))
+    for claim in measured:
+        one_of("claim", claim, CLAIMS)
     blank = {"measured": "-", "verdict": UNMEASURED}
     rows = [
         {"id": c.id, "claim": c.text, "place": c.place, "paper": c.paper} | row
@@ -119,7 +119,7 @@ def conclusion(result: Mapping) -> str:
     for row in sorted(rows, key=lambda row: row["id"]):
         if beyond(row):
             cells = (row["claim"], row["measured"], row.get("spread") or "-")
-            further.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+            further.append("| " + " | ".join(map(cell, cells)) + " |")
             continue
         claim = CLAIMS[row["id"]]
         where = (sources.label(row.get("dataset", "-")), row.get("size"))
@@ -131,7 +131,7 @@ def conclusion(result: Mapping) -> str:
             f"{row['measured']}" + (f" ({setting})" if setting else ""),
             f"**{judged}**",
         )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(map(cell, cells)) + " |")
         if row.get("why"):
             reasons.append(f"- **{claim.id}**: {row['why']}")
     if reasons:

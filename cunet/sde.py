@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, one_of
 
 Field = Callable[
     [Tensor, float], Tensor
@@ -268,8 +268,7 @@ def log_likelihood(
     """
     from torchdiffeq import odeint
 
-    if trace not in TRACES:
-        raise InputError(f"Unknown trace {trace!r}: expected one of {', '.join(TRACES)}.")
+    one_of("trace", trace, TRACES)
     flow, signs = sde.reverse_drift(score, 0.0), None
     if trace == "hutchinson":
         signs = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1

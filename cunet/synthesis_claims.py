@@ -15,6 +15,7 @@ import pandas as pd
 from . import sources
 from .palette import label
 from .synthesis_tables import Best, against_first, best
+from .wording import interval
 
 WHY = {
     "C05": "table 1 multiplies what a step costs by how many steps each network takes at its best",
@@ -43,8 +44,8 @@ def at_best(
     """
     c, u = chosen.loc[model], chosen.loc[first]
     text = (
-        f"{label(model)}: {c.fd:.2f} [{c.fd_low:.2f}, {c.fd_high:.2f}] at {c.steps:.0f} steps against"
-        f" {u.fd:.2f} [{u.fd_low:.2f}, {u.fd_high:.2f}] at {u.steps:.0f}; above the floor of"
+        f"{label(model)}: {interval(c.fd, c.fd_low, c.fd_high)} at {c.steps:.0f} steps against"
+        f" {interval(u.fd, u.fd_low, u.fd_high)} at {u.steps:.0f}; above the floor of"
         f" {u.fd - u.above:.2f}, {c.above:.2f} against {u.above:.2f}"
     )
     overlap = bool(c.fd_low <= u.fd_high and u.fd_low <= c.fd_high)
@@ -120,14 +121,14 @@ def faster(model: str, ratio: Sequence[float], steps: float) -> Iterator[dict[st
     """
     for factor, what in ((1.0, "a step"), (steps, "a sample at its best steps")):
         middle, low, high = (factor * end for end in ratio)
-        text = f"{label(model)}: {what} takes {middle:.2f} [{low:.2f}, {high:.2f}] of the U-Net's time"
+        text = f"{label(model)}: {what} takes {interval(middle, low, high)} of the U-Net's time"
         yield dict(id="C05", measured=text, value=dict(saved=1 - middle, low=1 - high))
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """A mean, and where there are several values their range: "0.98 [0.91, 1.02]"."""
-    text = f"{sum(values) / len(values):.{digits}f}"
-    return text if len(values) < 2 else f"{text} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+    mean, style = sum(values) / len(values), f".{digits}f"
+    return f"{mean:{style}}" if len(values) < 2 else interval(mean, min(values), max(values), style)
 
 
 def claims(

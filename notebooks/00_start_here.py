@@ -20,8 +20,8 @@
 #
 # **The question: is a continuous U-Net a cheaper, faster, equally good denoiser, as the paper says?**
 #
-# Nothing on this page is typed from a run. Quotations come from `cunet/paper.py`, pictures are computed here, and
-# findings are read from the result files of the run that this page belongs to.
+# Nothing on this page is typed from a run. Quotations come from `cunet/paper.py` and `cunet/claims.py`, pictures are
+# computed here, and findings are read from the result files of the run that this page belongs to.
 
 # %% tags=["parameters"]
 run_dir = "papermill_runs/interactive"  # the run whose results are read
@@ -40,6 +40,7 @@ import torch
 from IPython.display import HTML, Markdown, display
 
 from cunet import datasets, figures, folders, models, paper, runs, scorecard
+from cunet.claims import CLAIMS
 from cunet.diffusion import Diffusion
 
 run = runs.Run.open(globals())
@@ -115,7 +116,7 @@ display(HTML(errata.to_html(index=False)))
 # the claim; the rule behind it is a function in `cunet/rules.py`, and its sentence is in notebook 12.
 
 # %%
-answers = {claim: [] for claim in paper.CLAIMS}
+answers = {claim: [] for claim in CLAIMS}
 for path in sorted((folders.root() / "notebooks").glob("[0-9][0-9]_*.py")):
     first = path.read_text(encoding="utf-8").split('tags=["parameters"]')[0]
     for claim in re.findall(r"\bC\d\d\b", first) if path.stem[:2] not in ("00", "12") else ():
@@ -124,7 +125,7 @@ for path in sorted((folders.root() / "notebooks").glob("[0-9][0-9]_*.py")):
 card = scorecard.scorecard(results.values())
 overall = scorecard.overall(card)
 places = pd.DataFrame(
-    [(c.id, c.text, c.place, ", ".join(answers[c.id]) or "-", overall[c.id]) for c in paper.CLAIMS.values()],
+    [(c.id, c.text, c.place, ", ".join(answers[c.id]) or "-", overall[c.id]) for c in CLAIMS.values()],
     columns=["id", "claim", "place in the paper", "notebook", "verdict"],
 )
 display(HTML(places.to_html(index=False)))

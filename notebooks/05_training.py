@@ -90,7 +90,7 @@ print(config.name)
 # %% [markdown]
 # ## 1. The training
 #
-# It is a process of its own (`python -m cunet.training`), or one a device, so that it can run on several GPUs, and so
+# It is a process of its own (`python -m cunet.training_job`), or one a device, so that it can run on several GPUs, and so
 # that a stopped one goes on where it was: batches, diffusion steps and noise are functions of the seed and the step
 # alone. On several devices each computes its share of every batch, and the batches stay the same.
 

@@ -34,7 +34,8 @@ seed = 0  # nothing here is random; every notebook has one
 # %%
 from IPython.display import HTML, Markdown, display
 
-from cunet import paper, rules, runs, scorecard
+from cunet import rules, runs, scorecard
+from cunet.claims import CLAIMS
 
 run = runs.Run.open(globals())
 found = {name: result for name, result in runs.results(run.run_dir).items() if name != job}
@@ -77,9 +78,9 @@ display(HTML(rules.table().to_html(index=False)))
 
 # %%
 claimed = card[card.verdict != scorecard.BEYOND]
-assert set(claimed["id"]) == set(paper.CLAIMS) == set(overall.index)
+assert set(claimed["id"]) == set(CLAIMS) == set(overall.index)
 assert claimed.verdict.isin([*rules.VERDICTS, scorecard.UNMEASURED, scorecard.MEANINGLESS]).all()
-assert tally.sum() == len(paper.CLAIMS)
+assert tally.sum() == len(CLAIMS)
 reasons = {}
 for one in found.values():
     for row in (*one["claims"], *one["timings"].get("claims", ())):
@@ -112,5 +113,5 @@ for verdict, claims in groups.items():
     lines.append(f"\n**{verdict[0].upper()}{verdict[1:]}** ({len(claims)})\n")
     for claim in claims:
         why = [] if verdict == rules.REPRODUCED else result["timings"]["reasons"].get(claim, [])
-        lines.append(f"- **{claim}** {paper.CLAIMS[claim].text}" + (f": {'; '.join(why)}" if why else "") + ".")
+        lines.append(f"- **{claim}** {CLAIMS[claim].text}" + (f": {'; '.join(why)}" if why else "") + ".")
 display(Markdown("\n".join(lines)))

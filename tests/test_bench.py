@@ -283,19 +283,19 @@ def test_a_name_may_carry_changes():
 
 
 @pytest.mark.parametrize(
-    "change",
+    "change, said",
     [
-        {"tasks": ("sleep",)},
-        {"modes": ("fast",)},
-        {"modes": ("eager+tf32",)},
-        {"batches": (0,)},
-        {"models": ()},
-        {"repeats": 1},
-        {"size": "huge"},
+        ({"tasks": ("foward",)}, "Unknown task 'foward'.*Did you mean 'forward'"),
+        ({"modes": ("fast",)}, "Unknown mode 'fast'"),
+        ({"modes": ("eager+tf32",)}, "Unknown mode 'eager.tf32'"),
+        ({"batches": (0,)}, "batches and channels are 1 or more"),
+        ({"models": ()}, "every list needs an entry"),
+        ({"repeats": 1}, "repeats 2 or more"),
+        ({"size": "huge"}, "Unknown size 'huge'"),
     ],
 )
-def test_settings_that_cannot_be_measured_are_refused(change):
-    with pytest.raises(InputError):
+def test_settings_that_cannot_be_measured_are_refused(change, said):
+    with pytest.raises(InputError, match=said):
         bench.Settings(**change)
 
 

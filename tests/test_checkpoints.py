@@ -81,6 +81,12 @@ def test_weights_that_are_not_finite_are_not_saved(network, tmp_path, bad):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_unknown_dtype_is_refused_with_the_nearest_before_anything_is_written(network, tmp_path):
+    with pytest.raises(InputError, match="Unknown dtype 'float61'.*Did you mean 'float16'"):
+        checkpoints.save(tmp_path / NAME, network, CARD, dtype="float61")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("asked", [{"model": "unet"}, {"size": "paper"}, {"channels": 3}])
 def test_another_network_than_was_asked_for_is_refused(saved, asked):
     (key, value), *_ = asked.items()

@@ -5,13 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import PROBLEMS
 from torch import nn
 
 from cunet.cost import peak_memory
 from cunet.errors import InputError
 from cunet.ode import ADAPTIVE, EVALUATIONS, FIXED_STEP, GRADIENTS, ORDER, SOLVERS, solve
-from cunet.problems import global_error, local_error
+from cunet.problems import PROBLEMS, global_error, local_error
 
 STEPS = {1: (200, 400, 800), 2: (64, 128, 256), 4: (48, 96, 192), 5: (80, 115, 160)}  # over the whole span
 SIZES = {1: (0.02, 0.01, 0.005), 2: (0.02, 0.01, 0.005), 4: (0.08, 0.04, 0.02), 5: (0.03, 0.02, 0.014)}

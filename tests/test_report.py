@@ -216,15 +216,3 @@ def test_as_a_program_it_says_where_the_report_is(run, capsys, monkeypatch):
     assert report.main() == 0 and "report/index.html" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["report", "no-such-run"])
     assert report.main() == 2 and "no results" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "name, place",
-    [
-        ("fig04_x", "Figure 4 of the paper"),
-        ("tab12_x", "Table 12 of the paper"),
-        ("ext_x", "Beyond the paper"),
-    ],
-)
-def test_places_come_from_names(name, place):
-    assert report.place(name) == place

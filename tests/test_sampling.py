@@ -335,7 +335,6 @@ def test_progress_shows_rate_and_time_left(capsys):
         ({"batch_size": 0}, "batch_size=0"),
         ({"seed": -1}, "seed=-1"),
         ({"sampler": "dimm"}, "Unknown sampler 'dimm'.*Did you mean 'ddim'"),
-        ({"spacing": "leading"}, "Unknown spacing 'leading'"),
         ({"eta": 0.5, "sampler": "heun"}, "eta=0.5"),
         ({"eta": 2}, "eta=2"),
         ({"shape": (8, 8)}, r"shape=\(8, 8\)"),

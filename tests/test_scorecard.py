@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from cunet import paper, rules, runs, scorecard
+from cunet.claims import CLAIMS
 from cunet.errors import InputError
 from cunet.rules import NOT_REPRODUCED, NOT_TESTABLE, PARTLY, REPRODUCED
 from cunet.scorecard import MEANINGLESS, UNMEASURED
@@ -125,7 +126,7 @@ def test_a_rule_changes_its_verdict_at_the_border_it_states(claim, value, expect
 
 def test_every_rule_is_tried_and_every_verdict_is_reached():
     tried = {claim for claim, _, _ in BORDERS}
-    assert tried == set(rules.RULES) == set(paper.CLAIMS)
+    assert tried == set(rules.RULES) == set(CLAIMS)
     for claim in tried:
         partly = set() if claim == "C20" else {PARTLY}  # C20 is partly reproduced only when its rows differ
         assert {v for c, _, v in BORDERS if c == claim} == {REPRODUCED, NOT_REPRODUCED} | partly
@@ -165,7 +166,7 @@ def test_the_scorecard_has_every_claim_and_the_promised_columns():
     assert list(frame.columns) == (
         "id claim place paper measured spread n dataset size verdict notebook".split()
     )
-    assert list(frame.id) == list(paper.CLAIMS)
+    assert list(frame.id) == list(CLAIMS)
     assert set(frame.verdict) == {UNMEASURED}
 
 
@@ -180,7 +181,7 @@ def test_a_measurement_stands_beside_the_papers_words_with_its_setting():
         value=dict(cunet=1.0, unet=1.0),
     )
     found = the(scorecard.scorecard([result(row)]), "C06")
-    assert found.paper == paper.CLAIMS["C06"].paper
+    assert found.paper == CLAIMS["C06"].paper
     assert list(found[["measured", "spread", "n", "dataset", "size", "notebook"]]) == (
         ["4.1", "0.2", "500", "MNIST", "laptop", "04_networks"]
     )
@@ -232,7 +233,7 @@ def test_rows_that_disagree_make_a_claim_partly_reproduced(verdicts, expected):
 def test_counts_list_every_verdict_and_add_up_to_all_claims():
     frame = scorecard.scorecard([result(dict(id="C01", measured="", value=0.2))])
     counts = scorecard.counts(frame)
-    assert counts[REPRODUCED] == 1 and counts[NOT_REPRODUCED] == 0 and counts.sum() == len(paper.CLAIMS)
+    assert counts[REPRODUCED] == 1 and counts[NOT_REPRODUCED] == 0 and counts.sum() == len(CLAIMS)
 
 
 def test_what_is_beyond_the_paper_stands_below_its_claims_and_is_not_counted(monkeypatch):
@@ -244,8 +245,8 @@ def test_what_is_beyond_the_paper_stands_below_its_claims_and_is_not_counted(mon
         "ext_likelihood", "how probable are digits", scorecard.BEYOND, "2 | 3 bits", "0.1", scorecard.BEYOND,
         "04_networks",
     ]  # fmt: skip
-    assert set(scorecard.overall(frame).index) == set(paper.CLAIMS)
-    assert scorecard.counts(frame).sum() == len(paper.CLAIMS)
+    assert set(scorecard.overall(frame).index) == set(CLAIMS)
+    assert scorecard.counts(frame).sum() == len(CLAIMS)
     text = scorecard.conclusion(card)
     assert "| how probable are digits | 2 \\| 3 bits | 0.1 |" in text and "C01" in text
     with pytest.raises(InputError, match="what was asked"):
@@ -293,8 +294,6 @@ def test_a_conclusion_sets_paper_and_measurement_side_by_side_with_the_reason():
     table, reasons = text.split("**Why.**")
     rows = table.strip().splitlines()[2:]
     assert len(rows) == 2
-    assert (
-        paper.CLAIMS["C01"].paper in rows[0] and "a \\| b (paper)" in rows[0] and "**reproduced**" in rows[0]
-    )
+    assert CLAIMS["C01"].paper in rows[0] and "a \\| b (paper)" in rows[0] and "**reproduced**" in rows[0]
     assert "C05" in rows[1] and "54 %" in rows[1]
     assert reasons.strip() == "- **C01**: Fewer channels."

@@ -310,7 +310,7 @@ def test_divergence_of_a_linear_field_is_its_trace_for_images_too():
         (lambda: GaussianMixture(tensor([1.0]), tensor([[0.0]]), tensor([[[-1.0]]])), "positive definite"),
         (lambda: GaussianMixture(tensor([1.0, 1.0]), tensor([[0.0]]), tensor([[[1.0]]])), "make no mixture"),
         (lambda: GaussianMixture(tensor([0.0]), tensor([[0.0]]), tensor([[[1.0]]])), "make no mixture"),
-        (lambda: log_likelihood(SDE, None, tensor([[0.0]]), trace="hutchison"), "hutchison"),
+        (lambda: log_likelihood(SDE, None, tensor([[0.0]]), trace="hutchison"), "mean 'hutchinson'"),
     ],
 )
 def test_bad_input_is_named(call, names):

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from cunet import docstrings, paper, runs, scorecard, site
+from cunet import docstrings, runs, scorecard, site, site_pages
+from cunet.claims import CLAIMS
 from cunet.errors import InputError
 
 CODE = "from cunet import checkpoints, errors\nfrom cunet.docstrings import to_rst\nerrors.InputError"
@@ -44,8 +45,8 @@ def built(tmp_path_factory):
     for name in ("errors", "docstrings", "checkpoints"):
         (few / f"{name}.py").touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(site, "PACKAGE", few)
-        patch.setattr(site, "LEFT_OUT", {"checkpoints"})
+        patch.setattr(site_pages, "PACKAGE", few)
+        patch.setattr(site_pages, "LEFT_OUT", {"checkpoints"})
         return site.build(folder / "mine", folder / "site").parent
 
 
@@ -100,7 +101,7 @@ def test_a_claim_leads_to_its_notebook_and_the_functions_it_calls(built):
     assert 'href="notebooks/04_networks.html"' in entry and "11.0%: reproduced" in entry
     assert "99.0%: not reproduced" in entry and "</strong>: partly" in entry  # all rows, and one verdict
     assert 'href="library/docstrings.html#cunet.docstrings.to_rst"' in entry
-    assert all(f'id="claim-{claim.lower()}"' in text for claim in paper.CLAIMS)
+    assert all(f'id="claim-{claim.lower()}"' in text for claim in CLAIMS)
     assert "not measured in this run" in text[text.index('id="claim-c02"') :]
 
 
@@ -134,7 +135,7 @@ def test_what_a_notebook_uses_is_found_in_its_code():
         "this is no Python",
         "ode.solve(1)",
     ]
-    assert site.uses([*cells, "r.Run\nother.solve\node.SOLVERS"]) == [
+    assert site_pages.uses([*cells, "r.Run\nother.solve\node.SOLVERS"]) == [
         "cunet.frechet.distance",
         "cunet.ode.solve",
         "cunet.runs.Run",
@@ -160,6 +161,6 @@ def test_docstrings_become_what_sphinx_reads(text, expected):
 def test_what_is_beyond_the_paper_has_a_table_of_its_own_below_the_claims():
     row = dict(id="ext_depth", claim="does depth pay", measured="1 | 2", spread="0.1")
     job = {"notebook": "11_beyond", "profile": "laptop", "claims": [row], "timings": {}}
-    page = site.claims_page(scorecard.scorecard([job]), {"11_beyond": []})
+    page = site_pages.claims_page(scorecard.scorecard([job]), {"11_beyond": []})
     assert "| does depth pay | 1 \\| 2 | 0.1 | {doc}`/notebooks/11_beyond` |" in page
     assert page.index("## C26") < page.index("## Beyond the paper")

@@ -8,7 +8,7 @@ import pytest
 from chromium import chromium, watched
 from matplotlib.figure import Figure
 
-from cunet import runs, site
+from cunet import runs, site, site_pages
 
 WIDTHS = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 PAGES = ("index", "claims", "results", "notebooks/03_sde", "library/ode")
@@ -35,7 +35,7 @@ def address(tmp_path_factory):
     few.mkdir()
     (few / "ode.py").touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(site, "PACKAGE", few)
+        patch.setattr(site_pages, "PACKAGE", few)
         built = site.build(folder / "run", folder / "site").parent
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
