@@ -35,7 +35,7 @@ def command(
     extra = list(extra)
     here = [*("--cores", str(jobs * threads)), *("--config", f"threads={threads}")]
     return [
-        *(sys.executable, "-m", "snakemake"),
+        *(sys.executable, "-m", "cunet.snakemake_main"),
         *("--snakefile", str(folders.root() / "Snakefile")),
         *("--directory", str(plan.run_dir)),
         *(_elsewhere(plan, executor, extra) if executor else here),

@@ -334,7 +334,7 @@ def test_a_second_command_is_refused_and_sigterm_stops_the_first_with_all_it_sta
 @pytest.mark.parametrize("victim", ["reproduce", "snakemake", "notebook", "kernel"])
 def test_after_kill_9_of_any_part_the_same_command_finishes_and_orphans_are_gone(repository, faults, victim):
     process, kernels = sleeping(repository)
-    names = {"snakemake": "snakemake", "notebook": "notebook", "kernel": "ipykernel_launcher"}
+    names = {"snakemake": "cunet.snakemake_main", "notebook": "notebook", "kernel": "ipykernel_launcher"}
     if victim == "reproduce":
         process.kill()
     else:

@@ -406,7 +406,7 @@ def part_of(found: list[psutil.Process], draw: random.Random) -> psutil.Process 
     named = []
     for process in found:
         with contextlib.suppress(psutil.Error):
-            if {"snakemake", "notebook", "ipykernel_launcher"} & set(process.cmdline()):
+            if {"cunet.snakemake_main", "notebook", "ipykernel_launcher"} & set(process.cmdline()):
                 named.append(process)
     return draw.choice(named) if named else None
 
