@@ -47,7 +47,7 @@ FREE = 0.01  # of the error: up to this share, storing the weights in 16 bits co
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train and how; part of the checkpoint's card. Help texts of the command line are here too."""
+    """What to train and how; part of the checkpoint's card. Each field is an option of the command line."""
 
     method: str = "dncnn"  # a network of cunet.denoisers.NETWORKS
     dataset: str = "mnist"  # a name of cunet.datasets.DATASETS
