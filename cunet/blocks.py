@@ -136,7 +136,7 @@ class ODEBlock(nn.Module):
                 f"choose one of {', '.join(FIXED_STEP)}."
             )
         self.solver, self.steps, self.gradient = solver, steps, gradient
-        if solver in ADAPTIVE:
+        if solver in ADAPTIVE and not hasattr(self, "made"):  # until a call tells, what no force takes
             still = torch.zeros(1)
             self.made = solve(lambda s, x, v: x, still, still, solver=solver).evaluations
 

@@ -318,7 +318,12 @@ def load(run_dir: Path) -> Plan:
         InputError: nothing was prepared there, or a file of it is missing or damaged.
     """
     profile, listed = run_dir / "profile.yaml", run_dir / PLAN
-    if not (profile.is_file() and listed.is_file()):
+    if profile.is_file() and not listed.is_file():
+        raise InputError(
+            f"{folders.shown(run_dir)} has no {PLAN}: it was prepared by an earlier version. The command "
+            "that started the run, with its --profile and --set, writes the plan."
+        )
+    if not profile.is_file():
         raise InputError(
             f"{run_dir} is not a prepared run: start it with `cunet reproduce --run {run_dir.name}`."
         )

@@ -136,11 +136,7 @@ def load(
     Raises:
         InputError: unknown name or split, unusable size, or files that are missing or damaged.
     """
-    kind, colon, path = name.partition(":")
-    if kind not in DATASETS or (colon and kind != "folder") or (kind == "folder" and not (path or root)):
-        raise InputError(
-            f"Unknown data set {name!r}; expected one of {', '.join(DATASETS)}, the last as `folder:PATH`."
-        )
+    kind, folder = _named(name, root)
     if split not in SPLITS:
         raise InputError(f"Unknown split {split!r} of data set {name!r}; expected {' or '.join(SPLITS)}.")
     if type(image_size) is not int or image_size % 8 or not 8 <= image_size <= 256:
@@ -149,7 +145,17 @@ def load(
             "for example 32."
         )
     loader = {"vendored": _mnist, "drawn": _drawn, "photographs": _photos}[SOURCES[kind].kind]
-    return loader(kind, split, image_size, data_root(path or root))
+    return loader(kind, split, image_size, folder)
+
+
+def _named(name: str, root: str | Path | None) -> tuple[str, Path]:
+    """The data set of a name, without a path, and the folder where it is; InputError if there is no such."""
+    kind, colon, path = name.partition(":")
+    if kind not in DATASETS or (colon and kind != "folder") or (kind == "folder" and not (path or root)):
+        raise InputError(
+            f"Unknown data set {name!r}; expected one of {', '.join(DATASETS)}, the last as `folder:PATH`."
+        )
+    return kind, data_root(path or root)
 
 
 def find(name: str, root: str | Path | None = None) -> tuple[int, int]:
@@ -160,13 +166,11 @@ def find(name: str, root: str | Path | None = None) -> tuple[int, int]:
     Raises:
         InputError: as `load`, if the data set is unknown or its files are not there.
     """
-    kind, _, path = name.partition(":")
-    if kind not in DATASETS:
-        raise InputError(f"Unknown data set {name!r}; expected one of {', '.join(DATASETS)}.")
+    kind, folder = _named(name, root)
     source = SOURCES[kind]
     if source.kind != "photographs":
         return source.train, source.test
-    train, test = (len(_listed(kind, split, data_root(path or root)).items) for split in SPLITS)
+    train, test = (len(_listed(kind, split, folder).items) for split in SPLITS)
     return train, test
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cunet import folders, processes, training_job
-from cunet.errors import InputError, said
+from cunet.errors import InputError, TrainingInterrupted, said
 from cunet.recipe import TrainConfig
 
 SHUTDOWN = 20
@@ -65,7 +65,9 @@ def run(config: TrainConfig, out: Path, say: Callable[[str], object] = print) ->
         process.wait()
         raise
     if status := process.wait():
-        told = said(lines)  # the first is the cause: a process that torchrun ends says that it was stopped
+        told = said(lines)
+        if config.devices * config.num_nodes > 1:  # torchrun stops the others, which say so: that is no cause
+            told = [text for text in told if TrainingInterrupted.SAYS not in text]
         why = f": {told[0]}" if told else f" with status {status}: {lines[-1:]}"
         raise InputError(f"The training {config.name} ended{why}")
     return out / f"{config.name}.safetensors"

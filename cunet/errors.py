@@ -37,9 +37,13 @@ class TrainingDiverged(InputError):
 
 
 class TrainingInterrupted(Explained, KeyboardInterrupt):
-    """SIGINT or SIGTERM came to a training. The text says what is saved, and how to go on."""
+    """SIGINT or SIGTERM came to the training `name`. The text says what is saved, and how to go on."""
 
     status = 130
+    SAYS = "was stopped"  # of the training that has the name; whoever reads what processes said goes by it
+
+    def __init__(self, name: str, rest: str):
+        super().__init__(f"Training {name} {self.SAYS} {rest}")
 
 
 class NotebookError(Explained, RuntimeError):
@@ -85,6 +89,8 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
 
 def explain(error: BaseException) -> int:
     """Say what went wrong; returns the exit status. An error of the program itself keeps its traceback."""
+    from typer import Abort  # what typer makes of an interruption while it reads the arguments
+
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(bool(error.code))
     if hasattr(error, "format_message") and hasattr(
@@ -94,7 +100,7 @@ def explain(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, Explained):
         return say(str(error), error.status)
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, Abort)):
         return say("Stopped. The same command resumes.", 130)
     if isinstance(error, BrokenPipeError):
         return 1

@@ -86,8 +86,8 @@ def _finished(config: TrainConfig, path: Path, fabric: Fabric) -> None:
 def _prepared(config: TrainConfig, path: Path, fabric: Fabric, stop: Signals) -> "Training":
     """A training that has its data. Reading them can take minutes: a signal ends it at once."""
     stop.early = TrainingInterrupted(
-        f"Training {config.name} was stopped while its data were read. Nothing was lost: start it again with "
-        "the same settings and folder."
+        config.name,
+        "while its data were read. Nothing was lost: start it again with the same settings and folder.",
     )
     try:
         return Training(config, path, fabric, stop)
@@ -276,9 +276,10 @@ class Training:
         """Save the state and raise TrainingInterrupted."""
         self.save()
         raise TrainingInterrupted(
-            f"Training {self.config.name} was stopped at step {self.step} ({self.images_seen} images), and "
-            f"its state is saved in {resume.state_path(self.path)}. Start it again with the same "
-            "settings and folder: it goes on from there."
+            self.config.name,
+            f"at step {self.step} ({self.images_seen} images), and its state is saved in "
+            f"{resume.state_path(self.path)}. Start it again with the same settings and folder: it goes on "
+            "from there.",
         )
 
     def finish(self) -> None:

@@ -134,6 +134,9 @@ def test_a_plan_that_is_damaged_is_refused_and_prepared_anew(repository, spoil):
         chain.load(plan.run_dir)
     assert chain.load(prepared().run_dir) == plan
     path.unlink()
+    with pytest.raises(InputError, match="prepared by an earlier version.*--profile and --set"):
+        chain.load(plan.run_dir)
+    (plan.run_dir / "profile.yaml").unlink()
     with pytest.raises(InputError, match="not a prepared run"):
         chain.load(plan.run_dir)
 

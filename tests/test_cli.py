@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from conftest import TINY, call
 from PIL import Image
 from typer.testing import CliRunner
@@ -151,7 +152,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(arguments, w
         (errors.NotebookError("It failed."), 1, "cunet: It failed."),
         (errors.ChainError("It failed."), 1, "cunet: It failed."),
         (errors.TrainingDiverged("The loss is nan."), 2, "cunet: The loss is nan."),
-        (errors.TrainingInterrupted("It is saved."), 130, "cunet: It is saved."),
+        (errors.TrainingInterrupted("x", "at step 3."), 130, "cunet: Training x was stopped at step 3."),
+        (typer.Abort(), 130, "cunet: Stopped."),
         (KeyboardInterrupt(), 130, "cunet: Stopped."),
         (FileNotFoundError(2, "No such file", "/x/y"), 2, "cunet: /x/y: No such file"),
         (OSError(28, "No space left on device", "/x/y"), 2, "cunet: /x/y: No space left"),
@@ -167,7 +169,7 @@ def test_each_kind_of_failure_has_its_status_and_one_paragraph(error, status, te
 @pytest.mark.parametrize(
     "error, text",
     [
-        (errors.TrainingInterrupted("Stopped at step 3; start it again."), "cunet: Stopped at step 3; start"),
+        (errors.TrainingInterrupted("x", "at step 3."), "cunet: Training x was stopped at step 3."),
         (KeyboardInterrupt(), "cunet: Stopped. The same command resumes."),
     ],
 )

@@ -64,7 +64,7 @@ def test_what_is_known_of_a_data_set_beforehand_is_so():
     assert sources.label("avatars") == "avatars (stand-in for CelebA)" and sources.label("-") == "-"
 
 
-@pytest.mark.parametrize("name", ["mnits", "folder:/nowhere", "avatars2"])
+@pytest.mark.parametrize("name", ["mnits", "folder:/nowhere", "avatars2", "folder", "mnist:here"])
 def test_how_many_images_an_unknown_data_set_has_is_not_guessed(name):
     with pytest.raises(InputError, match="Unknown data set|does not exist"):
         work.images(name)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from cunet import checkpoints, models, training
-from cunet.blocks import ODEBlock
+from cunet.blocks import ODEBlock, ode_blocks
 from cunet.convergence import with_solver
 from cunet.depth import solved_with
 from cunet.errors import InputError, TrainingInterrupted
@@ -30,6 +30,17 @@ def test_within_the_blocks_are_solved_as_asked_and_after_as_before():
         raise RuntimeError("whatever happens within")
     assert torch.equal(within, with_solver(network, "midpoint", 5)(x, t))
     assert not torch.equal(within, plain) and torch.equal(network(x, t), plain)
+
+
+@torch.no_grad()
+def test_after_other_steps_an_adaptive_network_still_knows_the_evaluations_of_its_last_call():
+    network = models.build("cunet@solver=dopri5", "smoke", channels=1).eval()
+    network(images(), torch.full((2,), 300))
+    block = ode_blocks(network)[0]
+    block.made += 5  # as a harder equation would have taken
+    with solved_with(network, 2, "leapfrog"):
+        assert block.evaluations == 2
+    assert block.evaluations == block.made and network.evaluations == sum(b.made for b in ode_blocks(network))
 
 
 def test_a_network_without_an_ode_has_no_steps_to_choose():

@@ -12,12 +12,13 @@ import pytest
 from conftest import wait_for
 
 from cunet import devices, processes, storage
-from cunet.errors import InputError
+from cunet.errors import InputError, TrainingInterrupted
 from cunet.recipe import configure
 
 SMALL = dict(model="unet", size="smoke", images=1152, batch_size=12, warmup=4, log_every=48)
 SMALL |= dict(validate_every=480, checkpoint_every=4)
 NAME = "mnist-unet-smoke-s0"
+STOPPED = f"cunet: {TrainingInterrupted('x', 'at step 3.')}"
 
 
 def command(tmp_path, **changes) -> list[str]:
@@ -62,20 +63,22 @@ def test_what_a_training_refuses_is_said_in_its_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lines, why",
+    "count, lines, why",
     [
-        (["starting", "cunet: The loss is nan.", "cunet: It was stopped."], ": The loss is nan."),
-        (["starting", "killed"], " with status 3: ['killed']"),
-        ([], " with status 3: []"),
+        (2, ["starting", STOPPED, "cunet: The loss is nan."], ": The loss is nan."),
+        (2, ["starting", STOPPED, "out of memory"], " with status 3: ['out of memory']"),
+        (1, ["starting", STOPPED], ": Training x was stopped at step 3."),
+        (1, ["starting", "killed"], " with status 3: ['killed']"),
+        (1, [], " with status 3: []"),
     ],
 )
-def test_why_a_training_ended_is_what_its_first_process_said_or_else_its_last_line(
-    tmp_path, monkeypatch, lines, why
+def test_why_a_training_ended_is_what_a_process_refused_or_else_the_last_line(
+    tmp_path, monkeypatch, count, lines, why
 ):
     code = f"import sys; print(*{lines}, sep=chr(10), end=''); sys.exit(3)"
     monkeypatch.setattr(devices, "command", lambda *_: [sys.executable, "-c", code])
     with pytest.raises(InputError) as refused:
-        devices.run(configure(SMALL), tmp_path, lambda line: None)
+        devices.run(configure({**SMALL, "devices": count}), tmp_path, lambda line: None)
     assert str(refused.value) == f"The training {NAME} ended{why}"
 
 

@@ -27,7 +27,7 @@ def test_bad_settings_are_refused_in_one_line_and_nothing_is_written(tmp_path, c
 
 @pytest.mark.parametrize(
     "error, status",
-    [(errors.TrainingDiverged("The loss is nan."), 2), (errors.TrainingInterrupted("It is saved."), 130)],
+    [(errors.TrainingDiverged("The loss is nan."), 2), (errors.TrainingInterrupted("x", "at step 3."), 130)],
 )
 def test_a_training_that_ends_before_its_end_says_so_and_leaves_its_status(
     recipe, monkeypatch, capsys, error, status
