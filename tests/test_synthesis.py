@@ -152,10 +152,10 @@ def _few(monkeypatch, test=400):
 
     whole = datasets._mnist
 
-    def few(split, side):
-        loaded = whole(split, side)
+    def few(name, split, side, root):
+        loaded = whole(name, split, side, root)
         count = test if split == "test" else 400
-        return datasets.ImageDataset("mnist", split, loaded.images[:count], loaded.labels[:count])
+        return datasets.ImageDataset(name, split, loaded.images[:count], loaded.labels[:count])
 
     return few
 
