@@ -189,13 +189,16 @@ def free_port() -> int:
 @pytest.hookimpl(trylast=True)  # when those that shall not run are out
 def pytest_collection_modifyitems(items: list) -> None:
     """Tests of many minutes are the first that each worker does, in turn: none shall begin one when others
-    have nothing left to do. (`worksteal` of pytest-xdist hands out the list in equal shares.)"""
+    have nothing left to do. Those of one file go to one worker, which makes what they share once.
+    (`worksteal` of pytest-xdist hands out the list in equal shares.)"""
     workers, left = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)), len(items)
     longest = [item for item in items if item.get_closest_marker("first")]
+    files = list(dict.fromkeys(item.path for item in longest))
     others = iter([item for item in items if not item.get_closest_marker("first")])
     ordered = []
     for worker in range(workers):
-        share, mine = left // (workers - worker), longest[worker::workers]
+        mine = [item for item in longest if item.path in files[worker::workers]]
+        share = left // (workers - worker)
         left -= share
         ordered += [*mine, *itertools.islice(others, max(0, share - len(mine)))]
     items[:] = [*ordered, *others]
