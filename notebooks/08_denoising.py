@@ -79,6 +79,7 @@ from cunet import (
     runs,
     scorecard,
     subsets,
+    wording,
 )
 from cunet import datasets as data
 from cunet import denoising_claims as judged
@@ -165,7 +166,7 @@ for d in datasets:
         )  # fmt: skip
     seconds[d] = timed.medians
     calls[d] = (timed.ratios[pair[1]], *timed.spread[pair[1]])
-    print(f"{d}: {names[pair[1]]} takes {calls[d][0]:.2f} [{calls[d][1]:.2f}, {calls[d][2]:.2f}] of the time")
+    print(f"{d}: {names[pair[1]]} takes {wording.interval(*calls[d])} of the time")
 
 # %% [markdown]
 # ## 3. Tables 2 and 3

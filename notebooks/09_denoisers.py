@@ -63,6 +63,7 @@ from cunet import (
     paper,
     scorecard,
     subsets,
+    wording,
 )
 from cunet import datasets as data
 from cunet.denoising import denoise, noise_std
@@ -405,13 +406,13 @@ def sentence(reading):
     for row in (row for row in result["values"]["leaders"] if row["walk"] == reading):
         tied = " / ".join(map(denoiser_tables.label, row["undecided"]))
         text = f"{row['dataset']} at {row['noise']}: {denoiser_tables.label(row['method'])}"
-        text += f" {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        text += f" {wording.interval(row['mean'], row['low'], row['high'], '.3f')}"
         parts.append(text + (f", not told from {tied}" if tied else ""))
     return "; ".join(parts)
 
 
 ratios = "; ".join(
-    f"{d} {f['ratio']:.3g} [{f['low']:.3g}, {f['high']:.3g}] times {denoiser_tables.label(f['slowest'])}"
+    f"{d} {wording.interval(f['ratio'], f['low'], f['high'], '.3g')} times {denoiser_tables.label(f['slowest'])}"
     for d, f in result["timings"]["walk against the slowest"].items()
 )
 display(

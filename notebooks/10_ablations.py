@@ -93,6 +93,7 @@ from cunet import (
     runs,
     scorecard,
     subsets,
+    wording,
 )
 from cunet import checkpoints as store
 from cunet import datasets as data
@@ -574,7 +575,8 @@ lines = []
 for row in result["values"]["contributions"]:
     if row["measure"] == "fd":
         says = {1: "worse without it", -1: "better without it", 0: "undecided"}[row["sign"]]
-        text = f"{row['percent']:+.0f} % [{row['low']:+.0f}, {row['high']:+.0f}] (over {row['over']}, {row['seeds']} seed(s))"
+        change = wording.interval(row["percent"], row["low"], row["high"], "+.0f", " %")
+        text = f"{change} (over {row['over']}, {row['seeds']} seed(s))"
         size_too = f" The network has {beside[row['model']]}." if row["model"] in larger else ""
         lines.append(f"- **{row['without']}**, {row['dataset']}: FD-AlexNet {text}: {says}.{size_too}")
 display(

@@ -96,6 +96,7 @@ from cunet import (
     sde,
     solver_study,
     subsets,
+    wording,
 )
 from cunet import checkpoints as store
 from cunet import datasets as data
@@ -451,7 +452,7 @@ for how in likelihood.DEQUANTISATIONS:
     rows_beyond.append(
         dict(id="ext_likelihood", claim=f"bits per dimension of test images, {how} dequantisation (upper bounds)",
              measured=", ".join(f"{palette.label(m)} {x.estimate:.3f}" for m, x in intervals.items()),
-             spread=f"difference {apart.estimate:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}], 95 % over images",
+             spread=f"difference {wording.interval(*apart, '+.3f')}, 95 % over images",
              n=likelihood_images, dataset=main, size=size)
     )  # fmt: skip
 pd.DataFrame(
