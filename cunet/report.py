@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cunet import folders, pages, rules, run_outputs, runs, scorecard, sweep
+from cunet import folders, pages, rules, run_outputs, runs, scorecard, sweep, wording
 from cunet.errors import InputError, command
 
 KINDS = {  # of a verdict, for its colour
@@ -94,7 +94,7 @@ def _figure(run_dir: Path, name: str, caption: str) -> dict[str, Any]:
     picture = pages.picture(data, caption or name, 100 / 150)
     return {
         "name": name,
-        "place": run_outputs.place(name),
+        "place": wording.paper_place(name),
         "caption": pages.markdown(caption),
         "picture": picture,
     }
@@ -107,7 +107,7 @@ def _table(run_dir: Path, name: str, caption: str) -> dict[str, Any]:
     numeric = [all(_is_number(row[i]) for row in rows if row[i]) for i in range(len(header))]
     return {
         "name": name,
-        "place": run_outputs.place(name),
+        "place": wording.paper_place(name),
         "caption": pages.markdown(caption),
         "header": header,
         "rows": rows,

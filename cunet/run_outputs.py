@@ -7,7 +7,6 @@ run's files through these functions. A file that is missing or damaged is named,
 from __future__ import annotations
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,8 +16,6 @@ import pandas as pd
 from cunet import folders, pages, runs, scorecard
 from cunet.errors import InputError
 from cunet.pages import nbformat  # imported there without what takes 2 s
-
-BEYOND = "Beyond the paper"
 
 
 def notebooks(run_dir: Path, jobs: Iterable[str]) -> Iterator[tuple[str, nbformat.NotebookNode]]:
@@ -36,14 +33,6 @@ def told_apart(titles: Mapping[str, str]) -> dict[str, str]:
         job: f"{title}: {job.partition('-')[2]}" if times[title] > 1 else title
         for job, title in titles.items()
     }
-
-
-def place(name: str) -> str:
-    """Where something is in the paper, by its file's name: fig04_... is figure 4, ext_... is `BEYOND`."""
-    found = re.match(r"(fig|tab)(\d+)([a-z]?)_", name)
-    if not found:
-        return BEYOND
-    return f"{'Figure' if found[1] == 'fig' else 'Table'} {int(found[2])}{found[3]} of the paper"
 
 
 def picture(run_dir: Path, name: str) -> Path:

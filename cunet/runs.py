@@ -33,7 +33,7 @@ from typing import Any
 from cunet import folders
 from cunet.errors import InputError
 from cunet.provenance import environment, sha256
-from cunet.wording import cell
+from cunet.wording import BEYOND, cell, paper_place
 
 STAGING = "CUNET_STAGING"  # set by the runner: the folder that outputs go to until the notebook has succeeded
 JOB = "CUNET_JOB"  # set by the runner: the job that the staging folder belongs to
@@ -105,14 +105,15 @@ class Run:
         return self._folder(self.run_dir / "checkpoints")
 
     def save_figure(self, figure, name: str, caption: str = "") -> Path:
-        """Save a Matplotlib figure as figures/<name>.png (150 dots an inch) and .pdf, without a date inside.
+        """Save a Matplotlib figure as figures/<name>.png (150 dots an inch) and .pdf, without a date inside,
+        and show it in the notebook, with its caption below.
 
         The figure's layout is found once, here, and kept.
 
         Arguments:
             figure: a matplotlib Figure.
             name: `figNN_slug` for the paper's figure NN, `ext_slug` for one beyond the paper.
-            caption: one sentence for the report.
+            caption: one sentence, Markdown; the report has it, too.
 
         Returns:
             Path of the PNG.
@@ -123,6 +124,12 @@ class Run:
             figure.savefig(folder / f"{name}.{kind}", dpi=150, metadata=metadata, bbox_inches="tight")
             figure.set_layout_engine("none")  # finding again where everything stands takes a second
         self._figures[name] = caption
+        from IPython import get_ipython  # here, since most who read runs have no notebook
+        from IPython.display import Markdown, display
+
+        if get_ipython() is not None:
+            number = "" if (where := paper_place(name)) == BEYOND else f"**{where}.** "
+            display(figure, Markdown(number + caption))
         return folder / f"{name}.png"
 
     def save_table(self, table, name: str, caption: str = "") -> Path:

@@ -18,7 +18,7 @@ import pandas as pd
 from cunet import paper, run_outputs, runs, scorecard
 from cunet.claims import CLAIMS, Claim
 from cunet.pages import nbformat  # imported there without what takes 2 s
-from cunet.wording import cell
+from cunet.wording import BEYOND, cell, paper_place
 
 PACKAGE = Path(__file__).resolve().parent
 LEFT_OUT: set[str] = {"__init__", "__main__"}  # modules without a page
@@ -148,7 +148,7 @@ def _beyond(rows: Sequence[dict[str, str]], notebooks: Mapping[str, Sequence[str
     """The lines about what the paper does not claim, none if nothing was asked. rows: of the scorecard."""
     if not rows:
         return []
-    text = ["", f"## {run_outputs.BEYOND}", ""]
+    text = ["", f"## {BEYOND}", ""]
     text += ["| question | measured | spread | notebook |", "|---|---|---|---|"]
     for row in rows:
         where = f"{{doc}}`/notebooks/{row['notebook']}`" if row["notebook"] in notebooks else "-"
@@ -173,12 +173,12 @@ def outputs_page(
         for kind in ("figures", "tables"):
             found += [(name, kind, caption, job) for name, caption in result["outputs"][kind].items()]
     found = sorted(item for item in found if item[0] != runs.SCORECARD)
-    parts: dict[str, list[str]] = {"The paper's figures and tables": [], run_outputs.BEYOND: []}
+    parts: dict[str, list[str]] = {"The paper's figures and tables": [], BEYOND: []}
     own = next(iter(parts))
     for name, kind, caption, job in found:
-        place = run_outputs.place(name)
+        place = paper_place(name)
         slug = re.sub(r"^(fig\d+[a-z]?|tab\d+[a-z]?|ext)_", "", name).replace("_", " ")
-        beyond = place == run_outputs.BEYOND
+        beyond = place == BEYOND
         head = slug.capitalize() if beyond else f"{place.removesuffix(' of the paper')}: {slug}"
         where = f"From {{doc}}`/notebooks/{job}`." if job in notebooks else ""
         shown = (

@@ -1,6 +1,10 @@
-"""How numbers and text are written where people read them: an interval, a cell of a Markdown table."""
+"""How things are written for people: an interval, a cell of a Markdown table, the place of a figure."""
 
 from __future__ import annotations
+
+import re
+
+BEYOND = "Beyond the paper"
 
 
 def interval(value: float, low: float, high: float, style: str = ".2f", unit: str = "") -> str:
@@ -14,3 +18,11 @@ def interval(value: float, low: float, high: float, style: str = ".2f", unit: st
 def cell(text: object) -> str:
     """A text as one cell of a Markdown table: on one line, and a bar in it no border."""
     return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def paper_place(name: str) -> str:
+    """Where something is in the paper, by its file's name: fig04_... is figure 4, ext_... is `BEYOND`."""
+    found = re.match(r"(fig|tab)(\d+)([a-z]?)_", name)
+    if not found:
+        return BEYOND
+    return f"{'Figure' if found[1] == 'fig' else 'Table'} {int(found[2])}{found[3]} of the paper"

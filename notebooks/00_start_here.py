@@ -63,7 +63,6 @@ rows = [
 ]
 picture = figures.image_rows(rows, [f"t = {t}" for t in noising_steps])
 run.save_figure(picture, "ext_start_noising", "A diffusion model learns to go from right to left")
-picture
 
 # %% [markdown]
 # Now learn to go from right to left. A network is shown $x_t$, is told $t$, and guesses the noise
@@ -91,7 +90,6 @@ picture
 network = models.build("cunet", "paper")
 picture = figures.architecture(network, 64, 3, "The continuous U-Net as described")
 run.save_figure(picture, "ext_start_architecture", "The continuous U-Net as the paper describes it")
-picture
 
 # %% [markdown]
 # Notebook 01 takes the block apart, 02 its gradient, 03 the stochastic equations behind it, and 04 the networks.

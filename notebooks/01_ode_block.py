@@ -209,7 +209,6 @@ run.save_figure(
     "Learning x to -x: do paths reach the bars of their colour? First order keeps them apart; second order lets "
     "positions cross, since in phase space (right) they do not meet.",
 )
-picture
 
 # %% [markdown]
 # ## 3. The solvers
@@ -323,7 +322,6 @@ run.save_figure(
     "ext_orders_table",
     "Measured order of every solver on every problem. The darker, the farther from a whole number.",
 )
-picture
 
 # %%
 wide = {
@@ -342,7 +340,6 @@ panels = {
 panels = {title: pd.DataFrame(rows, columns=["solver", "h", "error"]) for title, rows in panels.items()}
 picture = ode_figures.order_lines(panels, ylabels=("error, twelve coupled dimensions",))
 run.save_figure(picture, "ext_orders_lines", "Error of every solver against its step size: parallel lines have one order, local lines are steeper by one.")
-picture
 
 # %% [markdown]
 # ## 5. Local against global error (section 3.3 of the paper, C19)
@@ -414,7 +411,6 @@ run.save_figure(
     "Leapfrog under a force of time and position (left) and under two that depend on velocity: only there does the "
     "naive form fall to slope 1.",
 )
-picture
 
 # %% [markdown]
 # ## 6. Long times: energy
@@ -456,7 +452,6 @@ run.save_figure(
     "A planet under leapfrog and Runge-Kutta at equal cost. Leapfrog's energy error stays, the others' grows; dots: "
     "where each ends.",
 )
-picture
 
 # %% [markdown]
 # ## 7. A trained network: does it solve its equation?
@@ -557,7 +552,6 @@ run.save_figure(
     "Distance of each solver from the exact solution of the blocks. Lines: median block, bands: middle half, "
     "dashed: 1 %.",
 )
-picture
 
 # %%
 at = (

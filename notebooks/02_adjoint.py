@@ -265,7 +265,6 @@ run.save_figure(
     "The adjoint, carried back along the flow. Dots noise, squares data; arrows the gradient (a third of its length): "
     "it points away from the star and fades backwards.",
 )
-picture
 
 # %% [markdown]
 # The arrows are $r_t$, the direction in which the loss grows: at the end straight away from the goal. Carried back
@@ -544,7 +543,6 @@ run.save_figure(
     "Four ways to the gradient, by solver steps: how wrong (dashed: 1e-5), how much memory, how long. Which lines grow? "
     "The adjoint's midpoint makes two evaluations a step, the others one.",
 )
-picture
 
 
 # %% [markdown]

@@ -48,7 +48,7 @@ import numpy as np
 import pandas as pd
 import sympy as sp
 import torch
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 from scipy.optimize import linprog
 
 from cunet import runs, scorecard, sde_figures
@@ -70,12 +70,6 @@ torch.set_default_dtype(torch.float64)
 generator = torch.Generator().manual_seed(seed)
 run = runs.Run.open(globals())
 enough = counts[-1] >= 64 and training_steps >= 1000  # fewer are too few for some of the conclusions
-
-
-def keep(figure, name, caption):
-    """Save a figure in the run's folder, and show it."""
-    run.save_figure(figure, name, caption)
-    return figure
 
 
 # %% [markdown]
@@ -278,7 +272,7 @@ rows = {"exact": [None] * 5} | {text: [ways[name][i] for i in shown] for name, t
 numbers = {text: [distances[name][i] for i in shown] for name, text in label.items()}
 heads = [f"t = {marks[i]:g}" for i in shown]
 figure = sde_figures.densities(rows, [exact[i] for i in shown], heads, numbers)
-keep(figure, "ext_sde_density_flow", "Clouds on their way back, under contours of the exact density: which stay on it? Number: distance from it.")
+run.save_figure(figure, "ext_sde_density_flow", "Clouds on their way back, under contours of the exact density: which stay on it? Number: distance from it.")
 
 # %% [markdown]
 # The number in each picture is the distance from the exact density. The SDE and the flow stay on $p_t$
@@ -317,7 +311,7 @@ lines = {name: (marks, values) for name, values in distances.items()}
 axes = "t (time runs to the right)", "distance from the exact $p_t$"
 panel = sde_figures.Panel(lines, *axes, falling=True, floor=floor, legend="below")
 figure = sde_figures.panels(panel, height=3.7)
-keep(figure, "ext_sde_distance", "Distance from the exact density along the way back: which lines stay in the grey band?")
+run.save_figure(figure, "ext_sde_distance", "Distance from the exact density along the way back: which lines stay in the grey band?")
 
 # %% [markdown]
 # **Same densities, different paths.** Below, the same eight starting points go back by the SDE and by the
@@ -338,7 +332,7 @@ height = torch.linspace(-3, 3, 200)
 across = GaussianMixture(data.weights, centres[:, :1], shapes[:, :1, :1])  # the density of x_1
 wall = torch.stack([sde.marginal(across, at).log_prob(height[:, None]).exp() for at in times], 1)
 figure = sde_figures.paths(paths, wall, times, height)
-keep(figure, "ext_sde_trajectories", "Eight points on their way back: smooth by the flow, rough by the SDE.")
+run.save_figure(figure, "ext_sde_trajectories", "Eight points on their way back: smooth by the flow, rough by the SDE.")
 
 # %% [markdown]
 # ## 5. Equation 2: DDPM's step, derived
@@ -514,7 +508,7 @@ exactly = sde_figures.Panel(slopes, ylabel="relative error of the width", title=
 by_clouds = sde_figures.Panel(clouds, ylabel="distance from the data", title="mixture, clouds", **log)
 by_clouds.floor = floor_of(4 * points)
 figure = sde_figures.panels(exactly, by_clouds, height=3.8)
-keep(figure, "ext_sde_orders", "Error against score evaluations: steeper is a higher order; the band is the floor of independent points.")
+run.save_figure(figure, "ext_sde_orders", "Error against score evaluations: steeper is a higher order; the band is the floor of independent points.")
 
 # %% [markdown]
 # With an exact score, then:
@@ -549,7 +543,7 @@ assert chased[0.2][-1] < chased[0.2][0] / 3 or not enough  # arrived
 assert chased[0.0][-1] > 0.1  # not arrived
 lines = {f"t = {at:g}": (np.arange(rounds) * (steps // 8), values) for at, values in chased.items()}
 panel = sde_figures.Panel(lines, "Langevin steps", "distance from $p_t$")
-keep(sde_figures.panels(panel), "ext_sde_langevin", "Langevin alone, from pure noise towards four p_t.")
+run.save_figure(sde_figures.panels(panel), "ext_sde_langevin", "Langevin alone, from pure noise towards four p_t.")
 
 # %% [markdown]
 # ## 7. When the score is wrong
@@ -609,7 +603,7 @@ panels = [
     sde_figures.Panel({name: (weights, e) for name, e in errors.items()}, *axes, title=title, floor=floor)
     for title, errors in shown.items()
 ]
-keep(sde_figures.panels(*panels), "ext_sde_imperfect_score", "Distance from the data against the noise on the way back: where is each line lowest?")
+run.save_figure(sde_figures.panels(*panels), "ext_sde_imperfect_score", "Distance from the data against the noise on the way back: where is each line lowest?")
 
 # %% [markdown]
 # An error made early is repaired by noise. An error made late is made worse. An error made throughout is
@@ -811,8 +805,8 @@ ends = {"posterior mean": ([1], curve[:1]), "posterior sample": ([2], [0.0])}
 axes = "distortion D, in units of the smallest", "total variation from $p_X$"
 panel = sde_figures.Panel({"P(D)": (budgets / lowest, curve)} | ends, *axes, logy=False)
 tradeoff = sde_figures.panels(panel)
-display(keep(smooth, "ext_sde_smoothing", "What three denoisers make of the same noisy points."))
-keep(tradeoff, "ext_perception_distortion", "P(D) of equation 17 on a toy: convex.")
+run.save_figure(smooth, "ext_sde_smoothing", "What three denoisers make of the same noisy points.")
+run.save_figure(tradeoff, "ext_perception_distortion", "P(D) of equation 17 on a toy: convex.")
 
 # %% [markdown]
 # $P(D)$ falls steeply where $D$ is smallest, and reaches 0 no later than at twice the smallest distortion, as

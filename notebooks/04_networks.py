@@ -47,7 +47,7 @@ timing_rounds = 7  # rounds of the interleaved timing, 2 or more
 # %matplotlib inline
 import pandas as pd
 import torch
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 from torch.utils.flop_counter import FlopCounterMode
 from torchdiffeq import odeint, odeint_adjoint
 
@@ -74,7 +74,6 @@ for name, place in {"unet": "ext", "cunet": "fig01", "cunet-released": "fig01"}.
     picture = figures.architecture(networks[name], SIDE, CHANNELS, palette.label(name))
     caption = f"{palette.label(name)}: what one call does, found by running it"
     run.save_figure(picture, f"{place}_architecture_{name.replace('-', '_')}", caption)
-    display(picture)
 
 # %% [markdown]
 # Three networks, one shape. The U-Net stacks two residual blocks and an attention at every resolution, and every
@@ -152,7 +151,6 @@ claimed = {"millions": (1 / 4, "a quarter of the U-Net")}
 picture = figures.bars_beside_paper(bars, [("millions", "printed", "million parameters")], claimed)
 caption = "Parameters, with their share of the U-Net's; diamonds: printed by the authors, whose networks stand first"
 run.save_figure(picture, "fig06_parameters", caption)
-picture
 
 # %% [markdown]
 # **Whose claim is it?** The paper gives no widths, so its claim is about the network that its authors released: the bars
@@ -216,7 +214,6 @@ claimed = {column: (share, "claimed share") for column, share in said.items()}
 picture = figures.bars_beside_paper(table, panels, claimed | {"checkpoint_mib": (1 / 4, "claimed share")})
 caption = "Table 5 as bars, with their share of the U-Net's; diamonds: the paper's; dashed: the share it claims"
 run.save_figure(picture, "tab05_cost", caption)
-picture
 
 # %% [markdown]
 # Two more things to read off. The abstract's share of the U-Net's FLOPs is not table 5's. And the matrix products

@@ -124,7 +124,6 @@ table
 name = f"{model}-{variant}" if variant else model
 picture = figures.loss_curves({name: card})
 run.save_figure(picture, f"ext_loss_{slug}", f"Loss of {config.name}")
-picture
 
 # %% [markdown]
 # **Check.** The weights that are kept are the weights that were validated: their loss, computed anew, is the card's.
@@ -151,7 +150,6 @@ generated = sampling.sample(network, samples, diffusion, "ddim", sampling_steps,
 sheets = {"data": subsets.images(test, samples), f"{palette.label(name)}, {sampling_steps} steps": generated}
 picture = figures.sample_sheets(sheets)
 run.save_figure(picture, f"ext_samples_{slug}", f"The first {samples} samples of {config.name}, beside data")
-picture
 
 # %%
 values = {

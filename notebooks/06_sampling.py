@@ -86,7 +86,6 @@ decibels = [10 * float(diffusion.snr(t).log10()) for t in noising_steps]
 heads = [f"t = {t}\n{db:.0f} dB" for t, db in zip(noising_steps, decibels, strict=True)]
 picture = figures.image_rows(strip, heads)
 run.save_figure(picture, "fig04_noising", "Noise over the diffusion steps, with the signal-to-noise ratio")
-picture
 
 # %% [markdown]
 # **Check.** A thousand small steps are the one big step: going step by step with fresh noise, signal and variance
@@ -111,7 +110,6 @@ db = {name: 10 * d.snr(torch.arange(d.timesteps)).log10() for name, d in schedul
 t = range(diffusion.timesteps)
 picture = figures.curves(t, db, "diffusion step t", "signal-to-noise ratio, dB", "Noise schedules")
 run.save_figure(picture, "ext_schedules", "Signal-to-noise ratio along three noise schedules: where does each cross 0 dB?")
-picture
 
 # %% [markdown]
 # ## 2. One step back: equation 2
@@ -136,7 +134,6 @@ lines = {"as printed": as_printed, "Ho et al. (2020)": ho}
 picture = figures.curves(t, lines, "diffusion step t", "weight of the noise", "Equation 2", logy=True)
 run.save_figure(picture, "ext_equation_2", "The weight of the noise in equation 2")
 print(f"printed in {erratum.place}: {float(as_printed.min()):.6f} ... {float(as_printed.max()):.6f}")
-picture
 
 # %% [markdown]
 # **Check.** Which of the two is the mean of $q(x_{t-1}\mid x_t, x_0)$? Bayes' rule for Gaussians gives it without
@@ -206,7 +203,6 @@ with torch.no_grad():
     rows = {"as printed": ancestral(True), "Ho et al.": ancestral(False)}
 picture = figures.image_rows(rows)
 run.save_figure(picture, "ext_equation_2_samples", "Samples by equation 2 as printed, and as it should be")
-picture
 
 # %% [markdown]
 # ## 3. Equation 3: the network stands for the noise
@@ -237,7 +233,6 @@ for i in range(len(start)):
     rows += [("on its way", [s.x[i] for s in chosen]), ("will become", [s.x0[i] for s in chosen])]
 picture = figures.image_rows(rows, [f"t = {s.t}" for s in chosen])
 run.save_figure(picture, "ext_trajectory", f"From noise to digits in {steps} DDIM steps, {models[-1]}")
-picture
 
 # %% [markdown]
 # ## 4. Samplers, side by side
@@ -254,7 +249,6 @@ for sampler in ("ddpm", "ddim", "dpmsolver++"):
         rows[f"{sampler}, {n}"] = sampling.sample(network, shown, d, sampler, n, seed)
 picture = figures.image_rows(rows)
 run.save_figure(picture, "ext_samplers", f"Three samplers at {few_steps} steps, {models[-1]}, the same noise")
-picture
 
 # %% [markdown]
 # ## 5. Does the network need to know the step? (C24)
@@ -305,7 +299,6 @@ picture = figures.curves(
     told_steps, lines, "step told", "error / error when told the truth", logy=True, marker="o"
 )
 run.save_figure(picture, "ext_told", f"Error when told another step, {models[-1]}")
-picture
 
 # %% [markdown]
 # ## Exercises

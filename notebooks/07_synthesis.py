@@ -139,7 +139,6 @@ for d in sets_of:
         f"Validation loss against images seen and against training time, {d}: which line is lower, and where?"
     )
     run.save_figure(picture, f"ext_training_{d}", caption)
-    display(picture)
 
 
 # %% [markdown]
@@ -241,7 +240,6 @@ for d in sets_of:
         "images; thin lines, if any: other training seeds"
     )
     run.save_figure(picture, f"ext_fd_against_steps_{d}", caption)
-    display(picture)
 
 # %% [markdown]
 # **How much is noise?** Left, other draws of the samples: does the bootstrap, which knows one draw only, say rightly how
@@ -334,7 +332,6 @@ sheets = {
 }
 picture = figures.sheet_rows(sheets)
 run.save_figure(picture, "fig03_samples", "Figure 3: the first 32 samples of each network at its best steps")
-picture
 
 # %% [markdown]
 # Nothing here is selected: these are the first samples, from the same noise in each sheet of a row.
@@ -375,7 +372,6 @@ for d in sets_of:
     picture = figures.image_rows(shown)
     caption = f"Images of each set, each above its nearest training image, {d}"
     run.save_figure(picture, f"ext_neighbours_{d}", caption)
-    display(picture)
 neighbours = pd.DataFrame(rows)
 run.save_table(neighbours, "ext_neighbours", "Distance to the nearest training image, in grey levels (RMS)")
 neighbours.round(3)
@@ -407,7 +403,6 @@ for d in sets_of:
     here = timed_curve[timed_curve.dataset == d]
     picture = figures.fd_against_steps(here, yardsticks[d].floor(int(here.n.max())), x="seconds")
     run.save_figure(picture, f"ext_fd_against_time_{d}", f"FD-AlexNet against the time a sample takes, {d}")
-    display(picture)
 
 # %% [markdown]
 # The first table takes from each distance what as many real images have (the floor, which is no network's fault), and

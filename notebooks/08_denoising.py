@@ -211,7 +211,6 @@ for d in datasets:
         rows, ["original", "noisy", *(n.replace(" as ", "\nas ") for n in names.values())] * shown
     )
     run.save_figure(picture, f"fig05_denoised_{d}", f"Original, noisy, and denoised by each network, {d}")
-    display(picture)
 
 # %% [markdown]
 # **Figures 7, 8 and 9**: the way there, at a lower, a middle and a high noise level.
@@ -223,7 +222,6 @@ for d in datasets:
         picture = denoising_figures.along_the_steps(subsets.images(tests[d], images)[0], strips, "lpips")
         caption = f"{paper.FIGURES[number]}: {level} steps of noise, {d}"
         run.save_figure(picture, f"fig{number:02}_intermediate_{d}", caption)
-        display(picture)
 
 # %% [markdown]
 # **Figures 10 and 11**: SSIM and LPIPS along the way. The paper draws one image; here it is thin, and the mean thick.
@@ -239,7 +237,6 @@ for d in datasets:
             f"below, {names[pair[1]]} minus {names[pair[0]]} with its 95 % interval"
         )
         run.save_figure(picture, f"fig{number}_{metric}_{d}", caption)
-        display(picture)
 
 # %% [markdown]
 # **The elbow, quantified.** Figure 11's U-Net gets worse again after its peak. So: what share of the gain up to the
@@ -291,7 +288,6 @@ for d in datasets:
     run.save_figure(
         picture, f"ext_denoising_variants_{d}", f"{what}: best values, by variant of the protocol, {d}"
     )
-    display(picture)
 
 # %% [markdown]
 # **What the stride costs.** Steps that are left out save time and change the walk: the peak can only fall on a step
@@ -348,7 +344,6 @@ linearity = float(1 - ((linear.run - slope * linear.calls) ** 2).sum() / (linear
 picture = denoising_figures.cost_line(linear.calls, linear.run, linear.images, slope)
 run.save_figure(picture, "ext_denoising_cost", f"Time of whole denoising runs: marks beside the line, {names[m]}, {d}")
 print(f"share of the squared times that the line through the origin explains: {linearity:.4f}")
-picture
 
 # %% [markdown]
 # ## 6. Equations 15 and 18: a toy that knows its posterior
@@ -403,7 +398,6 @@ for d, toy in toys.items():
     picture = figures.image_rows({k: v[:10].clamp(-1, 1) for k, v in rows.items()})
     caption = f"Ten images, {toy['level']} steps of noise: posterior mean and posterior draw, {d}"
     run.save_figure(picture, f"ext_denoising_posterior_{d}", caption)
-    display(picture)
 
 # %% [markdown]
 # **Equations 16 to 18.** What is the best perception at a given distortion? Here a linear program answers without
@@ -422,7 +416,6 @@ assert max(violation.values()) < 1e-6, "up to the tolerance of the linear progra
 assert all((p <= chord + 1e-6).all() for p in best_possible.values()), "a coin is one of the denoisers"
 picture = denoising_figures.toy(budgets, best_possible)
 run.save_figure(picture, "ext_denoising_toy", "P(D) of equation 17 on ten images, and a coin's straight line")
-picture
 
 # %% [markdown]
 # Both were asserted: no point above the chord of its neighbours, as equation 18 says, and none above the coin's
@@ -525,7 +518,6 @@ for d in datasets:
     picture = denoising_figures.tradeoff(points[points.dataset == d], floor[d])
     caption = f"Perception against distortion, {tradeoff_level} steps of noise, {tradeoff_images} images, {d}"
     run.save_figure(picture, f"ext_denoising_tradeoff_{d}", caption)
-    display(picture)
 pd.Series(bulge, name="height above the chord").unstack().round(3)
 
 # %% [markdown]

@@ -235,7 +235,6 @@ for d in datasets:
     present = dict.fromkeys(m for m, _ in scores[d])
     picture = denoising_figures.plane(averages[d], {m: denoiser_tables.label(m) for m in present})
     run.save_figure(picture, f"ext_denoisers_plane_{d}", f"LPIPS against SSIM of each denoiser, {d}, 95 % over images: who is lowest, and who is farthest right?")
-    display(picture)
 
 # %% [markdown]
 # **To look at.** The first of the images, not chosen; of a diffusion network the end of its walk.
@@ -251,7 +250,6 @@ for d in datasets:
     picture = figures.image_rows(rows, [f"{level} steps" for level in levels for _ in range(shown)])
     caption = f"The same noisy images, a row a denoiser, {d}: which details are lost, and which are invented?"
     run.save_figure(picture, f"ext_denoisers_pictures_{d}", caption)
-    display(picture)
 
 # %% [markdown]
 # ## 4. What decides the answer?

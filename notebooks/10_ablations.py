@@ -287,7 +287,6 @@ for d in datasets:
         " interval (95 %) has 0 in it, undecided. Filled: over training seeds; open: over images alone"
     )
     run.save_figure(picture, f"ext_contributions_{d}", caption)
-    display(picture)
     few = contributions[
         (contributions.dataset == d) & contributions.small.eq(True) & (contributions.seeds < 3)
     ]
@@ -326,7 +325,6 @@ for d in datasets:
             run.save_figure(
                 picture, f"fig{number}_samples_{d}", f"{paper.FIGURES[number]}, beside the full network, {d}"
             )
-            display(picture)
         else:
             print(f"Figure {number}, {d}: {m} is not trained with a seed of {full}.")
 
@@ -394,7 +392,6 @@ for d in datasets:
         " cU-Net is more robust, filled and in a network's colour where the test decides for it"
     )
     run.save_figure(picture, f"ext_robustness_{d}", caption)
-    display(picture)
 
 # %% [markdown]
 # ## 6. By how much do blocks stretch?
@@ -449,7 +446,6 @@ for d in datasets:
         " range; above the line at 1 a change grows"
     )
     run.save_figure(picture, f"ext_stretch_{d}", caption)
-    display(picture)
 
 # %%
 whole = pd.DataFrame(rows)
@@ -520,7 +516,6 @@ for d in datasets:
         " above the solid one (told each step), the embedding helps"
     )
     run.save_figure(picture, f"ext_reading_{d}", caption)
-    display(picture)
 errors.round(3)
 
 # %% [markdown]

@@ -276,7 +276,6 @@ for d in datasets:
         " by the same network; band: real images. Where both networks leave the dots alike, the method helps both alike"
     )
     run.save_figure(picture, f"ext_accelerations_{d}", caption)
-    display(picture)
 
 # %% [markdown]
 # **How long do they take?** Whole samples, one at a time, on this CPU, with every number of calls; all sets of both networks
@@ -311,7 +310,6 @@ for d in datasets:
         " in both, with 95 % over samples; the line further left needs less time for the same quality"
     )
     run.save_figure(picture, f"ext_pareto_{d}", caption)
-    display(picture)
 
 # %% [markdown]
 # ### Do the gains multiply?
@@ -440,7 +438,6 @@ run.save_table(bits, "ext_likelihood", f"Bits per dimension of {likelihood_image
 picture = beyond_figures.likelihoods(bits)
 caption = f"Bits per dimension of test images, {main}: who needs fewer? Diamonds: mean, with its 95 % interval"
 run.save_figure(picture, "ext_likelihood", caption)
-display(picture)
 
 # %%
 likely = {}
@@ -494,7 +491,6 @@ caption = (
     " chosen, a row a budget: where a row is of one colour, need does not differ along the chain"
 )
 run.save_figure(picture, "ext_depth", caption)
-display(picture)
 
 
 # %%
@@ -551,7 +547,6 @@ caption = (
     " lies left of the full network (star), and costs quality where it lies above its interval"
 )
 run.save_figure(picture, "ext_saved_work", caption)
-display(picture)
 
 # %%
 for row in saved[saved.way == "depth by need"].itertuples():
@@ -610,7 +605,6 @@ caption = (
     " rising: layers"
 )
 run.save_figure(picture, "ext_inner_ode", caption)
-display(picture)
 
 # %%
 converged = pd.concat(
@@ -653,7 +647,6 @@ if len(study):
         f"Left: validation loss, {main}, trained with the row's solver and evaluations a block, evaluated with the column's; red: above"
         " that of the row's own solver. Right: each with its own solver; a solver helps where its line lies below the star",
     )
-    display(picture)
     for asked, answer in solver_study.findings(study):
         rows_beyond.append(
             dict(id="ext_solvers", claim=f"cU-Net: {asked}", measured=answer,
@@ -735,7 +728,6 @@ for d in grids:
         f"ext_guidance_{d}",
         f"Left: share of images of the class asked for, {d}; right: distance to real images; {caption}",
     )
-    display(picture)
     names = data.class_names(d)
     sheet = figures.image_rows(grids[d], [names[n % len(names)] for n in range(min(10, guided_images))])
     run.save_figure(
@@ -743,7 +735,6 @@ for d in grids:
         f"ext_guided_samples_{d}",
         f"A column a class asked for, {d}, a row a network and scale, from the same noise: is it what was asked for?",
     )
-    display(sheet)
 
 # %%
 for d in grids:
@@ -775,7 +766,6 @@ picture = panel.sheet(test.batch([0]), settings, pair, seed)
 run.save_figure(
     picture, "ext_panel", "A test image noised and denoised by both networks, at settings of the panel"
 )
-display(picture)
 if panel.live():
     display(panel.Panel(test, pair, seed).widget)
 

@@ -39,6 +39,13 @@ def tagged(path, tag: str) -> list[int]:
     return [i for i, cell in enumerate(cells(path)) if tag in cell.metadata.get("tags", [])]
 
 
+def calls(source: str, name: str) -> list[ast.Call]:
+    """The calls of a function or method of that name in a cell, magics aside, with an argument or more."""
+    plain = "\n".join(line for line in source.split("\n") if not line.startswith("%"))
+    found = [node for node in ast.walk(ast.parse(plain)) if isinstance(node, ast.Call) and node.args]
+    return [call for call in found if ast.unparse(call.func).split(".")[-1] == name]
+
+
 def test_there_are_as_many_notebooks_as_the_tests_think():
     assert len(NOTEBOOKS) == COUNT
     assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem) for path in NOTEBOOKS)
@@ -89,12 +96,19 @@ def test_it_opens_its_run_saves_its_result_and_ends_with_what_was_found(path):
 
 
 @each
-def test_its_figures_are_shown_as_pictures(path):
-    """Without the line, a figure that is no pyplot's is shown as its type's name."""
+def test_its_figures_are_shown_as_pictures_once_and_with_a_caption(path):
+    """Without the line, a figure that is no pyplot's is shown as its type's name. `save_figure` shows it."""
     code = [cell.source for cell in cells(path) if cell.cell_type == "code"]
+    saves = [call for source in code for call in calls(source, "save_figure")]
     (at,) = tagged(path, "parameters")
-    if any("save_figure(" in source for source in code):
+    if saves:
         assert cells(path)[at + 1].source.startswith("%matplotlib inline\n")
+    assert all(len(call.args) == 3 for call in saves), "a figure, its name and its caption"
+    for source in code:
+        saved, shown = (
+            {ast.unparse(call.args[0]) for call in calls(source, name)} for name in ("save_figure", "display")
+        )
+        assert not saved & shown and source.strip().split("\n")[-1] not in saved, "it would be shown twice"
 
 
 @each

@@ -7,18 +7,6 @@ from cunet import run_outputs, runs, scorecard
 from cunet.errors import InputError
 
 
-@pytest.mark.parametrize(
-    "name, place",
-    [
-        ("fig04_x", "Figure 4 of the paper"),
-        ("tab12_x", "Table 12 of the paper"),
-        ("ext_x", run_outputs.BEYOND),
-    ],
-)
-def test_places_come_from_names(name, place):
-    assert run_outputs.place(name) == place
-
-
 def test_only_jobs_of_one_notebook_get_more_than_its_title():
     titles = {"05_training-a-s0": "Training", "05_training-a-s1": "Training", "04_networks": "Networks"}
     assert list(run_outputs.told_apart(titles).values()) == ["Training: a-s0", "Training: a-s1", "Networks"]

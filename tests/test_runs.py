@@ -43,6 +43,18 @@ def saved(run):
     return sorted(path.parent.glob("fig04_noising.*"))
 
 
+def test_a_saved_figure_is_shown_with_its_place_in_the_paper_and_its_caption(run, monkeypatch):
+    import IPython
+
+    shown, figure = [], line()
+    monkeypatch.setattr(IPython, "get_ipython", lambda: "a notebook's")
+    monkeypatch.setattr(IPython.display, "display", lambda *objects: shown.extend(objects))
+    run.save_figure(figure, "fig04_noising", "A line.")
+    run.save_figure(figure, "ext_line", "Another.")
+    assert shown[0] is shown[2] is figure
+    assert [shown[1].data, shown[3].data] == ["**Figure 4 of the paper.** A line.", "Another."]
+
+
 def test_tables_are_csv_in_full_and_markdown_to_four_digits(run):
     table = pd.DataFrame({"model": ["a|b", "1e5"], "fd": [1.23456789, np.nan], "n": [10, 200000]})
     path = run.save_table(table, "tab01_fd", "Distances.")

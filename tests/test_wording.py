@@ -1,4 +1,4 @@
-"""How numbers and text are written: an interval, a cell of a Markdown table."""
+"""How things are written: an interval, a cell of a Markdown table, the place of a figure."""
 
 import numpy as np
 import pytest
@@ -21,3 +21,15 @@ def test_an_interval_has_one_form_and_its_place_says_how_exact(given, text):
 def test_a_cell_breaks_no_table_whatever_is_in_it():
     assert wording.cell("x to |x|,\nfast") == "x to \\|x\\|, fast"
     assert wording.cell(3) == "3"
+
+
+@pytest.mark.parametrize(
+    "name, place",
+    [
+        ("fig04_x", "Figure 4 of the paper"),
+        ("tab12_x", "Table 12 of the paper"),
+        ("ext_x", wording.BEYOND),
+    ],
+)
+def test_places_come_from_names(name, place):
+    assert wording.paper_place(name) == place
