@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,8 @@ from cunet.errors import InputError
 from cunet.imports import hidden
 from cunet.recipe import TrainConfig
 
-with hidden("torchmetrics"):  # imported with all of torchvision to see its version, then not used: 4 s
+if TYPE_CHECKING:
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
 
 
 def compiled_or_eager(model: nn.Module, batch: tuple[Tensor, ...]) -> nn.Module:
@@ -39,8 +38,12 @@ def compiled_or_eager(model: nn.Module, batch: tuple[Tensor, ...]) -> nn.Module:
         model.load_state_dict(kept)
 
 
-def start_fabric(config: TrainConfig) -> Fabric:
+def start_fabric(config: TrainConfig) -> "Fabric":
     """Fabric with the processes that `config` asks for; more than one must have been started by torchrun."""
+    with hidden("torchmetrics"):  # imported with all of torchvision to see its version, then not used: 4 s
+        from lightning_fabric import Fabric  # here: it takes as long as torch, and only training needs it
+        from lightning_fabric.plugins.environments import LightningEnvironment
+
     world, running = config.devices * config.num_nodes, int(os.environ.get("WORLD_SIZE", 1))
     if config.batch_size % (world * config.accumulate):
         raise InputError(

@@ -90,11 +90,15 @@ class RandomDepth(ContinuousUNet):
         with solved_with(self, depth=self._drawn()):
             return super().forward(sample, timestep, class_labels)
 
-    @torch.compiler.disable
     def _drawn(self) -> int:
-        (low, high), seed = self.depths, self.depth_seed
-        draw = None if seed is None else torch.Generator().manual_seed(seed)
-        return int(torch.randint(low, high + 1, (), generator=draw))
+        compiling = torch.compiler.is_compiling()  # else nothing of the compiler is imported
+        return (torch.compiler.disable(_draw) if compiling else _draw)(*self.depths, self.depth_seed)
+
+
+def _draw(low: int, high: int, seed: int | None) -> int:
+    """A whole number from low to high, by a seed or torch's own generator."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 _FAMILIES = {

@@ -14,7 +14,7 @@ import copy
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,11 +22,14 @@ from torch import Tensor
 from cunet import checkpoints, resume, storage
 from cunet.batches import Batches
 from cunet.errors import TrainingDiverged, TrainingInterrupted
-from cunet.launch import Fabric, Signals, compiled_or_eager, start_fabric
+from cunet.launch import Signals, compiled_or_eager, start_fabric
 from cunet.provenance import training_code
 from cunet.recipe import TrainConfig, configure
 from cunet.training_progress import Progress
 from cunet.validation import validation_losses, validation_summary
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["TrainConfig", "configure", "train"]
 
@@ -70,7 +73,7 @@ def train(config: TrainConfig, out: str | Path, progress: bool = True, renew: bo
     return path
 
 
-def _finished(config: TrainConfig, path: Path, fabric: Fabric) -> None:
+def _finished(config: TrainConfig, path: Path, fabric: "Fabric") -> None:
     """Check that the checkpoint that is there is this training's, and delete a state that was left beside it.
 
     Raises:
@@ -83,7 +86,7 @@ def _finished(config: TrainConfig, path: Path, fabric: Fabric) -> None:
         storage.remove(resume.state_path(path))
 
 
-def _prepared(config: TrainConfig, path: Path, fabric: Fabric, stop: Signals) -> "Training":
+def _prepared(config: TrainConfig, path: Path, fabric: "Fabric", stop: Signals) -> "Training":
     """A training that has its data. Reading them can take minutes: a signal ends it at once."""
     stop.early = TrainingInterrupted(
         config.name,
@@ -107,7 +110,7 @@ def ema_update(average: list[Tensor], current: list[Tensor], decay: float, step:
 class Training:
     """One training: network, average, optimiser, counters and curves, and what moves them on."""
 
-    def __init__(self, config: TrainConfig, path: Path, fabric: Fabric, stop: Signals) -> None:
+    def __init__(self, config: TrainConfig, path: Path, fabric: "Fabric", stop: Signals) -> None:
         from cunet import datasets, models  # here, so that reading settings does not import every network
         from cunet.diffusion import Diffusion
 
