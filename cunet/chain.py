@@ -273,23 +273,17 @@ def prepare(plan: Plan) -> None:
     report.
     """
     run_dir = plan.run_dir
-    _write(run_dir / "profile.yaml", profiles.dump(plan.profile))
+    folders.write_if_new(run_dir / "profile.yaml", profiles.dump(plan.profile))
     for job in plan.jobs:
         text = yaml.safe_dump(runs.plain(job.parameters), sort_keys=False, allow_unicode=True)
-        _write(run_dir / "params" / f"{job.name}.yaml", text)
+        folders.write_if_new(run_dir / "params" / f"{job.name}.yaml", text)
     listed = [{"name": job.name, "notebook": job.notebook, "needs": job.needs} for job in plan.jobs]
-    _write(run_dir / PLAN, json.dumps(listed, indent=1) + "\n")
+    folders.write_if_new(run_dir / PLAN, json.dumps(listed, indent=1) + "\n")
     names = {job.name for job in plan.jobs}
     for path in [*(run_dir / "params").glob("*.yaml"), *(run_dir / "results").glob("*.json")]:
         if path.stem not in names:
             (run_dir / "aside").mkdir(exist_ok=True)
             os.replace(path, run_dir / "aside" / path.name)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text file unless it has this content already."""
-    if not path.is_file() or path.read_bytes() != text.encode():
-        folders.write_atomically(path, text)
 
 
 def snapshot(plan: Plan, run_dir: Path) -> Plan:

@@ -1,15 +1,21 @@
-"""What the jobs of the chain depend on: files, each relative to the run's folder, as Snakemake wants them.
+"""What the jobs of the chain depend on.
 
 A notebook's job depends on the notebook, the modules that it imports, directly or not, its parameters, the
 results that it waits for, and the released checkpoints that it reads. Imports are read from the text of the
 files, so that asking imports nothing.
+
+Those of the files that are not the run's own are its *sources*. Snakemake goes by times, which a copy,
+another machine or a clock sets as it likes. So it is not given the sources, but a list of them with the hash
+of each, params/<job>.sources, written when a run is prepared and only if it is another one. A job is made
+again if and only if the content of a source is not what it was when the job was last prepared: a file edited
+while the job runs is a change, a touched one is none.
 """
 
 import ast
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -17,22 +23,80 @@ from cunet import chain, folders
 from cunet.chain import asked_for
 from cunet.checkpoint_names import stem
 from cunet.parameters import declaration
+from cunet.provenance import sha256
 
 MEASURED = {"solver_study.kept(": Path("papermill_runs", "reference_solvers", "solvers.csv")}
 """A call in a notebook's text -> the committed file that it reads (`cunet.solver_study.KEPT`)."""
 RIVALS = ("autoencoder", "dncnn")  # cunet.denoisers.NETWORKS, whose import takes seconds
 
 
+REPORT, SAMPLES = "report", "samples"  # beside the names of jobs, in those of lists of sources
+
+
 def inputs(plan: chain.Plan, job: chain.Job) -> list[str]:
-    """The files that a job's result depends on, relative to the run's folder: the notebook, the modules that
-    it imports, directly or not, the results that it waits for, the released checkpoints if it reads any,
-    and what was measured and committed.
+    """The files that a job waits for, relative to the run's folder, as Snakemake wants them: the list of its
+    sources, its parameters, and the results of other jobs.
+    """
+    shards = plan.receipts if job.notebook == chain.SHARDED else []
+    return [*_own(job.name), f"params/{job.name}.yaml", *_results(job.needs), *shards]
+
+
+def shard_inputs(plan: chain.Plan) -> list[str]:
+    """The same for the shards of the samples."""
+    (job,) = plan.of(chain.SHARDED)
+    return [*_own(SAMPLES), f"params/{job.name}.yaml", *_results(job.needs)]
+
+
+def report_inputs(plan: chain.Plan) -> list[str]:
+    """The same for the report."""
+    return [*_own(REPORT), *_results(job.name for job in plan.jobs)]
+
+
+def _own(name: str) -> list[str]:
+    return [f"params/{name}.sources"]
+
+
+def _results(names: Iterable[str]) -> list[str]:
+    return [f"results/{name}.json" for name in names]
+
+
+def record(plan: chain.Plan) -> dict[str, list[str]]:
+    """Write the list of sources of every job, of the shards and of the report, each if it is another one.
+
+    Returns, for each list that was there and is another one now, the files whose content changed, that came
+    or that went, by their paths from the repository's folder.
+    """
+    known: dict[Path, str] = {}
+    lists = {job.name: sources(plan, job) for job in plan.jobs} | {REPORT: report_sources()}
+    lists |= {SAMPLES: shard_sources(plan)} if plan.receipts else {}
+    changed = {}
+    for name, files in lists.items():
+        for path in set(files) - known.keys():
+            known[path] = sha256(path)
+        text = "".join(sorted(f"{known[path]}  {_from_root(path)}\n" for path in files))
+        (there,) = (plan.run_dir / path for path in _own(name))
+        if there.is_file() and (old := there.read_text(encoding="utf-8")) != text:
+            lines = set(old.splitlines()) ^ set(text.splitlines())
+            changed[name] = sorted({line.partition("  ")[2] for line in lines})
+        folders.write_if_new(there, text)
+    for path in (plan.run_dir / "params").glob("*.sources"):
+        if path.stem not in lists:
+            path.unlink()
+    return changed
+
+
+def _from_root(path: Path) -> str:
+    """A path from the folder that holds the library, if it is the library's, else from the repository's."""
+    own = chain.PACKAGE in path.parents
+    return Path(os.path.relpath(path, chain.PACKAGE.parent if own else folders.root())).as_posix()
+
+
+def sources(plan: chain.Plan, job: chain.Job) -> list[Path]:
+    """The files outside the run's folder that a job's result depends on: the notebook, the modules that it
+    imports, directly or not, the released checkpoints if it reads any, and what was measured and committed.
     """
     source = chain.source(job.notebook)
-    files = [source, *modules(source), *_committed(job), *_released(plan, job)]
-    relative = [os.path.relpath(path, plan.run_dir) for path in files]
-    shards = plan.receipts if job.notebook == chain.SHARDED else []
-    return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs), *shards]
+    return [source, *modules(source), *_committed(job), *_released(plan, job)]
 
 
 def _committed(job: chain.Job) -> list[Path]:
@@ -76,22 +140,17 @@ def _literal(argument: str) -> str:
     return found.group(2) if found else "*"
 
 
-def shard_inputs(plan: chain.Plan) -> list[str]:
-    """The files that the shards of the samples depend on, relative to the run's folder: their own module with
-    those that it imports, notebook 07 with its parameters, which say what samples there are, the networks'
-    results, and the released checkpoints if any are read."""
+def shard_sources(plan: chain.Plan) -> list[Path]:
+    """The same for the shards of the samples: their own module with those that it imports, notebook 07, whose
+    parameters say what samples there are, and the released checkpoints if any are read."""
     (job,) = plan.of(chain.SHARDED)
     own = chain.PACKAGE / "shard_job.py"
-    files = [own, *modules(own), chain.source(job.notebook), *_released(plan, job)]
-    relative = [os.path.relpath(path, plan.run_dir) for path in files]
-    return [*relative, f"params/{job.name}.yaml", *(f"results/{name}.json" for name in job.needs)]
+    return [own, *modules(own), chain.source(job.notebook), *_released(plan, job)]
 
 
-def report_inputs(plan: chain.Plan) -> list[str]:
-    """The files that the report depends on, relative to the run's folder."""
-    files = [chain.PACKAGE / "report.py", *modules(chain.PACKAGE / "report.py")]
-    relative = [os.path.relpath(path, plan.run_dir) for path in files]
-    return [*relative, *(f"results/{job.name}.json" for job in plan.jobs)]
+def report_sources() -> list[Path]:
+    """The same for the report."""
+    return [chain.PACKAGE / "report.py", *modules(chain.PACKAGE / "report.py")]
 
 
 def modules(path: Path) -> list[Path]:

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cunet.errors import InputError
@@ -94,6 +94,24 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file by way of `replacing`."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def write_if_new(path: Path, text: str) -> None:
+    """Write a text file unless it has this content already: then its time stays, too."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_atomically(path, text)
+
+
+def not_older(paths: Iterable[Path], than: Iterable[Path]) -> None:
+    """Give files at least the time of the newest of `than`.
+
+    So they count as made afterwards, even where the clock was set back meanwhile, for those who go by times:
+    Snakemake deletes what a job has just made if it seems older than what the job waited for.
+    """
+    newest = max((path.stat().st_mtime_ns for path in than), default=0)
+    for path in paths:
+        if path.stat().st_mtime_ns < newest:
+            os.utime(path, ns=(newest, newest))
 
 
 def clean(path: Path) -> None:

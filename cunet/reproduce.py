@@ -27,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cunet import chain, engines, folders, notebook, processes, profiles
+from cunet import chain, dependencies, engines, folders, notebook, processes, profiles
 from cunet.errors import ChainError, InputError, said
 from cunet.parameters import parameters_file
 
@@ -86,8 +86,9 @@ def reproduce(
             processes.end_marked(RUN, str(run_dir))
             _refuse_other(plan)  # again, now that nobody else can write
         chain.prepare(plan)
+        changed = dependencies.record(plan)
         command = engines.command(plan, jobs or chosen.jobs, dry_run, extra or [], executor)
-        _snakemake(command, plan, dry_run, 60.0 if executor else 0.0)
+        _snakemake(command, plan, changed, dry_run, 60.0 if executor else 0.0)
     return run_dir / "report" / "index.html"
 
 
@@ -115,9 +116,16 @@ def folder(name: str) -> Path:
     return folders.resolve(Path("papermill_runs") / name)
 
 
-def _snakemake(command: list[str], plan: chain.Plan, dry_run: bool, patience: float = 0.0) -> None:
+def _snakemake(
+    command: list[str],
+    plan: chain.Plan,
+    changed: dict[str, list[str]],
+    dry_run: bool,
+    patience: float = 0.0,
+) -> None:
     """Run Snakemake, showing its jobs; end everything it started when interrupted.
 
+    changed: the sources of each job that are not what they were.
     patience: seconds that it has, when interrupted, to take back what it has given to other machines.
     """
     marks = {RUN: str(plan.run_dir), notebook.GUARD: json.dumps(processes.identity())}
@@ -128,7 +136,7 @@ def _snakemake(command: list[str], plan: chain.Plan, dry_run: bool, patience: fl
     with (
         processes.interruptible(),
         open(log, "a", encoding="utf-8") as stream,
-        _Board(plan, dry_run) as board,
+        _Board(plan, changed, dry_run) as board,
     ):
         stream.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')}  {' '.join(command)}\n")
         with processes.environment(**marks):
@@ -189,7 +197,8 @@ def _why(plan: chain.Plan, board: "_Board", log: Path) -> str:
 class _Board:
     """Shows the jobs of a chain: a bar with rate and time left on a terminal, else a line a job."""
 
-    def __init__(self, plan: chain.Plan, dry_run: bool):
+    def __init__(self, plan: chain.Plan, changed: dict[str, list[str]], dry_run: bool):
+        self.changed = changed
         self.names = (
             {job.name for job in plan.jobs} | {Path(name).stem for name in plan.receipts} | {"report"}
         )
@@ -230,7 +239,8 @@ class _Board:
             self._start(match[1])
         elif match := re.match(r"    reason: (.*)", line):
             if self.dry_run and self._name in self.names:
-                self._say(f"would run {self._name}: {match[1]}")
+                changed = ", ".join(self.changed.get(self._name, ()))
+                self._say(f"would run {self._name}: {match[1]}{changed and f' (changed: {changed})'}")
         elif match := re.match(r"Finished jobid: (\d+)", line):
             self._finish(match[1])
         elif match := re.match(r"(\d+) of (\d+) steps", line):

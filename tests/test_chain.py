@@ -5,6 +5,7 @@ import graphlib
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 
 import psutil
@@ -181,7 +182,7 @@ def test_names_of_runs_stay_in_their_folder(repository, name):
         reproduce.folder(name)
 
 
-def test_released_checkpoints_are_inputs_of_the_training_jobs_that_read_them(training, tmp_path, monkeypatch):
+def test_released_checkpoints_are_sources_of_trainings_that_read_them(training, tmp_path, monkeypatch):
     package = tmp_path / "cunet"
     (package / "assets" / "checkpoints").mkdir(parents=True)
     for name in ("mnist-unet-laptop-s3", "mnist-unet-laptop-s3-time", "mnist-unet-laptop-s4"):
@@ -189,12 +190,12 @@ def test_released_checkpoints_are_inputs_of_the_training_jobs_that_read_them(tra
     monkeypatch.setattr(chain, "PACKAGE", package)
     for setting, count in [("checkpoints=released", 2), ("checkpoints=train", 0)]:
         plan = prepared((setting,))
-        inputs = dependencies.inputs(plan, plan.of(TRAINING)[0])
-        assert sum("safetensors" in path for path in inputs) == count
-        assert not any("-s4" in path for path in inputs)
+        sources = dependencies.sources(plan, plan.of(TRAINING)[0])
+        assert sum(path.suffix == ".safetensors" for path in sources) == count
+        assert not any("-s4" in path.name for path in sources)
 
 
-def test_released_networks_of_a_further_list_are_inputs_too(training, tmp_path, monkeypatch):
+def test_released_networks_of_a_further_list_are_sources_too(training, tmp_path, monkeypatch):
     package = tmp_path / "cunet"
     (package / "assets" / "checkpoints").mkdir(parents=True)
     for name in ("mnist-unet@classes=10-laptop-s0", "mnist-cunet-laptop-s0"):
@@ -205,8 +206,26 @@ def test_released_networks_of_a_further_list_are_inputs_too(training, tmp_path, 
     source = training / "notebooks" / "06_sampling.py"
     source.write_text(source.read_text() + "\nfolder = store.ASSETS\n")
     of = dict(datasets=["mnist"], models=["unet"], further=["unet@classes=10"], seeds=[0], size="laptop")
-    found = [p for p in dependencies.inputs(plan, replace(job, parameters=of)) if p.endswith(".safetensors")]
-    assert [path.rsplit("/", 1)[-1] for path in found] == ["mnist-unet@classes=10-laptop-s0.safetensors"]
+    found = [p for p in dependencies.sources(plan, replace(job, parameters=of)) if p.suffix == ".safetensors"]
+    assert [path.name for path in found] == ["mnist-unet@classes=10-laptop-s0.safetensors"]
+
+
+def test_a_list_of_sources_is_written_anew_when_the_content_of_one_changes_and_not_else(training):
+    plan = prepared()
+    assert dependencies.record(plan) == {}, "there was none yet"
+    lists = {path: path.stat().st_mtime_ns for path in (plan.run_dir / "params").glob("*.sources")}
+    assert {path.stem for path in lists} == {*(job.name for job in plan.jobs), "report"}
+    (plan.run_dir / "params" / "gone.sources").touch()
+    source = training / "notebooks" / "06_sampling.py"
+    source.touch()
+    assert dependencies.record(plan) == {}
+    assert {path: path.stat().st_mtime_ns for path in (plan.run_dir / "params").glob("*.sources")} == lists
+    known = source.stat()
+    source.write_text(source.read_text() + "# edited\n")
+    os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
+    assert dependencies.record(plan) == {"06_sampling": ["notebooks/06_sampling.py"]}
+    newer = [path.stem for path, written in lists.items() if path.stat().st_mtime_ns > written]
+    assert newer == ["06_sampling"]
 
 
 def test_shards_wait_for_the_networks_and_the_notebook_for_the_shards(training):
@@ -223,8 +242,8 @@ def test_shards_wait_for_the_networks_and_the_notebook_for_the_shards(training):
     assert not set(plan.receipts) & set(dependencies.inputs(plan, plan.of("06_sampling")[0]))
     wait = dependencies.shard_inputs(plan)
     assert {f"results/{name}.json" for name in job.needs} | {"params/07_synthesis.yaml"} < set(wait)
-    for name in ("shard_job.py", "shards.py", "synthesis.py", "sampling.py", "07_synthesis.py"):
-        assert any(path.endswith(f"/{name}") for path in wait)
+    sources = {path.name for path in dependencies.shard_sources(plan)}
+    assert {"shard_job.py", "shards.py", "synthesis.py", "sampling.py", "07_synthesis.py"} < sources
 
 
 def test_shards_depend_on_the_released_networks_that_they_sample(tmp_path, monkeypatch):
@@ -238,8 +257,8 @@ def test_shards_depend_on_the_released_networks_that_they_sample(tmp_path, monke
     for setting, expected in (("released", names), ("train", set())):
         settings = ["shards=2", f"checkpoints={setting}"]
         plan = chain.plan(profiles.load("laptop", settings), tmp_path / "run")
-        wait = dependencies.shard_inputs(plan)
-        assert {path.rsplit("/", 1)[-1] for path in wait if "/assets/" in path} == expected
+        sources = dependencies.shard_sources(plan)
+        assert {path.name for path in sources if "assets" in path.parts} == expected
 
 
 def test_each_profile_of_the_repository_is_valid_for_its_notebooks():
@@ -273,13 +292,16 @@ def test_a_second_call_runs_nothing_and_an_edit_only_what_depends_on_it(reposito
 
     for path in [*(repository / "notebooks").iterdir(), *(run_dir / "params").iterdir()]:
         path.touch()  # as a fresh checkout would: only content counts
+    os.utime(repository / "notebooks" / "01_first.py", (time.time() + 86_400,) * 2)  # nor a clock ahead
     again = call("reproduce", "--profile", "tiny")
     assert "Nothing to do" in again.stderr and mtimes(run_dir) == first
 
     path = repository / "notebooks" / "12_last.py"
     path.write_text(path.read_text() + "# edited\n")
+    os.utime(path, (0, 0))  # nor a copy that kept its time
     planned = call("reproduce", "--profile", "tiny", "--dry-run").stderr
     assert "would run 12_last" in planned and "01_first" not in planned and mtimes(run_dir) == first
+    assert "(changed: notebooks/12_last.py)" in planned
     assert call("reproduce", "--profile", "tiny").returncode == 0
     edited = mtimes(run_dir)
     assert edited["01_first"] == first["01_first"] and edited["12_last"] > first["12_last"]

@@ -77,7 +77,7 @@ def test_a_notebook_that_reads_a_committed_measurement_depends_on_it_once_it_is_
         reads = {
             stem
             for stem in ("10_ablations", "11_beyond")
-            if "../solvers.csv" in dependencies.inputs(plan, plan.of(stem)[0])
+            if tmp_path / "solvers.csv" in dependencies.sources(plan, plan.of(stem)[0])
         }
         assert reads == expected
         (tmp_path / "solvers.csv").touch()

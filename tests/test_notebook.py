@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import psutil
@@ -142,6 +143,16 @@ def test_a_second_execution_removes_what_the_job_no_longer_makes(tmp_path):
         run.save_result({})
         notebook.place(stage, tmp_path / "out", "01_first")
     assert set(files(tmp_path / "out")) == {"figures/ext_y.png", "results/01_first.json"}
+
+
+def test_a_result_is_newer_than_what_it_waited_for_though_the_clock_was_set_back(tmp_path):
+    """Snakemake would delete it as outdated."""
+    runs.Run(tmp_path / "out", "01_first").save_result({})
+    ahead = time.time() + 86_400
+    os.utime(tmp_path / "out" / "results" / "01_first.json", (ahead, ahead))
+    runs.Run(tmp_path / "stage", "02_other").save_result({})
+    placed = notebook.place(tmp_path / "stage", tmp_path / "out", "02_other")
+    assert placed.stat().st_mtime == pytest.approx(ahead, abs=1e-3)
 
 
 def test_two_jobs_cannot_save_a_figure_under_one_name(tmp_path):

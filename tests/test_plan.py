@@ -88,7 +88,7 @@ def test_a_dry_run_with_another_profile_leaves_the_run_as_it_is(repository, monk
         runs.Run(plan.run_dir, name).save_result({})
     before, seen = content(plan.run_dir), {}
 
-    def look(command, plan, dry_run, patience):
+    def look(command, plan, changed, dry_run, patience):
         seen.update(runs.results(plan.run_dir), folder=plan.run_dir, dry="--dry-run" in command)
 
     monkeypatch.setattr(reproduce, "_snakemake", look)
@@ -116,7 +116,7 @@ def test_a_folder_with_the_run_of_another_profile_is_refused(repository, line):
     assert content(plan.run_dir) == before
 
 
-def test_released_checkpoints_are_inputs_of_each_notebook_that_reads_them(whole, tmp_path, monkeypatch):
+def test_released_checkpoints_are_sources_of_each_notebook_that_reads_them(whole, tmp_path, monkeypatch):
     plan = checked()
     package = tmp_path / "cunet"
     (package / "assets" / "checkpoints").mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_released_checkpoints_are_inputs_of_each_notebook_that_reads_them(whole,
     monkeypatch.setattr(chain, "PACKAGE", package)
     read = {}
     for job in plan.jobs:
-        read[job.name] = {path.rsplit("/", 1)[1] for path in dependencies.inputs(plan, job)} & names
+        read[job.name] = {path.name for path in dependencies.sources(plan, job)} & names
     assert read["01_ode_block"] == {"mnist-cunet-laptop-s0.json", "mnist-unet-laptop-s0-time.json"}
     assert read["05_training-mnist-cunet-s0"] == {"mnist-cunet-laptop-s0.json"}
     assert read["06_sampling"] == {"mnist-cunet-laptop-s0.json", "mnist-unet-laptop-s0-time.json"}
