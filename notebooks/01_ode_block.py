@@ -344,8 +344,8 @@ picture = ode_figures.order_lines(panels, ylabels=("error, twelve coupled dimens
 run.save_figure(
     picture,
     "ext_orders_lines",
-    "Error of every solver against its step size, at the end of the span (left) and after one step (right). Which lines "
-    "are parallel, and how much steeper is a solver's line on the right?",
+    "Error of every solver against its step size, at the end of the span (left) and after one step (right). Which "
+    "lines are parallel, and how much steeper is a solver's line on the right?",
 )
 
 # %% [markdown]
@@ -754,8 +754,8 @@ c16 = (
 c21 = (
     f"toys, 1 % error: second order takes {ratios['same solver']['median']:.2f} of the augmented first order's "
     f"evaluations with the same solver, {ratios['best solver']['median']:.2f} with the best of each; the network's "
-    f"blocks reach 1 % after {needed['leapfrog']:.1f} evaluations with leapfrog, {needed['midpoint']:.1f} with midpoint, "
-    f"{needed['rk4']:.1f} with rk4; one rk4 step is {one_rk4:.0%} of the way off"
+    f"blocks reach 1 % after {needed['leapfrog']:.1f} evaluations with leapfrog, {needed['midpoint']:.1f} with "
+    f"midpoint, {needed['rk4']:.1f} with rk4; one rk4 step is {one_rk4:.0%} of the way off"
 )
 
 # %%

@@ -689,8 +689,8 @@ assert max(error.values()) < 1e-5
 whose = dict(dataset="untrained" if checkpoint == "untrained" else "MNIST", size=size)
 c17 = (
     f"the adjoint of the probability flow of two Gaussians is right to {flow_gap:.0e}; on a block of the network "
-    f"first- and second-order adjoint agree to {adjoint_gap:.0e}, and the second-order one takes {cost_ratio:.2f} times "
-    "the multiply-accumulates"
+    f"first- and second-order adjoint agree to {adjoint_gap:.0e}, and the second-order one takes {cost_ratio:.2f} "
+    "times the multiply-accumulates"
 )
 c20 = {
     "adjoint": f"with the adjoint, as section 3.3 argues: a further step costs {{grow:.2f}} states; {finding}",

@@ -340,7 +340,12 @@ height = torch.linspace(-3, 3, 200)
 across = GaussianMixture(data.weights, centres[:, :1], shapes[:, :1, :1])  # the density of x_1
 wall = torch.stack([sde.marginal(across, at).log_prob(height[:, None]).exp() for at in times], 1)
 figure = sde_figures.paths(paths, wall, times, height)
-run.save_figure(figure, "ext_sde_trajectories", "Eight points on their way back, by SDE and flow, over the exact density: which paths let a solver take long steps?")
+run.save_figure(
+    figure,
+    "ext_sde_trajectories",
+    "Eight points on their way back, by SDE and by flow, over the exact density: along which paths could a solver take "
+    "long steps?",
+)
 
 # %% [markdown]
 # ## 5. Equation 2: DDPM's step, derived
@@ -519,8 +524,8 @@ figure = sde_figures.panels(exactly, by_clouds, height=3.8)
 run.save_figure(
     figure,
     "ext_sde_orders",
-    "Error against score evaluations, for one Gaussian (left) and the mixture (right): which line is lowest at how many, "
-    "and which is steepest (a higher order)? Grey band: the floor of independent points.",
+    "Error against score evaluations, for one Gaussian (left) and the mixture (right): which line is lowest at how "
+    "many, and which is steepest (a higher order)? Grey band: the floor of independent points.",
 )
 
 # %% [markdown]
@@ -840,8 +845,8 @@ tradeoff = sde_figures.panels(panel)
 run.save_figure(
     smooth,
     "ext_sde_smoothing",
-    "The same noisy points, and what three denoisers make of them, under contours of the density that each cloud should "
-    "have: which clouds fill it, and which put points where there are no data?",
+    "The same noisy points, and what three denoisers make of them, under contours of the density that each cloud "
+    "should have: which clouds fill it, and which put points where there are no data?",
 )
 run.save_figure(
     tradeoff,

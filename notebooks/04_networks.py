@@ -73,8 +73,8 @@ networks[NORES5] = models.build("cunet-released-nores", SIZE, CHANNELS, attentio
 for name, place in {"unet": "ext", "cunet": "fig01", "cunet-released": "fig01"}.items():
     picture = figures.architecture(networks[name], SIDE, CHANNELS, palette.label(name))
     caption = (
-        f"{palette.label(name)}: the modules that one call runs, in order from left to right, a height a resolution, with "
-        "channels and parameters. Which of them are told the diffusion step (dots), and what do the lines carry across?"
+        f"{palette.label(name)}: the modules that one call runs, in order from left to right, a height a resolution, "
+        "with channels and parameters. Which are told the diffusion step (dots), and where do lines lead across?"
     )
     run.save_figure(picture, f"{place}_architecture_{name.replace('-', '_')}", caption)
 
@@ -94,8 +94,8 @@ for name, place in {"unet": "ext", "cunet": "fig01", "cunet-released": "fig01"}.
 # %%
 picture = block_figure.figure(networks["cunet"].middle)
 caption = (
-    "An ODE block of the cU-Net as described, and the network inside it that gives the acceleration: where do position, "
-    "velocity, block time s and diffusion step t come in, and which of them enters at every evaluation?"
+    "An ODE block of the cU-Net as described, and the network inside it that gives the acceleration: where do "
+    "position, velocity, block time s and diffusion step t come in, and which of them enters at every evaluation?"
 )
 run.save_figure(picture, "fig02_block", caption)
 print("evaluations of f a call, over all blocks:", networks["cunet"].evaluations)

@@ -315,8 +315,8 @@ picture = figures.curves(
     told_steps, lines, "step told", "error / error when told the truth", logy=True, marker="o"
 )
 caption = (
-    f"Error of {models[-1]} when told another step than the true one, a line a true step: is each line lowest where the "
-    "step told is the true one?"
+    f"Error of {models[-1]} when told another step than the true one, a line a true step: is each line lowest where "
+    "the step told is the true one?"
 )
 run.save_figure(picture, "ext_told", caption)
 
