@@ -232,9 +232,25 @@ ERRATA = (
         "g(t)^2 / 2 (Song et al. 2021, eq. 13); equation 8 has it right",
     ),
     Erratum(
+        "prop. 3.1, eq. 10, 14",
+        "the adjoint r obeys a differential equation, and that is all; r is never defined",
+        "r(t_n) is the gradient of the loss by the end state, and that by theta is the integral of "
+        "r^T dF/dtheta plus r(t_0)^T df/dtheta; without these two the equation determines nothing",
+    ),
+    Erratum(
+        "eq. 10",
+        "r' is a column, and equals a row: minus r^T times the Jacobian",
+        "r' is minus the transposed Jacobian times r",
+    ),
+    Erratum(
         "eq. 13",
         "the partial derivative by x stands alone, and the first integrand lacks a d",
         "it is multiplied by dx/dtheta, and the first integrand is dx'/dtheta",
+    ),
+    Erratum(
+        "eq. 15",
+        "the sentence before it speaks of y, conditioned on x",
+        "the equation is the posterior of x, given y",
     ),
     Erratum(
         "abstract",

@@ -14,7 +14,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet import bench_report, folders, palette, paper, rules, run_outputs, runs, scorecard, slim, sources
+from cunet import (
+    bench_report,
+    folders,
+    palette,
+    paper,
+    readme_picture,
+    rules,
+    run_outputs,
+    runs,
+    scorecard,
+    sources,
+)
 from cunet.claims import CLAIMS
 from cunet.errors import InputError, command
 from cunet.wording import interval
@@ -25,7 +36,6 @@ END = "<!-- end of the results -->"
 NONE = "The committed run is not there yet: `make reference` computes and publishes it, and writes this part."
 OUTDATED = "The README's results are not those of the committed files: python -m cunet.results_page"
 PICTURE = "readme.png"  # of the committed run's folder
-PICTURE_LIMIT = 200_000  # bytes
 TABLE_1 = "tab01_synthesis"
 BENCH = Path("papermill_runs") / "reference_bench"
 NOT_MEASURED = "Cost over the U-Net's was not measured yet: `make bench` does, and writes it here."
@@ -50,9 +60,10 @@ def block(run_dir: Path) -> str:
     results = runs.results(run_dir)
     card = scorecard.scorecard(results.values())
     tally = [f"{n} {verdict}" for verdict, n in scorecard.counts(card).items() if n]
-    sheet = _sheet(results)
+    drawn = readme_picture.there(run_dir) and len(readme_picture.curves(run_dir)) > 0
     parts = [
-        f"![{results[sheet[0]]['outputs']['figures'][sheet[1]]}]({FOLDER / PICTURE})" if sheet else "",
+        f"![Quality against time, and samples]({FOLDER / PICTURE})" if drawn else "",
+        readme_picture.CAPTION if drawn else "",
         "**Table 1.** Best distance of generated images from real ones, by the paper's rule (the number of "
         "sampling steps where it is lowest). FD-AlexNet is not the paper's FID: compare order and ratios.",
         table_1(run_dir),
@@ -202,8 +213,8 @@ def write(run_dir: Path | None = None) -> Path:
     """
     run_dir, readme = run_dir or folders.resolve(FOLDER), folders.root() / "README.md"
     text = replaced(readme.read_text(encoding="utf-8"), block(run_dir))
-    if run_dir.is_dir() and (sheet := _sheet(runs.results(run_dir))):
-        (run_dir / PICTURE).write_bytes(_picture((run_dir / "figures" / f"{sheet[1]}.png").read_bytes()))
+    if readme_picture.there(run_dir):
+        (run_dir / PICTURE).write_bytes(readme_picture.draw(run_dir))
     folders.write_atomically(readme, text)
     return readme
 
@@ -220,21 +231,6 @@ def replaced(text: str, results: str) -> str:
         raise InputError(f"README.md needs the lines {BEGIN!r} and {END!r}, once each, in this order.")
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{results}\n{END}{rest.split(END)[1]}"
-
-
-def _sheet(results: dict[str, dict]) -> tuple[str, str] | None:
-    """Job and name of the figure that the README shows: the first sheet of samples, figure 3."""
-    found = [(job, name) for job, r in results.items() for name in r["outputs"]["figures"]]
-    return next((pair for pair in sorted(found) if pair[1].startswith("fig03_")), None)
-
-
-def _picture(data: bytes) -> bytes:
-    """A PNG of at most `PICTURE_LIMIT` bytes."""
-    scale = 1.0
-    small = slim.smaller(data)
-    while len(small) > PICTURE_LIMIT:
-        small, scale = slim.smaller(data, slim.COLOURS, scale), scale * 0.8
-    return small
 
 
 @command

@@ -62,7 +62,8 @@ rows = [
     for x, e in zip(images, noise, strict=True)
 ]
 picture = figures.image_rows(rows, [f"t = {t}" for t in noising_steps])
-run.save_figure(picture, "ext_start_noising", "A diffusion model learns to go from right to left")
+caption = "Test images at later and later diffusion steps t: from which step on could you not say what was there?"
+run.save_figure(picture, "ext_start_noising", caption)
 
 # %% [markdown]
 # Now learn to go from right to left. A network is shown $x_t$, is told $t$, and guesses the noise
@@ -89,7 +90,11 @@ run.save_figure(picture, "ext_start_noising", "A diffusion model learns to go fr
 # %%
 network = models.build("cunet", "paper")
 picture = figures.architecture(network, 64, 3, "The continuous U-Net as described")
-run.save_figure(picture, "ext_start_architecture", "The continuous U-Net as the paper describes it")
+caption = (
+    "The continuous U-Net as the paper describes it: the modules that one call runs, from left to right, a height a "
+    "resolution. Which boxes solve an equation, and which are told the diffusion step (dots)?"
+)
+run.save_figure(picture, "ext_start_architecture", caption)
 
 # %% [markdown]
 # Notebook 01 takes the block apart, 02 its gradient, 03 the stochastic equations behind it, and 04 the networks.
@@ -108,10 +113,11 @@ errata = pd.DataFrame(paper.ERRATA)
 display(HTML(errata.to_html(index=False)))
 
 # %% [markdown]
-# ## Minute 7: what is claimed, and where it is tested
+# ## Minute 7: what is claimed, where it is tested, and what was found
 #
-# The map is read from the first lines of the notebooks. A verdict stands where a notebook of this run has measured
-# the claim; the rule behind it is a function in `cunet/rules.py`, and its sentence is in notebook 12.
+# One line a claim. Which notebooks test it is read from their first lines. A verdict stands where a notebook of this
+# run has measured the claim. What was measured, on which data, and the rule that turned it into the verdict are in
+# notebook 12; why paper and measurement differ, there and at the end of each notebook.
 
 # %%
 answers = {claim: [] for claim in CLAIMS}
@@ -122,25 +128,16 @@ for path in sorted((folders.root() / "notebooks").glob("[0-9][0-9]_*.py")):
             answers[claim].append(path.stem)
 card = scorecard.scorecard(results.values())
 overall = scorecard.overall(card)
+tested = {claim: ", ".join(name[:2] for name in names) or "-" for claim, names in answers.items()}
 places = pd.DataFrame(
-    [(c.id, c.text, c.place, ", ".join(answers[c.id]) or "-", overall[c.id]) for c in CLAIMS.values()],
+    [(c.id, c.text, c.place, tested[c.id], overall[c.id]) for c in CLAIMS.values()],
     columns=["id", "claim", "place in the paper", "notebook", "verdict"],
 )
-display(HTML(places.to_html(index=False)))
-
-# %% [markdown]
-# ## Minute 9: what was found
-
-# %%
-measured = card[~card.verdict.isin([scorecard.UNMEASURED])]
-lines = [
-    f"- **{row.id}**, {row.claim}: {row.measured}. *{row.verdict[0].upper()}{row.verdict[1:]}* ({row.notebook})."
-    for row in measured.itertuples()
-]
 if profile == "smoke":
-    lines.insert(0, "*A smoke run: it shows that everything runs. Its numbers mean nothing.*\n")
-none = "Nothing yet: this run has no results. `make reproduce` computes them; then run this page again."
-display(Markdown("\n".join(lines) if len(measured) else none))
+    display(Markdown("*A smoke run: it shows that everything runs. Its numbers mean nothing.*"))
+elif card.verdict.isin([scorecard.UNMEASURED]).all():
+    display(Markdown("This run has no results yet. `make reproduce` computes them; then run this page again."))
+display(HTML(places.to_html(index=False)))
 
 # %% [markdown]
 # ## How to read on
@@ -167,13 +164,15 @@ display(Markdown("\n".join(lines) if len(measured) else none))
 #
 # ## Notation
 #
-# There are **two clocks**. The paper writes $t$ for one and $\tilde t$ for the other.
+# There are **two clocks**. The paper writes $t$ for one and $\tilde t$ for the other; we write $t$ and $s$. The letter
+# $s$ has three meanings in what one reads about diffusion models: a block's time, the score, and the scale of guidance.
+# Here it is the block's time, in 03, which has no block, the score, and never the scale, which is $w$.
 #
 # | symbol | what | in the code |
 # |---|---|---|
 # | $t$ | diffusion step, 0 (one step of noise) to $T-1$ (all noise); in 03, where steps are infinitely many, a time from 0 (clean) to 1 | `t`, `timestep` |
 # | $k$ | in 03 and 06 a diffusion step, where $t$ is a time | `k` |
-# | $s$ | time inside an ODE block, 0 to 1; the paper's $\tilde t$; in 03, which has no block, the score | `s` |
+# | $s$ | time inside an ODE block, 0 to 1; the paper's $\tilde t$; in 03 the score | `s` |
 # | $h$ | step of a solver, in units of $s$ (01, 02) or of the time $t$ (03) | `1 / steps` |
 # | $x_0$, $x_t$ | clean image, and image at step $t$, in [-1, 1]; inside a block $x$ is the position | `x0`, `x` |
 # | $\epsilon$ | the noise in $x_t$, from $\mathcal N(0, I)$ | `noise`, `epsilon` |
@@ -187,6 +186,12 @@ display(Markdown("\n".join(lines) if len(measured) else none))
 # | $v$ | inside a block the velocity $dx/ds$; in 05 and 06 what the network answers, a mixture of $\epsilon$ and $x_0$ | `v`; `v_prediction` |
 # | $f$, $g$ | in a block acceleration and initial velocity (equation 4); in 03 drift and strength of noise (equation 5) | `block.acceleration`, `network.velocity` |
 # | $\lambda$, $r$ | the adjoint (02): gradient of the loss with respect to the state; $\lambda$ in 03 the strength of the noise on the way back (0 flow, 1 reverse SDE), in equation 18 a weight | `gradient="adjoint"`, `weight` |
+# | $\varphi$ | the diffusion's time as an angle, $\cos\varphi_t = \sqrt{\bar\alpha_t}$ (11; exercise 2 of 06); in 01, section 2, any increasing function | `phi` |
+# | $\Gamma_t$ | mean square of the guessed noise, 1 if all of it is found (11, analytic steps) | |
+# | $u$ | in 11 a step earlier than $t$, to which a sampler goes; in 10 a direction in which a block is pushed; in exercises of 03 and 06 the time on another scale | `u` |
+# | $e$ | vector of random signs, to estimate a trace or divergence (03, 11) | `signs` |
+# | $J$ | Jacobian of a map: of the flow (exercise 5 of 03), of a block (10) | |
+# | $c$, $w$ | class of an image, and scale of guidance: $w = 0$ ignores the class, 1 is unguided, above 1 exaggerates it (11) | `labels`, `scale` |
 #
 # ## Glossary
 #

@@ -206,8 +206,9 @@ picture = ode_figures.crossing(
 run.save_figure(
     picture,
     "ext_crossing",
-    "Learning x to -x: do paths reach the bars of their colour? First order keeps them apart; second order lets "
-    "positions cross, since in phase space (right) they do not meet.",
+    "Learning x to -x: position against the block's time for a first-order (left) and a second-order equation "
+    "(middle), and the second one in phase space (right). Do paths reach the bars of their colour, and where do they "
+    "meet?",
 )
 
 # %% [markdown]
@@ -276,7 +277,7 @@ for problem in PROBLEMS.values():
 # ## 4. Orders, measured
 #
 # A solver has order $k$ if its **global error**, at the end of a fixed span, falls like $h^k$. Its **local
-# error** is what a single step adds when it starts on the exact solution. Seven equations with known solutions
+# error** is what a single step adds when it starts on the exact solution. Equations with known solutions
 # give both (`cunet/problems.py`): free and damped oscillator, a clock whose friction depends on position and
 # velocity, a charge in crossed fields, a driven oscillator, Kepler's planet, twelve coupled dimensions. On two
 # logarithms each is a straight line; we fit its slope where steps are small, but not yet lost in rounding.
@@ -320,7 +321,8 @@ picture = ode_figures.exponents(
 run.save_figure(
     picture,
     "ext_orders_table",
-    "Measured order of every solver on every problem. The darker, the farther from a whole number.",
+    "Fitted exponents of global and local error, a row a problem, a column a solver; the darker, the farther from a "
+    "whole number. Which fields are dark?",
 )
 
 # %%
@@ -339,7 +341,12 @@ panels = {
 }
 panels = {title: pd.DataFrame(rows, columns=["solver", "h", "error"]) for title, rows in panels.items()}
 picture = ode_figures.order_lines(panels, ylabels=("error, twelve coupled dimensions",))
-run.save_figure(picture, "ext_orders_lines", "Error of every solver against its step size: parallel lines have one order, local lines are steeper by one.")
+run.save_figure(
+    picture,
+    "ext_orders_lines",
+    "Error of every solver against its step size, at the end of the span (left) and after one step (right). Which "
+    "lines are parallel, and how much steeper is a solver's line on the right?",
+)
 
 # %% [markdown]
 # ## 5. Local against global error (section 3.3 of the paper, C19)
@@ -408,8 +415,8 @@ picture = ode_figures.order_lines(
 run.save_figure(
     picture,
     "ext_velocity_force",
-    "Leapfrog under a force of time and position (left) and under two that depend on velocity: only there does the "
-    "naive form fall to slope 1.",
+    "Global error against step size under a force of time and position (left) and under two that depend on velocity: "
+    "in which panels is the naive leapfrog as steep as the one that extrapolates?",
 )
 
 # %% [markdown]
@@ -449,8 +456,8 @@ picture = ode_figures.energy(drift.reset_index(), last, exact)
 run.save_figure(
     picture,
     "ext_energy",
-    "A planet under leapfrog and Runge-Kutta at equal cost. Leapfrog's energy error stays, the others' grows; dots: "
-    "where each ends.",
+    "A planet under leapfrog and Runge-Kutta at equal cost: the error of its energy by orbit, and its last revolution, "
+    "with a dot where it ends. Whose error stays what it was, and whose grows?",
 )
 
 # %% [markdown]
@@ -549,8 +556,9 @@ picture = ode_figures.block_convergence(
 run.save_figure(
     picture,
     "ext_block_convergence",
-    "Distance of each solver from the exact solution of the blocks. Lines: median block, bands: middle half, "
-    "dashed: 1 %.",
+    "Distance of each solver from the exact solution of the blocks, as a share of the way, against evaluations. Lines: "
+    "median block, bands: middle half. With how many evaluations does a line cross the dashed 1 %, and where is it at "
+    "the number that the network was trained with?",
 )
 
 # %%
@@ -744,15 +752,18 @@ c16 = (
     f"changes the loss by {exactly['loss / own loss'] - 1:+.0%}"
 )
 c21 = (
-    f"toys, 1 % error: second order takes {ratios['same solver']['median']:.2f} of the augmented first order's evaluations "
-    f"with the same solver, {ratios['best solver']['median']:.2f} with the best of each; the network's blocks reach 1 % after "
-    f"{needed['leapfrog']:.1f} evaluations with leapfrog, {needed['midpoint']:.1f} with midpoint, {needed['rk4']:.1f} with rk4; "
-    f"one rk4 step is {one_rk4:.0%} of the way off"
+    f"toys, 1 % error: second order takes {ratios['same solver']['median']:.2f} of the augmented first order's "
+    f"evaluations with the same solver, {ratios['best solver']['median']:.2f} with the best of each; the network's "
+    f"blocks reach 1 % after {needed['leapfrog']:.1f} evaluations with leapfrog, {needed['midpoint']:.1f} with "
+    f"midpoint, {needed['rk4']:.1f} with rk4; one rk4 step is {one_rk4:.0%} of the way off"
 )
 
 # %%
 off_the_equation = steps_off[0.5] > 0.01  # of the way
-why16 = "true by construction for the network as described, not for the released one (notebook 04). " + (
+why16 = (
+    f"in the released network dx/ds misses the second half of the channels by {min(gap_released):.0%} or more "
+    "(notebook 04 has it in double precision). "
+) + (
     "What was trained is the map of a few steps, not the equation: with the same weights, a better solver is another "
     "network"
     if off_the_equation

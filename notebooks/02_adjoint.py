@@ -262,14 +262,17 @@ picture = ode_figures.transported(
 run.save_figure(
     picture,
     "ext_adjoint_flow",
-    "The adjoint, carried back along the flow. Dots noise, squares data; arrows the gradient (a third of its length): "
-    "it points away from the star and fades backwards.",
+    "The adjoint, carried back along the flow, from the squares (data) to the dots (noise); arrows: the gradient, at a "
+    "third of its length. Where does it point, seen from the star, and how does it change on the way back?",
 )
+kept = states[1][-1].norm(dim=1) / states[1][0].norm(dim=1)
+print(f"length of r at the start over that at the end, path by path: {', '.join(f'{q:.2g}' for q in kept)}")
 
 # %% [markdown]
-# The arrows are $r_t$, the direction in which the loss grows: at the end straight away from the goal. Carried back
-# they turn and shrink, by the transposed Jacobian: the flow contracts onto a cluster, so the start matters less
-# than the end.
+# The arrows are $r_t$, the direction in which the loss grows: at the end straight away from the goal, because that is
+# how the loss was made. The transposed Jacobian turns them on the way back, and makes them shorter where the flow
+# contracts and longer where it spreads. The printed numbers say which of the two each path has met: below 1, its start
+# matters less for the loss than its end.
 #
 # ## 3. Second order: one adjoint in two forms
 #
@@ -406,9 +409,8 @@ adjoint_times = cost.time_interleaved(
 )
 cost_ratio = macs["second order"] / macs["first order"]
 print("; ".join(f"{name}: {m / macs['force']:.2f} times the force" for name, m in macs.items()))
-print(
-    f"second order against first: {cost_ratio:.2f} times the multiply-accumulates, {adjoint_times.ratios['second order']:.2f} times the time"
-)
+print(f"second order against first: {cost_ratio:.2f} times the multiply-accumulates, ", end="")
+print(f"{adjoint_times.ratios['second order']:.2f} times the time")
 
 # %% [markdown]
 # ## 4. Four ways to the gradient
@@ -540,8 +542,8 @@ picture = ode_figures.gradient_costs(timed)
 run.save_figure(
     picture,
     "ext_gradients",
-    "Four ways to the gradient, by solver steps: how wrong (dashed: 1e-5), how much memory, how long. Which lines grow? "
-    "The adjoint's midpoint makes two evaluations a step, the others one.",
+    "Four ways to the gradient, by solver steps: how wrong (dashed: 1e-5), how much memory, how long. Which lines "
+    "grow? The adjoint's midpoint makes two evaluations a step, the others one.",
 )
 
 
@@ -686,9 +688,9 @@ assert max(error.values()) < 1e-5
 # %%
 whose = dict(dataset="untrained" if checkpoint == "untrained" else "MNIST", size=size)
 c17 = (
-    f"the adjoint of the probability flow of two Gaussians is right to {flow_gap:.0e}; on a block of the network first- "
-    f"and second-order adjoint agree to {adjoint_gap:.0e}, and the second-order one takes {cost_ratio:.2f} times the "
-    "multiply-accumulates"
+    f"the adjoint of the probability flow of two Gaussians is right to {flow_gap:.0e}; on a block of the network "
+    f"first- and second-order adjoint agree to {adjoint_gap:.0e}, and the second-order one takes {cost_ratio:.2f} "
+    "times the multiply-accumulates"
 )
 c20 = {
     "adjoint": f"with the adjoint, as section 3.3 argues: a further step costs {{grow:.2f}} states; {finding}",
@@ -702,8 +704,8 @@ why17 = (
 why20 = (
     "constant memory is a property of the way to the gradient, not of the network; the authors' code backpropagates "
     f"through the solver, where memory grows with every evaluation. The reversible solver has it too "
-    f"({abs(slopes.loc['reversible', 'one block']):.2f} states a step), with a gradient off by {worst['reversible']:.0e} at "
-    f"most, where the adjoint's is off by up to {worst['adjoint']:.0%}"
+    f"({abs(slopes.loc['reversible', 'one block']):.2f} states a step), with a gradient off by "
+    f"{worst['reversible']:.0e} at most, where the adjoint's is off by up to {worst['adjoint']:.0%}"
 )
 claims = [
     dict(

@@ -15,7 +15,7 @@
 # # 04 · The networks, and what they cost
 #
 # *Answers: figures 1, 2 and 6; table 5; claims C01, C02, C03, C04, C05 (the time of one call), C16, and C24 for
-# the network as released. Five errata.*
+# the network as released; the errata of table 5.*
 #
 # The paper replaces the U-Net of a diffusion model by a *continuous* U-Net: where the U-Net has residual
 # blocks, the cU-Net solves a differential equation. Its case is economy: a quarter of the parameters, a third of
@@ -51,7 +51,7 @@ from IPython.display import Markdown
 from torch.utils.flop_counter import FlopCounterMode
 from torchdiffeq import odeint, odeint_adjoint
 
-from cunet import cost, figures, models, palette, paper, runs, scorecard
+from cunet import block_figure, cost, figures, models, palette, paper, runs, scorecard
 from cunet.blocks import ODEBlock
 from cunet.released import EVALUATIONS_A_BLOCK
 
@@ -72,7 +72,10 @@ networks[NORES5] = models.build("cunet-released-nores", SIZE, CHANNELS, attentio
 # %%
 for name, place in {"unet": "ext", "cunet": "fig01", "cunet-released": "fig01"}.items():
     picture = figures.architecture(networks[name], SIDE, CHANNELS, palette.label(name))
-    caption = f"{palette.label(name)}: what one call does, found by running it"
+    caption = (
+        f"{palette.label(name)}: the modules that one call runs, in order from left to right, a height a resolution, "
+        "with channels and parameters. Which are told the diffusion step (dots), and where do lines lead across?"
+    )
     run.save_figure(picture, f"{place}_architecture_{name.replace('-', '_')}", caption)
 
 # %% [markdown]
@@ -85,10 +88,16 @@ for name, place in {"unet": "ext", "cunet": "fig01", "cunet-released": "fig01"}.
 #
 # $$ x''_s = f(x_s, x'_s, t, s), \qquad x_{s=0} = x_0, \quad x'_{s=0} = g(x_0), \tag{4} $$
 #
-# where $t$ is the diffusion step and $s$ the block's own time (the paper's $\tilde t$). This is $f$:
+# where $t$ is the diffusion step and $s$ the block's own time (the paper's $\tilde t$). This picture is not drawn from
+# memory either: the times $s$ are recorded in one call of the middle block, and the operations of $f$ are traced.
 
 # %%
-print(networks["cunet"].middle.acceleration)
+picture = block_figure.figure(networks["cunet"].middle)
+caption = (
+    "An ODE block of the cU-Net as described, and the network inside it that gives the acceleration: where do "
+    "position, velocity, block time s and diffusion step t come in, and which of them enters at every evaluation?"
+)
+run.save_figure(picture, "fig02_block", caption)
 print("evaluations of f a call, over all blocks:", networks["cunet"].evaluations)
 
 # %% [markdown]
@@ -153,9 +162,11 @@ caption = "Parameters, with their share of the U-Net's; diamonds: printed by the
 run.save_figure(picture, "fig06_parameters", caption)
 
 # %% [markdown]
-# **Whose claim is it?** The paper gives no widths, so its claim is about the network that its authors released: the bars
-# *released*, which the diamonds check. How wide the network *as described* is was chosen by us, and with it how far its
-# bars reach; what can be read off them is what attention and residuals add, not that the paper is right.
+# **Whose claim is it?** The paper gives no widths, so its claim is about the network that its authors released: the
+# bars *released*, which the diamonds check. The widths of the network *as described* are **ours**. We could have chosen
+# others, and every share of it here, of parameters, arithmetic, memory or time, would be another: rows of `cunet` say
+# what this repository's network costs, and show nothing about whether the paper is right. What can be read off them is
+# what attention and residuals add.
 
 # %%
 ratio = counts.parameters / counts.parameters["unet"]
@@ -177,7 +188,10 @@ print(f"As released {ratio['cunet-released']:.1%} of the U-Net's; as described {
 # > **Erratum.** The row "no resblocks" describes two networks: its GFLOPS are those of a network with five
 # > attention layers, its MB those of one with two.
 #
-# All three follow from the numbers:
+# > **Errata.** Table 5 and figure 6 are both said to show *the* cU-Net; the table's is the variant with five attention
+# > layers, the figure's the one with two. And the abstract's share of the FLOPs is not the table's.
+#
+# All follow from the numbers:
 
 # %%
 table = pd.DataFrame(paper.TABLE_5).rename(columns={"gflops": "paper_gflops", "megabytes": "paper_mb"})
@@ -470,8 +484,8 @@ def row(claim, measured, value, why="", **more):
 
 
 width_is_ours = (
-    "the paper gives no widths: how small the network as described is, is our choice, so its verdict says what this"
-    " repository's network costs; the paper's claim is about the network *as released*"
+    "the paper gives no widths, so the network as described is as small as we made it: its row says what this"
+    " repository's network costs and shows nothing about the paper, whose claim is about the network *as released*"
 )
 
 # %%

@@ -110,7 +110,7 @@ used["steps"] = card["steps"]
 authors = [str(paper.RELEASED_RECIPE.get(key, "")) for key in used]
 table = pd.DataFrame({"setting": list(used), "here": map(str, used.values()), "authors": authors})
 slug = folders.slug(config.name)
-run.save_table(table, f"ext_recipe_{slug}", f"How {config.name} was trained")
+run.save_table(table, f"ext_recipe_{slug}", f"Settings of {config.name}, beside those of the authors' code")
 table
 
 # %% [markdown]
@@ -123,7 +123,11 @@ table
 # %%
 name = f"{model}-{variant}" if variant else model
 picture = figures.loss_curves({name: card})
-run.save_figure(picture, f"ext_loss_{slug}", f"Loss of {config.name}")
+caption = (
+    f"Loss of {config.name}, of its batches (thin) and of the averaged weights on test images (marks), at equal images "
+    "and at equal time: has the validation loss stopped falling?"
+)
+run.save_figure(picture, f"ext_loss_{slug}", caption)
 
 # %% [markdown]
 # **Check.** The weights that are kept are the weights that were validated: their loss, computed anew, is the card's.
@@ -149,7 +153,11 @@ pd.DataFrame({"loss": quarters}, index=steps).round(4).T
 generated = sampling.sample(network, samples, diffusion, "ddim", sampling_steps, seed)
 sheets = {"data": subsets.images(test, samples), f"{palette.label(name)}, {sampling_steps} steps": generated}
 picture = figures.sample_sheets(sheets)
-run.save_figure(picture, f"ext_samples_{slug}", f"The first {samples} samples of {config.name}, beside data")
+caption = (
+    f"The first {samples} samples of {config.name}, none selected, beside as many test images: by what would you tell "
+    "the two sheets apart?"
+)
+run.save_figure(picture, f"ext_samples_{slug}", caption)
 
 # %%
 values = {

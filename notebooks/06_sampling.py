@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 06 · Noising and sampling
 #
-# *Answers: equations 2 and 3, figure 4, claim C24 for trained networks. One erratum.*
+# *Answers: equations 2 and 3, figure 4, claim C24 for trained networks; an erratum in equation 2.*
 #
 # A diffusion model has two directions. Forward, an image is buried in noise, by a formula and without any network.
 # Backward, a network is asked again and again what was buried, and a little of the noise is taken away each time.
@@ -85,7 +85,11 @@ strip = [
 decibels = [10 * float(diffusion.snr(t).log10()) for t in noising_steps]
 heads = [f"t = {t}\n{db:.0f} dB" for t, db in zip(noising_steps, decibels, strict=True)]
 picture = figures.image_rows(strip, heads)
-run.save_figure(picture, "fig04_noising", "Noise over the diffusion steps, with the signal-to-noise ratio")
+caption = (
+    "The same test images at later and later diffusion steps t, with the signal-to-noise ratio: from which step on can "
+    "you no longer tell which digit it is?"
+)
+run.save_figure(picture, "fig04_noising", caption)
 
 # %% [markdown]
 # **Check.** A thousand small steps are the one big step: going step by step with fresh noise, signal and variance
@@ -109,7 +113,8 @@ schedules = {name: Diffusion(name, diffusion.timesteps) for name in SCHEDULES}
 db = {name: 10 * d.snr(torch.arange(d.timesteps)).log10() for name, d in schedules.items()}
 t = range(diffusion.timesteps)
 picture = figures.curves(t, db, "diffusion step t", "signal-to-noise ratio, dB", "Noise schedules")
-run.save_figure(picture, "ext_schedules", "Signal-to-noise ratio along three noise schedules: where does each cross 0 dB?")
+caption = "Signal-to-noise ratio along three noise schedules: where does each cross 0 dB?"
+run.save_figure(picture, "ext_schedules", caption)
 
 # %% [markdown]
 # ## 2. One step back: equation 2
@@ -132,7 +137,8 @@ ho = d.betas / (1 - d.alphas_cumprod).sqrt()
 assert (as_printed - 1).abs().max() < 1e-9
 lines = {"as printed": as_printed, "Ho et al. (2020)": ho}
 picture = figures.curves(t, lines, "diffusion step t", "weight of the noise", "Equation 2", logy=True)
-run.save_figure(picture, "ext_equation_2", "The weight of the noise in equation 2")
+caption = "The weight of the guessed noise in equation 2, both ways to write it: how much is taken away at small t?"
+run.save_figure(picture, "ext_equation_2", caption)
 print(f"printed in {erratum.place}: {float(as_printed.min()):.6f} ... {float(as_printed.max()):.6f}")
 
 # %% [markdown]
@@ -202,7 +208,8 @@ def ancestral(weight_as_printed):
 with torch.no_grad():
     rows = {"as printed": ancestral(True), "Ho et al.": ancestral(False)}
 picture = figures.image_rows(rows)
-run.save_figure(picture, "ext_equation_2_samples", "Samples by equation 2 as printed, and as it should be")
+caption = "Samples by equation 2 with either weight of the noise, from the same noise: which row shows digits?"
+run.save_figure(picture, "ext_equation_2_samples", caption)
 
 # %% [markdown]
 # ## 3. Equation 3: the network stands for the noise
@@ -232,7 +239,11 @@ rows = []
 for i in range(len(start)):
     rows += [("on its way", [s.x[i] for s in chosen]), ("will become", [s.x0[i] for s in chosen])]
 picture = figures.image_rows(rows, [f"t = {s.t}" for s in chosen])
-run.save_figure(picture, "ext_trajectory", f"From noise to digits in {steps} DDIM steps, {models[-1]}")
+caption = (
+    f"Two walks of {models[-1]} from noise to digits, {steps} DDIM steps: the image on its way, and below it the clean "
+    "image that the network expects. From which column on does the lower row stay as it is?"
+)
+run.save_figure(picture, "ext_trajectory", caption)
 
 # %% [markdown]
 # ## 4. Samplers, side by side
@@ -248,7 +259,12 @@ for sampler in ("ddpm", "ddim", "dpmsolver++"):
     for n in few_steps:
         rows[f"{sampler}, {n}"] = sampling.sample(network, shown, d, sampler, n, seed)
 picture = figures.image_rows(rows)
-run.save_figure(picture, "ext_samplers", f"Three samplers at {few_steps} steps, {models[-1]}, the same noise")
+few = ", ".join(map(str, few_steps))
+caption = (
+    f"Samples of {models[-1]} by three samplers at {few} steps, all from the same noise: which rows show the same "
+    "digits, and from how many steps on does a sampler's row no longer change?"
+)
+run.save_figure(picture, "ext_samplers", caption)
 
 # %% [markdown]
 # ## 5. Does the network need to know the step? (C24)
@@ -298,7 +314,11 @@ lines = {f"true t = {s}": relative[models[-1]].loc[s] for s in told_steps}
 picture = figures.curves(
     told_steps, lines, "step told", "error / error when told the truth", logy=True, marker="o"
 )
-run.save_figure(picture, "ext_told", f"Error when told another step, {models[-1]}")
+caption = (
+    f"Error of {models[-1]} when told another step than the true one, a line a true step: is each line lowest where "
+    "the step told is the true one?"
+)
+run.save_figure(picture, "ext_told", caption)
 
 # %% [markdown]
 # ## Exercises

@@ -13,6 +13,8 @@ from cunet import parameters
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.py"))
 COUNT = 13  # 00 to 12
+TALL = 60  # lines of a code cell
+WIDE = {"07": 170, "08": 170, "09": 170, "10": 170, "11": 170}  # characters of a line of code, where not 120
 HEADER = """\
 # ---
 # jupyter:
@@ -109,6 +111,21 @@ def test_its_figures_are_shown_as_pictures_once_and_with_a_caption(path):
             {ast.unparse(call.args[0]) for call in calls(source, name)} for name in ("save_figure", "display")
         )
         assert not saved & shown and source.strip().split("\n")[-1] not in saved, "it would be shown twice"
+
+
+@each
+def test_a_cell_of_code_fits_a_screen_and_its_lines_a_width(path):
+    """At most 60 lines, parameters and imports apart, of at most 120 characters.
+
+    Notebooks 07 to 11 have captions and sentences in lines of up to 170 characters; formulas and tables of the
+    text are not looked at.
+    """
+    (at,) = tagged(path, "parameters")
+    for i, cell in enumerate(cells(path)):
+        lines = cell.source.split("\n") if cell.cell_type == "code" else []
+        assert len(lines) <= TALL or i in (at, at + 1), f"{len(lines)} lines: {lines[0]}"
+        long = [line for line in lines if len(line) > WIDE.get(path.stem[:2], 120)]
+        assert not long, f"{len(long[0])} characters: {long[0]}"
 
 
 @each

@@ -100,6 +100,13 @@ def test_the_noise_weight_of_equation_2_as_printed_is_one():
     assert beta**0.5 / (1 - alpha) ** 0.5 == pytest.approx(1.0)
 
 
+def test_every_equation_that_a_notebook_calls_wrong_is_among_the_errata():
+    wrong = {2, 6, 10, 13, 14, 15}  # shown in 02, 03, 06 and 08
+    places = " ".join(e.place for e in paper.ERRATA)
+    listed = {int(n) for part in re.findall(r"eq\. ([\d, ]+)", places) for n in re.findall(r"\d+", part)}
+    assert listed == wrong
+
+
 def test_figures_are_all_there():
     assert sorted(paper.FIGURES) == list(range(1, 15))
 

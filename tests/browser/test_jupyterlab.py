@@ -156,6 +156,29 @@ def test_a_double_click_opens_each_notebook_and_saving_it_unedited_changes_nothi
     saved(page, lambda: pair.is_file() and path.read_bytes() == before, unchanged)
 
 
+def test_a_notebook_held_open_is_not_saved_over_an_edit_in_an_editor(page, lab):
+    """The dangerous order: open here, edited there, saved here. JupyterLab asks first."""
+    path = lab.root / "notebooks" / "12_scorecard.py"
+    double_click(page, path.name)
+    cell = panel(page).locator(".jp-CodeCell").first.locator(".cm-content")
+    cell.click()
+    page.keyboard.press("Control+End")
+    page.keyboard.type("\nedited_in_browser = 1")
+    text = path.read_text(encoding="utf-8")
+    marker = '# %% tags=["parameters"]\n'
+    assert text.count(marker) == 1
+    in_editor = text.replace(marker, f"{marker}edited_in_editor = 2  # by another program\n")
+    path.write_text(in_editor, encoding="utf-8")
+    page.keyboard.press("Control+s")
+    dialog = page.locator(".jp-Dialog", has_text="has changed on disk")
+    dialog.wait_for()
+    assert path.read_text(encoding="utf-8") == in_editor
+    dialog.locator("button", has_text="Revert").click()
+    panel(page).locator(".jp-CodeCell", has_text="edited_in_editor").wait_for()
+    assert path.read_text(encoding="utf-8") == in_editor
+    path.write_text(text, encoding="utf-8")  # as the tests after this one want it
+
+
 def test_notebook_01_runs_to_its_end_and_an_edit_changes_its_cell_only(page, lab):
     path = lab.root / "notebooks" / "01_ode_block.py"
     double_click(page, path.name)
