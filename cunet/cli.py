@@ -288,10 +288,12 @@ def bench(
 ) -> None:
     """Measure networks against each other on this machine: parameters, MACs, memory, time."""
     from cunet import bench as benchmark
-    from cunet import bench_report, folders
+    from cunet import bench_report, folders, model_names
 
-    given = {"models": models, "tasks": tasks, "modes": modes}
+    given = {"tasks": tasks, "modes": modes}
     chosen = {key: tuple(text.split(",")) for key, text in given.items() if text is not None}
+    if models is not None:
+        chosen["models"] = tuple(model_names.listed(models))
     if batches is not None:
         chosen["batches"] = tuple(_whole(text, "--batches") for text in batches.split(","))
     settings = benchmark.Settings(

@@ -18,7 +18,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .diffusion import Diffusion
-from .errors import InputError, one_of
+from .errors import InputError, one_of, whole_numbers
 from .samplers import SAMPLERS, SPACINGS
 
 
@@ -278,13 +277,6 @@ def placed(device: torch.device | str, *networks: nn.Module) -> Iterator[None]:
     finally:
         for network, place in zip(networks, before, strict=True):
             network.to(place)
-
-
-def whole_numbers(**named: tuple) -> None:
-    """Raise InputError unless every name=(value, least) is a whole number from `least` up to 2^63 - 1."""
-    for name, (value, least) in named.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**63:
-            raise InputError(f"{name}={value!r}: expected a whole number, {least} or more.")
 
 
 def _check(diffusion, sampler, steps, eta) -> None:
