@@ -88,8 +88,10 @@ def shard_inputs(plan: chain.Plan) -> list[str]:
 
 
 def report_inputs(plan: chain.Plan) -> list[str]:
-    """The files that the report depends on, relative to the run's folder."""
-    files = [chain.PACKAGE / "report.py", *modules(chain.PACKAGE / "report.py")]
+    """The files that the report depends on, relative to the run's folder: its module with those that it
+    imports, the templates and the style sheet of its pages, and all results."""
+    own = chain.PACKAGE / "report.py"
+    files = [own, *modules(own), *sorted((chain.PACKAGE / "assets" / "pages").iterdir())]
     relative = [os.path.relpath(path, plan.run_dir) for path in files]
     return [*relative, *(f"results/{job.name}.json" for job in plan.jobs)]
 
