@@ -236,16 +236,23 @@ def denoise(
     steps: Annotated[
         int, typer.Option(help="Calls of a diffusion network; 1 gives the smoothest picture.")
     ] = 10,
-    out: Annotated[Path | None, typer.Option(help="By default beside the picture, -denoised.png.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A .png; by default beside the picture, photo.jpg-denoised.png.")
+    ] = None,
 ) -> None:
     """Denoise a picture of your own, in tiles; a network knows only images like those it was trained on."""
     from cunet import denoisers, folders, pictures
 
     noisy = pictures.read(picture)
-    out = out or picture.with_name(f"{picture.stem}-denoised.png")
+    # of the whole name, so that photo.jpg and photo.png beside it have results of their own
+    out = out or picture.with_name(f"{picture.name}-denoised.png")
     folders.check_writable(out.parent)
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the picture in it, as in --out {out / 'clean.png'}.")
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out is {out}, but the denoised picture is a PNG: give a name that ends in .png.")
+    if out.resolve() == picture.resolve() or (out.exists() and out.samefile(picture)):
+        raise InputError(f"--out {out} is the picture itself, which would be lost: give another name.")
     if checkpoint:
         denoiser = denoisers.from_checkpoint(checkpoint, steps)
     else:

@@ -91,7 +91,7 @@ def report_inputs(plan: chain.Plan) -> list[str]:
     """The files that the report depends on, relative to the run's folder: its module with those that it
     imports, the templates and the style sheet of its pages, and all results."""
     own = chain.PACKAGE / "report.py"
-    files = [own, *modules(own), *sorted((chain.PACKAGE / "assets" / "pages").iterdir())]
+    files = [own, *modules(own), *sorted((chain.PACKAGE / "assets" / "pages").glob("*"))]
     relative = [os.path.relpath(path, plan.run_dir) for path in files]
     return [*relative, *(f"results/{job.name}.json" for job in plan.jobs)]
 
