@@ -42,6 +42,7 @@ NEUTRAL = {
     "photos": "reads images, whose hash a card holds",
     "sources": "names and counts data sets",
     "launch": "starts processes, as the settings say",
+    "running": "computes the same, compiled or not",
     "resume": "goes on with what was saved, to the same bits",
 }
 """What modules of the three lists import, and why it decides no number of theirs."""

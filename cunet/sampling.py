@@ -189,7 +189,8 @@ def sample(
 ) -> Tensor:
     """n images from pure noise.
 
-    model: network(x, t) as in cunet.models; t comes as (B,) int64. A module is put in eval mode meanwhile.
+    model: network(x, t) as in cunet.models, or one that `cunet.running.prepared` has made faster; t comes as
+    (B,) int64. A module is put in eval mode meanwhile.
     sampler: a key of SAMPLERS.
     steps: 1 ... T steps of the chain. `heun` asks the network 2 steps - 1 times, and wants 10 steps or more.
     seed: 0 or more.    first: number of the first image, so that a set can be made in parts.
