@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import bench_growth, cost, models
-from .bench_tasks import BASES, RUNNERS, Mode, callable_in, forward_task, mode
+from .bench_tasks import RUNNERS, Mode, callable_in, forward_task, mode
 from .contenders import foreign, network, only_gradient
 from .errors import InputError, one_of
 from .provenance import environment
@@ -70,7 +70,7 @@ class Settings:
     batches: tuple[int, ...] = (1, 8)
     training_batch: int = 16
     tasks: tuple[str, ...] = TASKS
-    modes: tuple[str, ...] = BASES
+    modes: tuple[str, ...] = ("eager", "eager+channels_last", "compiled", "compiled+channels_last")
     repeats: int = 10
     warmup: int = 2
     grid: bench_growth.Grid = field(default_factory=bench_growth.Grid)
@@ -189,10 +189,12 @@ class Bench:
         columns = ["model", "mode", "batch", "operator", "calls", "seconds", "share"]
         return pd.concat(tables, ignore_index=True)[columns]
 
-    def growth(self) -> pd.DataFrame:
-        """`bench_growth.run` of those networks whose width can be changed: ours."""
-        specs = [spec for spec in self.specs if not foreign(spec)]
-        return bench_growth.run(specs, self.settings.size, self.settings.channels, self.settings.grid)
+    def growth_points(self) -> list[bench_growth.Point]:
+        """`bench_growth.possible` of those networks whose width can be changed: ours."""
+        specs, settings = [spec for spec in self.specs if not foreign(spec)], self.settings
+        found, skipped = bench_growth.possible(specs, settings.size, settings.channels, settings.grid)
+        self.skipped |= skipped
+        return found
 
     def add(self, task, text, batch, unit, values: dict, timings: cost.Timings | None = None) -> None:
         """Rows of one cell. Without the network that ratios refer to there are values, but no ratios."""
@@ -261,6 +263,7 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> Outcome:
     bench, out = Bench(settings), Path(out)
     with bench.clock("counts"):
         bench.count()
+        points = bench.growth_points() if "growth" in settings.tasks else []  # refused before hours of timing
     wanted = [task for task in MEASURED if task in settings.tasks]
     measured = operators = growth = None
     if wanted:
@@ -277,7 +280,7 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> Outcome:
         bench_report.write(out, "bench_operators", operators, bench.record(), {})
     if "growth" in settings.tasks:
         with bench.clock("growth"):
-            growth = bench.growth()
+            growth = bench_growth.run(points, settings.grid.repeats)
         exponents = bench_growth.exponents(growth)
         record = bench.record(exponents=exponents.to_dict("records"))
         drawn = {"bench_growth": bench_report.growth_figure(growth)}

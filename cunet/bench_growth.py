@@ -16,6 +16,7 @@ the same: its slope is 0 but for noise.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -76,6 +77,11 @@ class Point(NamedTuple):
     side: int
     batch: int
 
+    @property
+    def name(self) -> str:
+        """What it is called where it is skipped: "unet, width 0.25"."""
+        return f"{self.model}, {self.varied} {self.at:g}"
+
 
 def points(specs: Sequence[str], size: str, channels: int, grid: Grid) -> Iterator[Point]:
     """All that is to be measured, panel by panel. specs: names of `cunet.models`, with changes if wished."""
@@ -92,6 +98,28 @@ def points(specs: Sequence[str], size: str, channels: int, grid: Grid) -> Iterat
 
             sides, batch = (at if varied == "side" else side), (at if varied == "batch" else 1)
             yield Point(varied, at, spec, build, sides, batch)
+
+
+def possible(
+    specs: Sequence[str], size: str, channels: int, grid: Grid
+) -> tuple[list[Point], dict[str, str]]:
+    """The `points` whose networks can be built, after trying each, and why the others cannot.
+
+    The least widths of a small size can be too narrow for attention's heads or the groups of a norm. A point
+    that is left alone on its line has no exponent, and is not taken either. Returns the points, and
+    "network, width 0.25" -> the reason.
+    """
+    found, skipped = [], {}
+    for point in points(specs, size, channels, grid):
+        try:
+            point.build()
+            found.append(point)
+        except InputError as error:
+            skipped[point.name] = str(error)
+    count = Counter((point.varied, point.model) for point in found)
+    lonely = [point for point in found if count[point.varied, point.model] == 1]
+    skipped |= {point.name: "No other point of its line can be built." for point in lonely}
+    return [point for point in found if point not in lonely], skipped
 
 
 def measure(panel: Iterable[Point], repeats: int) -> pd.DataFrame:
@@ -120,10 +148,10 @@ def measure(panel: Iterable[Point], repeats: int) -> pd.DataFrame:
     )
 
 
-def run(specs: Sequence[str], size: str, channels: int, grid: Grid) -> pd.DataFrame:
-    """Measure everything: one row a point and quantity, columns COLUMNS. Specs as in `points`."""
-    panels = itertools.groupby(points(specs, size, channels, grid), key=lambda point: point.varied)
-    return pd.concat([measure(panel, grid.repeats) for _, panel in panels], ignore_index=True)
+def run(chosen: Iterable[Point], repeats: int) -> pd.DataFrame:
+    """Measure the points, panel by panel: one row a point and quantity, columns COLUMNS."""
+    panels = itertools.groupby(chosen, key=lambda point: point.varied)
+    return pd.concat([measure(panel, repeats) for _, panel in panels], ignore_index=True)
 
 
 def exponents(frame: pd.DataFrame) -> pd.DataFrame:

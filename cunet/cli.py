@@ -175,6 +175,7 @@ def train(
 @app.command(
     epilog=example(
         "cunet sample --model cunet --n 64",
+        "cunet sample --n 512 --compile --channels-last",
         "cunet sample --checkpoint checkpoints/mnist-cunet-laptop-s1.safetensors --sampler ddpm --steps 1000",
     )
 )
@@ -188,10 +189,18 @@ def sample(
     steps: Annotated[int, typer.Option(help="Steps of the reverse process.")] = 50,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(help="Images at once; changes nothing but speed.")] = 64,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the network first; without a compiler it runs as it is."),
+    ] = False,
+    precision: Annotated[str, typer.Option(help="32, or bf16 for autocast.")] = "32",
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Lay images and weights out so in memory.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("papermill_runs/samples"),
 ) -> None:
     """Draw images from a released or a trained network: a sheet to look at, and all of them as an array."""
-    from cunet import checkpoints, folders, pictures, sampling
+    from cunet import checkpoints, folders, pictures, running, sampling
     from cunet.diffusion import Diffusion
 
     path = checkpoint or checkpoints.released(dataset or "mnist", model or "cunet", size or "laptop")
@@ -205,6 +214,7 @@ def sample(
         )
     folders.check_writable(out)
     diffusion = Diffusion(**card["diffusion"])
+    network = running.prepared(network, min(n, batch_size), compiled, precision, channels_last)
     images = sampling.sample(network, n, diffusion, sampler, steps, seed, batch_size, progress=True)
     sheet = pictures.write_sheet(images, out, f"{Path(path).stem}-{sampler}{steps}-s{seed}")
     print(f"Samples: {folders.shown(sheet)}, and all {n} as {sheet.with_suffix('.npy').name} beside it")
@@ -236,16 +246,23 @@ def denoise(
     steps: Annotated[
         int, typer.Option(help="Calls of a diffusion network; 1 gives the smoothest picture.")
     ] = 10,
-    out: Annotated[Path | None, typer.Option(help="By default beside the picture, -denoised.png.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A .png; by default beside the picture, photo.jpg-denoised.png.")
+    ] = None,
 ) -> None:
     """Denoise a picture of your own, in tiles; a network knows only images like those it was trained on."""
     from cunet import denoisers, folders, pictures
 
     noisy = pictures.read(picture)
-    out = out or picture.with_name(f"{picture.stem}-denoised.png")
+    # of the whole name, so that photo.jpg and photo.png beside it have results of their own
+    out = out or picture.with_name(f"{picture.name}-denoised.png")
     folders.check_writable(out.parent)
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the picture in it, as in --out {out / 'clean.png'}.")
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out is {out}, but the denoised picture is a PNG: give a name that ends in .png.")
+    if out.resolve() == picture.resolve() or (out.exists() and out.samefile(picture)):
+        raise InputError(f"--out {out} is the picture itself, which would be lost: give another name.")
     if checkpoint:
         denoiser = denoisers.from_checkpoint(checkpoint, steps)
     else:
@@ -288,10 +305,12 @@ def bench(
 ) -> None:
     """Measure networks against each other on this machine: parameters, MACs, memory, time."""
     from cunet import bench as benchmark
-    from cunet import bench_report, folders
+    from cunet import bench_report, folders, model_names
 
-    given = {"models": models, "tasks": tasks, "modes": modes}
+    given = {"tasks": tasks, "modes": modes}
     chosen = {key: tuple(text.split(",")) for key, text in given.items() if text is not None}
+    if models is not None:
+        chosen["models"] = tuple(model_names.listed(models))
     if batches is not None:
         chosen["batches"] = tuple(_whole(text, "--batches") for text in batches.split(","))
     settings = benchmark.Settings(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .model_names import split
 
 WIDTH = {"paper": 64, "laptop": 16, "smoke": 8}  # of the two foreign U-Nets at full resolution
 
@@ -35,7 +36,7 @@ def network(spec: str, size: str, channels: int) -> nn.Module:
     Raises InputError for an unknown name or a change that is not `key=value`, ImportError if a foreign
     network's package is not installed.
     """
-    name = spec.partition("@")[0]
+    name, _ = split(spec)
     if name == "diffusers-unet2d":
         return Foreign(_diffusers_unet(WIDTH[size], channels, models.image_size(size)), channels)
     if name == "lucidrains-unet":
@@ -49,8 +50,8 @@ def network(spec: str, size: str, channels: int) -> nn.Module:
 
 def only_gradient(spec: str) -> bool:
     """Whether a spec differs from the plain network in its backward pass alone."""
-    changes = spec.partition("@")[2].split(",")
-    return all(change.startswith("gradient=") for change in changes)
+    _, changes = split(spec)
+    return bool(changes) and all(change.startswith("gradient=") for change in changes)
 
 
 def foreign(spec: str) -> bool:

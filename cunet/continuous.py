@@ -19,6 +19,7 @@ Images may lie either way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import Acceleration, Attention, InitialVelocity, ODEBlock, TimeEmbedding, ode_blocks
-from .errors import InputError
+from .errors import InputError, whole_numbers
 from .inputs import ClassEmbedding, check
 
 FREQUENCIES = 64  # sinusoids of the diffusion step
@@ -91,8 +92,8 @@ class ContinuousUNet(nn.Module):
     order: 2, or 1 for the ablation in which one network drives [x, v] as a first-order state.
     classes: how many classes of images it is told of (see `cunet.guidance`); 0: none, as in the paper.
 
-    Raises InputError for fewer than two widths, another number of steps than of widths, or an unknown
-    solver or gradient.
+    Raises InputError for fewer than two widths, a width below 1, the inner one included, another number of
+    steps than of widths, or an unknown order, solver or gradient.
     """
 
     def __init__(
@@ -118,6 +119,14 @@ class ContinuousUNet(nn.Module):
             raise InputError(
                 f"steps={steps!r}: expected one number, or {len(widths)}, one for each of widths."
             )
+        whole_numbers(time_width=(time_width, 1), **{f"widths[{i}]": (w, 1) for i, w in enumerate(widths)})
+        if not 1 <= hidden * min(widths) < math.inf:
+            raise InputError(
+                f"hidden={hidden!r}: the acceleration network's width over the position's, {min(widths)} at "
+                "the narrowest, must leave 1 channel or more; 1.0 is as wide."
+            )
+        if order not in (1, 2):
+            raise InputError(f"order={order!r}: the blocks' equation is of order 2, or of order 1.")
         self.channels = channels
         self.downsample_factor = 2 ** (len(widths) - 1)
 

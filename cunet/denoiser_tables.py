@@ -14,6 +14,7 @@ image and `first` the prediction of the first call, which anyone can have.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -70,10 +71,14 @@ def averages(scores: Scores, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("noise", kind="stable", ignore_index=True)
 
 
-def table_4(frame: pd.DataFrame) -> pd.DataFrame:
+def table_4(
+    frame: pd.DataFrame, cards: Mapping[tuple[str, int | None], Mapping[str, Any]] | None = None
+) -> pd.DataFrame:
     """Table 4: a row a noise level and method, scores with their intervals, and what the paper prints.
 
     frame: of `averages`. The paper's autoencoder and DnCNN stand beside those with one network a level.
+    cards: (network, the level it was trained for or None) -> its checkpoint's card, for a column
+    `images_seen` in training; empty for a method that is not trained. None: no such column.
     """
     printed = {(row.noise, row.method): row for row in paper.TABLE_4}
     rows = {}
@@ -86,6 +91,10 @@ def table_4(frame: pd.DataFrame) -> pd.DataFrame:
         name = method.removesuffix("-level")
         theirs = None if method in denoisers.NETWORKS else printed.get((noise, name))
         row |= {f"paper: {m.upper()}": getattr(theirs, m, "") for m in SCORES}
+        if cards is not None:
+            row["images_seen"] = cards.get((name, None if name == method else noise), {}).get(
+                "images_seen", ""
+            )
         rows[noise, label(method)] = row
     index = pd.MultiIndex.from_tuples(rows, names=["noise steps", "method"])
     return pd.DataFrame(list(rows.values()), index=index)
@@ -162,6 +171,15 @@ def in_words(frame: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
+def _takes_part(name: str, dataset: str, way: str) -> bool:
+    """Whether what was not there is missed where rivals of a data set are trained a way: BM3D and diffusion
+    networks are in both ways; the names of rivals for one level end in it, as in mnist-dncnn-laptop-s0-l50.
+    """
+    if name.startswith(tuple(f"{dataset}-{network}-" for network in denoisers.NETWORKS)):
+        return bool(re.search(r"-l\d+$", name)) == (way == "one a level")
+    return name.startswith((f"{dataset}-", "bm3d"))
+
+
 def claims(
     given: Mapping[str, Any],
     found: Mapping[tuple[str, str, str], pd.DataFrame],
@@ -178,7 +196,7 @@ def claims(
     for dataset in given["datasets"]:
         for way in WAYS:
             frame = found.get((dataset, way, "best"))
-            gone = [name for name in missing if name.startswith((f"{dataset}-", "bm3d"))]
+            gone = [name for name in missing if _takes_part(name, dataset, way)]
             text, value, why = f"rivals {way}: missing are {', '.join(gone)}", None, None
             if frame is not None:
                 text, value = f"rivals {way}: {in_words(frame)}", wins(frame)

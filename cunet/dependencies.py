@@ -149,8 +149,10 @@ def shard_sources(plan: chain.Plan) -> list[Path]:
 
 
 def report_sources() -> list[Path]:
-    """The same for the report."""
-    return [chain.PACKAGE / "report.py", *modules(chain.PACKAGE / "report.py")]
+    """The same for the report: its module with those that it imports, the templates and the style sheet of
+    its pages."""
+    own = chain.PACKAGE / "report.py"
+    return [own, *modules(own), *sorted((chain.PACKAGE / "assets" / "pages").glob("*"))]
 
 
 def modules(path: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from numbers import Integral
 
 MARK = "cunet: "
 """What a command's paragraph begins with."""
@@ -72,6 +73,13 @@ def one_of(what: str, value: str, known) -> None:
         near = get_close_matches(str(value), known, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(f"Unknown {what} {value!r}: expected one of {', '.join(known)}.{hint}")
+
+
+def whole_numbers(**named: tuple) -> None:
+    """Raise InputError unless every name=(value, least) is a whole number from `least` up to 2^63 - 1."""
+    for name, (value, least) in named.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**63:
+            raise InputError(f"{name}={value!r}: expected a whole number, {least} or more.")
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:

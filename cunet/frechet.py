@@ -33,8 +33,9 @@ from cunet.provenance import code
 if TYPE_CHECKING:  # torchmetrics takes 4 s; imported where it is used
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-INCEPTION_SHA256 = "6726825d"
-"""First digits of the SHA-256 of torch-fidelity's Inception weights, as the file's own name gives them."""
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""The SHA-256 of torch-fidelity's Inception weights, whose first digits stand in the file's name. Projects
+that have nothing to do with each other published it of their copies; the file itself was not hashed here."""
 
 
 def dataset_statistics(

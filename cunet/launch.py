@@ -1,14 +1,11 @@
-"""Around a training: the processes it runs on, the signals that stop it, the compiler if there is one."""
+"""Around a training: the processes it runs on, and the signals that stop it."""
 
-import copy
 import os
 import signal
 import threading
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from cunet.errors import InputError
 from cunet.imports import hidden
@@ -16,26 +13,6 @@ from cunet.recipe import TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-def compiled_or_eager(model: nn.Module, batch: tuple[Tensor, ...]) -> nn.Module:
-    """torch.compile(model), tried there and back on one batch; if it fails, a warning and the model."""
-    kept = copy.deepcopy(model.state_dict())
-    try:
-        compiled = torch.compile(model)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        torch.autograd.grad(compiled(batch[0], batch[1], *batch[3:]).sum(), trained, allow_unused=True)
-        return compiled
-    except (
-        Exception
-    ) as error:  # what a missing compiler or an operation without support raises has no common type
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        warnings.warn(
-            f"torch.compile does not work here, training goes on without it: {reason}", stacklevel=2
-        )
-        return model
-    finally:
-        model.load_state_dict(kept)
 
 
 def start_fabric(config: TrainConfig) -> "Fabric":

@@ -5,8 +5,8 @@
     smoke    16 x 16, as small as the shapes allow: it shows that everything runs, and nothing else
 
 Every network is called as `network(sample, timestep)` and returns a tensor like sample. A name may carry
-changes, keywords of the network's class: `cunet@solver=rk4,steps=1`. Such a name is good wherever a name is,
-in the settings of a training, too.
+changes, keywords of the network's class: `cunet@solver=rk4,steps=1`, `cunet@attention=false`,
+`cunet@widths=(8,20,40,56)`. Such a name is good wherever a name is, in the settings of a training, too.
 
 Why the cU-Net evaluates f once a block at the two finer resolutions and twice at the coarser ones: of the
 shapes that were tried, this one had the lowest validation loss. Each was trained once, on 32,000 images of
@@ -25,7 +25,9 @@ evaluations matter less where pixels are many.
 
 from __future__ import annotations
 
-import ast
+from collections.abc import Sequence
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ from torch import Tensor, nn
 from .continuous import ContinuousUNet
 from .depth import solved_with
 from .errors import InputError, one_of
+from .model_names import keywords, split
 from .released import ReleasedCUNet
 from .unet import UNet
 
@@ -138,22 +141,23 @@ def build(name: str, size: str = "paper", channels: int = 3, **changes) -> nn.Mo
     call makes; 0 for the U-Net), and may stand as the model of `GaussianDiffusion` of lucidrains'
     denoising-diffusion-pytorch (1.8.8).
 
-    Raises InputError for an unknown name or size, a change in the name that the class does not know, or a
-    number of channels below 1.
+    Raises InputError for an unknown name or size, a change in the name that the class does not know or whose
+    value is of another type or out of range, or a number of channels below 1.
     """
-    family, _, tail = name.partition("@")
+    family, _ = split(name)
     one_of("model", family, MODELS)
     one_of("size", size, SIZES)
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise InputError(f"channels={channels!r}: expected 1 for grey images or 3 for RGB.")
     kind, sizes, settings = _FAMILIES[family]
-    named = _changes(name, tail)
+    named = _checked(name, kind)
     try:
         network = kind(channels=channels, **{**sizes[size], **settings, **named, **changes})
-    except TypeError as error:
+    except (TypeError, RuntimeError, OverflowError) as error:  # the last two: larger than any memory
         if not named:
             raise
-        raise InputError(f"The network {name!r} cannot be built: {error}.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"The network {name!r} cannot be built: {reason}.") from error
     network.name, network.size, network.image_size = name, size, IMAGE_SIZE[size]
     network.out_dim = channels  # this and the next two are read by GaussianDiffusion
     network.self_condition = network.random_or_learned_sinusoidal_cond = False
@@ -165,7 +169,7 @@ def scaled(name: str, size: str, factor: float) -> dict[str, int | tuple[int, ..
 
     The widths of attention's heads and of the time embedding stay.
     """
-    _, sizes, _ = _FAMILIES[name.partition("@")[0]]
+    _, sizes, _ = _FAMILIES[split(name)[0]]
     widths = {key: value for key, value in sizes[size].items() if key in ("widths", "dim", "nf")}
     return {
         key: tuple(round(factor * width) for width in value)
@@ -175,15 +179,42 @@ def scaled(name: str, size: str, factor: float) -> dict[str, int | tuple[int, ..
     }
 
 
-def _changes(name: str, tail: str) -> dict[str, object]:
-    """ "solver=rk4,steps=1" -> keywords; values are Python literals, or else text."""
-    changes: dict[str, object] = {}
-    for change in filter(None, tail.split(",")):
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise InputError(f"{change!r} in {name!r} is no change: expected key=value, as in cunet@steps=4.")
-        try:
-            changes[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            changes[key] = value
-    return changes
+def _checked(name: str, kind: type[nn.Module]) -> dict[str, object]:
+    """The changes of a name as keywords of the class `kind`; what it does not know is left to the class.
+
+    Raises InputError for a value of another type than the class says.
+    """
+    expected = {}
+    for base in reversed(kind.__mro__):
+        expected |= get_type_hints(base.__init__)
+    named = keywords(name)
+    for key, value in named.items():
+        if key in expected and not _is(value, expected[key]):
+            raise InputError(
+                f"{key}={value!r} in {name!r} cannot be used: expected {_in_words(expected[key])}."
+            )
+    return named
+
+
+def _is(value: object, hint: Any) -> bool:
+    """Whether a value is of an annotated type; True is no number, and a whole number is a float, too."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is UnionType:
+        return any(_is(value, part) for part in parts)
+    if kind is tuple:
+        fits = isinstance(value, tuple) and len(value) == len(parts)
+        return fits and all(map(_is, value, parts))
+    if kind is Sequence:
+        return isinstance(value, (tuple, list)) and all(_is(item, *parts) for item in value)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _in_words(hint: Any) -> str:
+    """An annotated type as a refusal tells it."""
+    if parts := get_args(hint):
+        if isinstance(hint, UnionType):
+            return " or ".join(map(_in_words, parts))
+        return f"values in brackets, as in (1,2), each {_in_words(parts[0])}"
+    return {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "a word")

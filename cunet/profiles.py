@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cunet import folders, runs
+from cunet import folders, model_names, runs
 from cunet.errors import InputError
 from cunet.parameters import load_yaml, nearest
 
@@ -50,7 +50,7 @@ class Profile(BaseModel):
     @classmethod
     def _models(cls, values: list[str]) -> list[str]:
         for value in values:
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*(@[A-Za-z0-9_=,.-]+)?", value):
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*(@[A-Za-z0-9_=,.()-]+)?", value):
                 raise ValueError(f"{value!r} is not a network's name, such as unet or cunet@solver=rk4")
         return _once(values)
 
@@ -61,9 +61,8 @@ class Profile(BaseModel):
             return list(chosen)
         found: dict[str, None] = {}
         for model in chosen:
-            family, at, changes = model.partition("@")
+            family, given = model_names.split(model)
             solves = family.startswith("cunet") and not family.startswith("cunet-released")
-            given = changes.split(",") if at else []
             if solves and not any(change.startswith("solver=") for change in given):
                 kinds = [",".join([*given, f"solver={solver}"]) for solver in self.solvers]
                 found |= dict.fromkeys(f"{family}@{kind}" for kind in kinds)

@@ -13,20 +13,21 @@ from pathlib import Path
 
 TRAINING = (
     *("training", "training_progress", "batches", "recipe", "validation", "diffusion", "datasets"),
-    *("inputs", "models", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
+    *("inputs", "models", "model_names", "unet", "continuous", "blocks", "depth", "ode", "outside"),
+    "released",
 )
 """The modules that decide what a training computes."""
 
 SAMPLING = (
     *("shards", "sampling", "samplers", "diffusion", "alexnet", "datasets", "inputs"),
-    *("models", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
+    *("models", "model_names", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
 )
 """The modules that decide what samples a trained network gives, and their features."""
 
 DENOISING = (
     *("denoising", "trajectories", "metrics", "alexnet", "frechet", "kernel_distance", "neighbours"),
     *("sampling", "samplers", "diffusion", "datasets", "inputs"),
-    *("models", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
+    *("models", "model_names", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
 )
 """The modules that decide how a network denoises an image, and its scores."""
 
@@ -41,6 +42,7 @@ NEUTRAL = {
     "photos": "reads images, whose hash a card holds",
     "sources": "names and counts data sets",
     "launch": "starts processes, as the settings say",
+    "running": "computes the same, compiled or not",
     "resume": "goes on with what was saved, to the same bits",
 }
 """What modules of the three lists import, and why it decides no number of theirs."""

@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from .errors import InputError
+from .errors import InputError, whole_numbers
 from .inputs import TIMESTEPS, check
 from .unet import Attention
 
@@ -105,13 +105,14 @@ class ReleasedCUNet(nn.Module):
     attention: 2, 5 or 0 attention layers. residual: the identity inside f. channels: of the image.
 
     `evaluations`: how often one call evaluates the functions f, 4 in each of nine blocks.
-    Raises InputError for an unknown number of attention layers.
+    Raises InputError for an unknown number of attention layers, or nf below 1.
     """
 
     def __init__(self, nf: int = 16, attention: int = 2, residual: bool = True, channels: int = 3):
         super().__init__()
         if attention not in ATTENTION_LEVELS:
             raise InputError(f"ReleasedCUNet(attention={attention!r}): the release has 2, 5 or 0 attentions.")
+        whole_numbers(nf=(nf, 1))
         self.channels = channels
         widths = [2 * nf * 2**level for level in range(5)]
         pairs = list(zip(widths, widths[1:], strict=False))

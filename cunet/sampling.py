@@ -18,7 +18,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .diffusion import Diffusion
-from .errors import InputError, one_of
+from .errors import InputError, one_of, whole_numbers
 from .samplers import SAMPLERS, SPACINGS
 
 
@@ -190,7 +189,8 @@ def sample(
 ) -> Tensor:
     """n images from pure noise.
 
-    model: network(x, t) as in cunet.models; t comes as (B,) int64. A module is put in eval mode meanwhile.
+    model: network(x, t) as in cunet.models, or one that `cunet.running.prepared` has made faster; t comes as
+    (B,) int64. A module is put in eval mode meanwhile.
     sampler: a key of SAMPLERS.
     steps: 1 ... T steps of the chain. `heun` asks the network 2 steps - 1 times, and wants 10 steps or more.
     seed: 0 or more.    first: number of the first image, so that a set can be made in parts.
@@ -278,13 +278,6 @@ def placed(device: torch.device | str, *networks: nn.Module) -> Iterator[None]:
     finally:
         for network, place in zip(networks, before, strict=True):
             network.to(place)
-
-
-def whole_numbers(**named: tuple) -> None:
-    """Raise InputError unless every name=(value, least) is a whole number from `least` up to 2^63 - 1."""
-    for name, (value, least) in named.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value < 2**63:
-            raise InputError(f"{name}={value!r}: expected a whole number, {least} or more.")
 
 
 def _check(diffusion, sampler, steps, eta) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from cunet import folders
+from cunet import folders, model_names
 
 SET = ("dataset", "size", "seed", "variant", "images", "batch_size", "learning_rate")
 FOUND = ("parameters", "images_seen", "steps", "validation_loss")
@@ -34,8 +34,8 @@ def table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
         given, found = result["parameters"], result["values"]
         if not {"dataset", "model"} <= given.keys() or "validation_loss" not in found:
             continue
-        family, _, tail = given["model"].partition("@")
-        changes = dict(change.partition("=")[::2] for change in tail.split(",") if change)
+        family, written = model_names.split(given["model"])
+        changes = dict(change.partition("=")[::2] for change in written)
         row = {"job": job, "model": family, "solver": changes.pop("solver", "")}
         row["changes"] = ",".join(f"{key}={value}" for key, value in changes.items())
         row |= {key: given.get(key) for key in SET} | {key: found.get(key) for key in FOUND}

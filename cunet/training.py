@@ -22,9 +22,10 @@ from torch import Tensor
 from cunet import checkpoints, resume, storage
 from cunet.batches import Batches
 from cunet.errors import TrainingDiverged, TrainingInterrupted
-from cunet.launch import Signals, compiled_or_eager, start_fabric
+from cunet.launch import Signals, start_fabric
 from cunet.provenance import training_code
 from cunet.recipe import TrainConfig, configure
+from cunet.running import compiled_or_eager
 from cunet.training_progress import Progress
 from cunet.validation import validation_losses, validation_summary
 

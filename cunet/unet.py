@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError
+from .errors import InputError, whole_numbers
 from .inputs import ClassEmbedding, check
 
 HEADS, HEAD_WIDTH = 4, 32  # of every attention in the paper's network
@@ -142,7 +142,8 @@ class UNet(nn.Module):
     heads; 32 in the paper's network, which is half of dim, and half of dim keeps its shape at other widths.
     classes: how many classes of images it is told of (see `cunet.guidance`); 0: none, as in the paper.
 
-    Raises InputError for a width that group norm cannot divide.
+    Raises InputError for a width that group norm cannot divide, no level, or a multiple or head width
+    below 1.
     """
 
     evaluations = 0  # of an ODE function: there is none
@@ -158,6 +159,10 @@ class UNet(nn.Module):
         super().__init__()
         if dim < GROUPS or dim % GROUPS:
             raise InputError(f"UNet(dim={dim}): the width must be a multiple of {GROUPS}; the paper's is 64.")
+        if not dim_mults:
+            raise InputError(f"dim_mults={dim_mults!r}: give a multiple of dim for one level or more.")
+        multiples = {f"dim_mults[{i}]": (m, 1) for i, m in enumerate(dim_mults)}
+        whole_numbers(head_width=(head_width, 1), **multiples)
         self.channels = channels
         widths = [dim, *(dim * m for m in dim_mults)]
         steps = list(zip(widths, widths[1:], strict=False))

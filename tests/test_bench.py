@@ -129,6 +129,35 @@ def test_checkpointed_gradient_keeps_training_memory_from_growing_with_the_steps
     assert 0 < added["cunet@gradient=checkpoint"] < 0.6 * added["cunet"] and added["unet"] == 0
 
 
+@pytest.mark.parametrize("size", ["laptop", "smoke"])
+def test_the_default_points_of_small_sizes_are_built_and_the_impossible_ones_named(size):
+    specs = ("unet", "cunet", "cunet-released")
+    found, skipped = bench_growth.possible(specs, size, 1, bench_growth.Grid())
+    every = list(bench_growth.points(specs, size, 1, bench_growth.Grid()))
+    assert {point.name for point in found} | set(skipped) == {point.name for point in every}
+    narrow = {"unet, width 0.25", "cunet, width 0.25"}
+    narrower = {"unet, width 0.5", "cunet-released, width 0.25"}
+    assert set(skipped) == narrow | (narrower if size == "smoke" else set())
+    assert "multiple of 8" in skipped["unet, width 0.25"] and "heads" in skipped["cunet, width 0.25"]
+
+
+def test_a_point_alone_on_its_line_is_not_measured():
+    grid = bench_growth.Grid(width=(0.25, 1))
+    found, skipped = bench_growth.possible(("unet",), "smoke", 1, grid)
+    assert {point.varied for point in found} == {"side", "batch", "steps"}
+    assert "No other point" in skipped["unet, width 1"] and "multiple of 8" in skipped["unet, width 0.25"]
+
+
+def test_what_growth_cannot_build_is_known_before_anything_is_timed(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("unbuildable")
+
+    monkeypatch.setattr(bench_growth, "possible", refuse)
+    monkeypatch.setattr(cost, "time_interleaved", lambda *_, **__: pytest.fail("it timed first"))
+    with pytest.raises(RuntimeError, match="unbuildable"):
+        bench.run(dataclasses.replace(TINY, tasks=("forward", "growth")), tmp_path)
+
+
 def test_exponents_of_a_power_law_are_its_own():
     rows = [("side", at, "unet", "time", 3 * at**2.5, "s") for at in (8, 16, 32)]
     found = bench_growth.exponents(pd.DataFrame(rows, columns=bench_growth.COLUMNS))

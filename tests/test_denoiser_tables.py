@@ -22,6 +22,7 @@ def scores(quality):
     }
 
 
+CUNET = tables.label("cunet")
 AHEAD = scores(dict(zip(METHODS, (0.2, 0.3, 0.4, 0.5, 0.9), strict=True)))
 
 
@@ -53,6 +54,20 @@ def test_the_table_has_each_method_with_its_interval_and_the_papers_numbers():
     assert row["paper: SSIM"] == printed[150, "dncnn"].ssim
     assert row["SSIM"].startswith("0.406 [") and row["PSNR"].startswith("4.0 [")
     assert table.loc[(150, "DnCNN, blind")]["paper: SSIM"] == "", "the paper's is not blind"
+
+
+def test_the_table_says_how_many_images_each_network_has_seen_if_its_cards_are_given():
+    frame = tables.averages(AHEAD)
+    assert "images_seen" not in tables.table_4(frame)
+    cards = {("dncnn", None): 800, ("dncnn", 50): 200, ("dncnn", 150): 300, ("cunet", None): 5000}
+    cards = {key: {"images_seen": number} for key, number in cards.items()}
+    table = tables.table_4(frame, cards | {("autoencoder", 50): {}})
+    seen = {key: number for key, number in table["images_seen"].items() if number != ""}
+    assert seen == {
+        (50, "DnCNN, one a level"): 200,
+        (150, "DnCNN, one a level"): 300,
+        **{(level, name): n for level in LEVELS for name, n in (("DnCNN, blind", 800), (CUNET, 5000))},
+    }
 
 
 def test_who_wins_is_a_paired_test_whose_good_end_is_the_metrics():
@@ -128,3 +143,18 @@ def test_the_claim_has_a_row_for_each_way_to_train_the_rivals_and_says_what_was_
     assert "best reproduced, end not reproduced. And every network here is smaller" in met["why"]
     assert unmet["measured"] == "rivals blind: missing are mnist-dncnn-laptop-s0" and unmet["value"] is None
     assert all(row["id"] == "C12" and row["n"] == 12 and row["size"] == "laptop" for row in (met, unmet))
+
+
+def test_a_way_to_train_the_rivals_misses_its_own_networks_and_those_of_both():
+    given = dict(datasets=["mnist"], images=12, size="laptop")
+    both = ["bm3d (not installed)"]
+    level, blind = (
+        ["mnist-dncnn-laptop-s0-l50", "mnist-autoencoder-laptop-s0-l400"],
+        ["mnist-dncnn-laptop-s0"],
+    )
+    rows = tables.claims(given, {}, pd.DataFrame(), [*both, *level, *blind, "avatars-dncnn-laptop-s0-l50"])
+    said = [row["measured"] for row in rows]
+    assert said == [
+        f"rivals one a level: missing are {', '.join([*both, *level])}",
+        f"rivals blind: missing are {', '.join([*both, *blind])}",
+    ]

@@ -133,6 +133,20 @@ def test_steps_above_and_below_are_counted_at_high_noise_only():
     assert tables.above(both, "mean") == {"above": 0.0, "below": 0.0}
 
 
+def test_the_steps_above_are_those_where_the_first_network_is_ahead():
+    ahead, level, behind = ([[0.1, ssim, 0.5]] * 12 for ssim in (0.9, 0.5, 0.2))
+
+    def shares(first, second):
+        runs = {
+            name: Denoised({("mean", 400): trajectory(400, ssim, [[0.5] * 3] * 12)}, 0.01)
+            for name, ssim in (("unet", first), ("cunet", second))
+        }
+        return tables.above(runs, "mean")
+
+    assert shares(ahead, level) == shares(level, behind) == {"above": 0.5, "below": 0.0}
+    assert shares(behind, level) == shares(level, ahead) == {"above": 0.0, "below": 0.5}
+
+
 def test_every_frame_is_a_frame():
     frame = tables.comparison(RUNS, "mean", SECONDS)
     assert isinstance(frame, pd.DataFrame) and not frame.isna().any().any()

@@ -1,6 +1,6 @@
 """What a job depends on: the modules that a notebook imports, and no others."""
 
-from cunet import chain, denoisers, dependencies, profiles, solver_study
+from cunet import chain, denoisers, dependencies, pages, profiles, solver_study
 
 
 def test_a_job_depends_on_the_modules_it_imports_and_on_no_others(tmp_path):
@@ -17,6 +17,14 @@ def test_relative_imports_are_followed_too(tmp_path):
     assert {"models.py", "continuous.py", "blocks.py", "ode.py"} <= {
         f.name for f in dependencies.modules(path)
     }
+
+
+def test_the_report_depends_on_the_templates_and_the_style_of_its_pages(tmp_path):
+    plan = chain.plan(profiles.load("smoke"), tmp_path / "run")
+    found = {path.resolve() for path in dependencies.report_sources()}
+    assert pages.TEMPLATES == chain.PACKAGE / "assets" / "pages"
+    assert {pages.TEMPLATES / name for name in ("base.html", "report.html", "style.css")} <= found
+    assert {chain.PACKAGE / name for name in ("report.py", "pages.py")} <= found
 
 
 def checkpoints_of(stem: str, root, *settings: str) -> list[str]:

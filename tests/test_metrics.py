@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cunet import alexnet, datasets, metrics
+from cunet import alexnet, datasets, frechet, metrics
 from cunet.errors import InputError
 
 PAIRWISE = (metrics.ssim, metrics.psnr, metrics.lpips)
@@ -308,6 +309,7 @@ def test_inception_weights_are_not_opened_before_their_hash_is_right(tmp_path, m
     with pytest.raises(InputError, match="do not exist"):
         metrics.fid(smooth(2), smooth(2), weights=tmp_path / "none.pth")
     (tmp_path / "other.pth").write_bytes(b"something else")
+    assert re.fullmatch("6726825d[0-9a-f]{56}", frechet.INCEPTION_SHA256), "all of the hash, not the name's"
     with pytest.raises(InputError, match="SHA-256"):
         metrics.fid(smooth(2), smooth(2), weights=tmp_path / "other.pth")
     with pytest.raises(InputError, match="SHA-256"):  # no hash is no check

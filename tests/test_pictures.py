@@ -203,7 +203,7 @@ def test_the_command_writes_a_picture_of_the_same_size_and_kind_beside_it(
     before = path.read_bytes()
     arguments = dict(model="cunet", checkpoint=checkpoint, steps=2)
     cli.denoise(path, 0.1, **arguments)
-    out = path.with_name(f"{path.stem}-denoised.png")
+    out = path.with_name(f"{name}-denoised.png")
     with Image.open(out) as found:
         assert found.size == (30, 20) and found.mode == ("L" if array.ndim == 2 else "RGB")
         pixels = np.asarray(found).astype(int)
@@ -242,6 +242,25 @@ def test_the_network_suits_the_picture_as_far_as_one_was_released(tmp_path, monk
     assert seen(grey, dataset="avatars") == "avatars"
 
 
+def test_pictures_that_differ_in_the_ending_alone_have_results_of_their_own(tmp_path, checkpoint):
+    for name, array in (("x.png", GREY), ("x.jpg", 255 - GREY)):
+        cli.denoise(save(tmp_path / name, array), 0.1, model="cunet", checkpoint=checkpoint, steps=1)
+    results = {path.name: path.read_bytes() for path in tmp_path.glob("*-denoised.png")}
+    assert set(results) == {"x.png-denoised.png", "x.jpg-denoised.png"} and len(set(results.values())) == 2
+
+
+def test_the_picture_itself_is_never_written_over(tmp_path, checkpoint):
+    path = save(tmp_path / "grey.png", GREY)
+    (tmp_path / "link.png").symlink_to(path)
+    (tmp_path / "same.png").hardlink_to(path)
+    (tmp_path / "down").mkdir()
+    before = path.read_bytes()
+    for name in ("grey.png", "down/../grey.png", "link.png", "same.png"):
+        with pytest.raises(InputError, match="is the picture itself"):
+            cli.denoise(path, 0.1, model="cunet", checkpoint=checkpoint, out=tmp_path / name)
+    assert path.read_bytes() == before
+
+
 def test_the_command_refuses_before_it_writes(tmp_path, checkpoint):
     path = save(tmp_path / "grey.png", GREY)
     cases = [
@@ -252,6 +271,8 @@ def test_the_command_refuses_before_it_writes(tmp_path, checkpoint):
         (dict(noise_level=0.1, checkpoint=tmp_path / "none.safetensors"), "none.safetensors"),
         (dict(noise_level=0.1, checkpoint=checkpoint, steps=0), "steps=0"),
         (dict(noise_level=0.1, checkpoint=checkpoint, out=tmp_path), "is a folder: name the picture in it"),
+        (dict(noise_level=0.1, checkpoint=checkpoint, out=tmp_path / "clean.jpg"), "ends in .png"),
+        (dict(noise_level=0.1, checkpoint=checkpoint, out=tmp_path / "clean"), "ends in .png"),
     ]
     for given, reason in cases:
         with pytest.raises(InputError, match=reason):

@@ -16,6 +16,7 @@ from cunet import cli, parameters, profiles, runs, storage
 from cunet.batches import BatchOrder
 from cunet.diffusion import PREDICTION_TYPES, SCHEDULES, Diffusion
 from cunet.errors import InputError
+from cunet.models import MODELS, build
 from cunet.ode import SOLVERS, solve
 
 
@@ -306,6 +307,27 @@ OPTIONS = {  # no option that only prints, and no argument after -- for Snakemak
 sensible = st.sampled_from(
     ["tiny", "01_first", "01_first.py", "count=3", "rate=x", "learning_rate=1e-3", "ddim"]
 )
+KEYS = [
+    *("attention", "residual", "zero_velocity", "order", "hidden", "time_width", "widths", "steps", "solver"),
+    *("gradient", "classes", "depths", "dim", "dim_mults", "head_width", "nf", "channels", "colour", ""),
+]
+VALUES = ["true", "no", "(1,1,2,2)", "(4,8)", "(4,8", "[0,1]", "0.5", "rk4", "dopri5", "adjoint", "None"]
+changes = st.builds(
+    "{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES) | st.integers(-3, 9).map(str) | nasty
+)
+changed = st.builds(
+    "{}@{}".format, st.sampled_from(MODELS), st.lists(changes, min_size=1, max_size=3).map(",".join)
+)
+
+
+@drawn(80)
+@given(changed)
+def test_a_network_of_any_changes_answers_or_is_refused(name):
+    def answer():
+        with torch.no_grad():
+            assert build(name, "smoke", 1)(torch.zeros(1, 1, 16, 16), 3).shape == (1, 1, 16, 16)
+
+    refused_or_done(answer)
 
 
 @st.composite
@@ -314,6 +336,8 @@ def command_lines(draw) -> list[str]:
     line = [command]
     for option in draw(st.lists(st.sampled_from(OPTIONS[command]), max_size=4)):
         value = draw(words | sensible | st.builds("{}={}".format, words, words))
+        if option.upper() in ("MODEL", "--MODEL", "--MODELS") and draw(st.booleans()):
+            value = draw(changed)
         if option in PATHS:  # nothing outside the test's own folder
             value = value.replace("/", "_").replace("..", "_")
         line += [value] if option.isupper() else [option, value] if draw(st.integers(0, 9)) else [option]

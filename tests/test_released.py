@@ -96,11 +96,25 @@ def test_evaluations_are_those_one_call_makes():
     assert len(calls) == model.evaluations == 9 * EVALUATIONS_A_BLOCK
 
 
-def test_every_trainable_parameter_learns():
-    for settings in ({"attention": 5}, {"residual": False}):
-        model = small(**settings)
-        model(torch.randn(2, 3, 32, 32), torch.tensor([3, 900])).square().mean().backward()
-        assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+def without_gradient(side: int, **settings) -> set[str]:
+    """The trainable parameters that a step on images of that side would leave as they are."""
+    model = small(**settings)
+    model(torch.randn(2, 3, side, side), torch.tensor([3, 900])).square().mean().backward()
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    still = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert frozen == {"sinusoids"} <= still
+    return still - frozen
+
+
+@pytest.mark.parametrize("settings", [{"attention": 5}, {"residual": False}])
+def test_every_trainable_parameter_learns(settings):
+    assert without_gradient(32, **settings) == set()
+
+
+def test_at_the_smallest_side_the_bottom_learns_its_last_offset_alone():
+    """There its map is one pixel, which the instance norms make 0 whatever is before them."""
+    unused = {"conv1.weight", "conv1.bias", "conv2.weight"}
+    assert without_gradient(16) == {f"bottom.derivative.{name}" for name in unused}
 
 
 def test_accepts_one_channel_and_the_smallest_side():

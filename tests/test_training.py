@@ -605,9 +605,13 @@ def test_batches_that_cannot_be_shared_and_missing_processes_are_refused(tmp_pat
 # --- compiling
 
 
-def test_without_a_compiler_training_goes_on_and_says_so_once(undisturbed, tmp_path, monkeypatch):
-    def broken(model):
+@pytest.mark.parametrize("when", ["at once", "at the first call"])
+def test_without_a_compiler_training_goes_on_and_says_so_once(undisturbed, tmp_path, monkeypatch, when):
+    def fail(*_):
         raise RuntimeError("no C++ compiler found\nlong story")
+
+    def broken(model):
+        return fail if when == "at the first call" else fail()
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.warns(UserWarning, match="goes on without it: no C\\+\\+ compiler found$") as caught:

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from cunet import cost, paper
 from cunet.errors import InputError
 from cunet.unet import UNet
 
@@ -35,6 +37,18 @@ def oracle_pair(dim: int, dim_mults: tuple[int, ...], channels: int, head_width:
 def test_parameters_are_counted_to_the_last_digit(channels, expected):
     with torch.device("meta"):
         assert sum(p.numel() for p in UNet(channels=channels).parameters()) == expected
+
+
+def test_multiply_accumulates_of_convolutions_are_those_the_authors_printed():
+    """Of convolutions alone: with attention's products and the linear layers, 1.3 % more than was printed."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        UNet()(torch.zeros(1, 3, 64, 64), 0)
+    convolutions = counter.get_flop_counts()["Global"][torch.ops.aten.convolution] // cost.FLOP_A_MAC
+    (printed,) = (row.macs for row in paper.RELEASED_CODE if row.model == "unet")
+    assert (convolutions, printed) == (7_203_192_832, 7_206_256_640)
+    assert convolutions == pytest.approx(printed, rel=0.01)
+    everything = counter.get_total_flops() // cost.FLOP_A_MAC
+    assert everything == 7_296_565_248 != pytest.approx(printed, rel=0.01)
 
 
 @pytest.mark.parametrize(
