@@ -76,7 +76,8 @@ def more_robust(
         id="C22",
         measured=text,
         value=value,
-        spread=f"paired bootstrap tests over images, each network trained {times(compared.trainings.iloc[0])}",
+        spread="paired bootstrap tests over images, each network trained"
+        f" {times(compared.trainings.iloc[0])}",
         why=reason(value, largest[pair[1]], largest[pair[0]])
         + "; single blocks, median and largest: "
         + ", ".join(f"{label(m)} {middle[m]:.2f} and {most[m]:.2f}" for m in reversed(pair)),
@@ -109,8 +110,8 @@ def claims(
 ) -> list[dict[str, Any]]:
     """All rows for the scorecard, data set by data set.
 
-    given: the notebook's parameters. contributions, robust, norms, blocks: as above, with a column `dataset`. errors,
-    sensitivity: by data set and network.
+    given: the notebook's parameters. contributions, robust, norms, blocks: as above, with a column `dataset`.
+    errors, sensitivity: by data set and network.
     """
     rows, pair = [], (given["discrete"], given["models"][0])
 
@@ -121,7 +122,8 @@ def claims(
         read = {model: value for (where, model), value in sensitivity.items() if where == dataset}
         found = [
             left_out(of(contributions, dataset)) | dict(n=given["samples"]),
-            more_robust(*(of(frame, dataset) for frame in (robust, norms, blocks)), pair) | dict(n=given["images"]),
+            more_robust(*(of(frame, dataset) for frame in (robust, norms, blocks)), pair)
+            | dict(n=given["images"]),
         ]
         number = given["read_images"] * len(given["true_steps"])
         found += [row | dict(n=number) for row in read_back(errors.loc[dataset], read)]

@@ -4,9 +4,9 @@ A network is trained as the full one was, with one ingredient left out, and held
 its samples from data, what it makes of noisy images, its loss. An ingredient's contribution is the ablated
 network's number minus the full one's; all numbers here are better when lower, so that a positive contribution
 is a gain. Two things blur it. Another draw of images: both networks get the same noise and the same images,
-and a bootstrap over pairs shows the rest. Another training seed: the deviation of a number's logarithm between
-seeds, pooled over all networks that were trained from several, gives an interval of the ratio by Student's t.
-A data set whose networks have one seed each borrows the deviation of the others, which takes for granted that
+and a bootstrap over pairs shows the rest. Another training seed: the deviation of a number's logarithm
+between seeds, pooled over all networks that were trained from several, gives an interval of the ratio by
+Student's t. A data set whose networks have one seed each borrows the deviation of the others, which takes for granted that
 seeds spread as far there, relative to the number itself. The second is the one that a claim about an
 ingredient needs; it takes the first one in.
 """

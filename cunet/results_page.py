@@ -148,10 +148,11 @@ def findings(card: pd.DataFrame, most: int = 5) -> list[str]:
 
     Of the claims that were judged, those of the abstract come first, then the others by number. Two lines are
     kept for claims that were reproduced, two for those that were not, one for those that were in part; a
-    place that its kind cannot fill goes to the next claim of any kind, also to one that stayed undecided. A line gives the first measurement
-    that has the claim's verdict, or, where measurements differ, the first with the best and with the worst.
+    place that its kind cannot fill goes to the next claim of any kind, also to one that stayed undecided. A
+    line gives the first measurement that has the claim's verdict, or, where measurements differ, the first
+    with the best and with the worst.
 
-    card: as from `cunet.scorecard.scorecard`. Returns Markdown list items, right before part before open before wrong.
+    card: as from `cunet.scorecard.scorecard`. Returns Markdown list items in the order of `WORDS`.
     """
     verdicts = scorecard.overall(card)
     judged = {claim: verdict for claim, verdict in verdicts.items() if verdict in WORDS}

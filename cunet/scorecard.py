@@ -87,9 +87,9 @@ def scorecard(results: Path | str | Iterable[dict]) -> pd.DataFrame:
 def overall(frame: pd.DataFrame) -> pd.Series:
     """One verdict a claim of the paper: what its rows agree on; "partly" where they differ.
 
-    A row that leaves it open keeps a claim from being reproduced, which makes it "partly", and changes nothing
-    else: with fewer samples no claim fares better. Rows that could not be tested count only when there are
-    no others. Indexed by claim.
+    A row that leaves it open keeps a claim from being reproduced, which makes it "partly", and changes
+    nothing else: with fewer samples no claim fares better. Rows that could not be tested count only when
+    there are no others. Indexed by claim.
     """
     frame = frame[frame["verdict"] != BEYOND]
 

@@ -20,8 +20,8 @@ from .wording import interval
 
 WHY = {
     "C05": "table 1 multiplies what a step costs by how many steps each network takes at its best",
-    "C06": "another distance, smaller networks, shorter training; the network of the released code is not told"
-    " the step, and this one is",
+    "C06": "another distance, smaller networks, shorter training; the network of the released code is not"
+    " told the step, and this one is",
     "C07": "where the curve is flat, its lowest point is an accident of the samples; hence the second rule",
     "C08": "the paper reports no distance at equal steps",
     "C23": "the paper shows no curve; the learning rate falls to zero at the end of each training",
@@ -64,9 +64,7 @@ def at_best(
     for rule, what in (("lowest", "for the lowest"), ("flat", "to come within 5 % of it")):
         pair = getattr(ours, rule), getattr(others, rule)
         spans = ["{:.0f} to {:.0f}".format(*ends(one)) for one in pair]
-        value |= dict(
-            zip((f"{rule}_low", f"{rule}_high"), ratio_of_steps(*pair, ours.tried), strict=True)
-        )
+        value |= dict(zip((f"{rule}_low", f"{rule}_high"), ratio_of_steps(*pair, ours.tried), strict=True))
         words.append(f"{spans[0]} steps against {spans[1]} {what}")
     text = f"{label(model)}, in 95 % of resamples: {', '.join(words)}; tried: {list(ours.tried)}"
     yield dict(id="C07", measured=text, value=value)
@@ -91,17 +89,19 @@ def _unmeasured(claim: str, model: str) -> dict[str, Any]:
 
 
 def over_seeds(model: str, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """C06 and C08 of one data set over training seeds; C06 with each network at the best of the steps that all
-    were tried at. A seed's two trainings are a pair; the intervals of their ratios are Student's."""
-    first = pairs[["seed", "steps", "fd_first", "above_first"]].set_axis(["seed", "steps", "fd", "above"], axis=1)
+    """C06 and C08 of one data set over training seeds; C06 with each network at the best of the steps that
+    all were tried at. A seed's two trainings are a pair; the intervals of their ratios are Student's."""
+    first = pairs[["seed", "steps", "fd_first", "above_first"]].set_axis(
+        ["seed", "steps", "fd", "above"], axis=1
+    )
     ours, others = (frame.loc[frame.groupby("seed").fd.idxmin()] for frame in (pairs, first))
     if pairs[["above", "above_first"]].isna().any(axis=None):
         yield _unmeasured("C06", model)
     else:
         middle, low, high = over_pairs((ours.above.to_numpy() / others.above.to_numpy()).tolist())
         text = (
-            f"{label(model)}, {len(ours)} training seeds: {spread(ours.fd)} against {spread(others.fd)}; above"
-            f" the floor, {spread(ours.above)} against {spread(others.above)}, ratio"
+            f"{label(model)}, {len(ours)} training seeds: {spread(ours.fd)} against {spread(others.fd)};"
+            f" above the floor, {spread(ours.above)} against {spread(others.above)}, ratio"
             f" {interval(middle, low, high)}"
         )
         yield dict(id="C06", measured=text, value=dict(low=low, high=high))
@@ -121,9 +121,7 @@ def learning(model: str, rows: pd.DataFrame) -> dict[str, Any]:
     )
 
 
-def faster(
-    model: str, ratio: Sequence[float], steps: tuple[float, float, float]
-) -> Iterator[dict[str, Any]]:
+def faster(model: str, ratio: Sequence[float], steps: tuple[float, float, float]) -> Iterator[dict[str, Any]]:
     """C05 of one data set.
 
     ratio: time of a step over the first's, with the ends of its interval. steps: its best number of steps

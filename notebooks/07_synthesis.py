@@ -345,7 +345,8 @@ sheets = {
     for d in sets_of
 }
 picture = figures.sheet_rows(sheets)
-run.save_figure(picture, "fig03_samples", "Figure 3: the first 32 samples of each network at its best steps")
+caption = "Figure 3: the first 32 samples of each network at its best steps; which could be data, which not?"
+run.save_figure(picture, "fig03_samples", caption)
 
 # %% [markdown]
 # Nothing here is selected: these are the first samples, from the same noise in each sheet of a row.
@@ -384,7 +385,7 @@ for d in sets_of:
         pairs = (("", data.from_uint8(sets[name][:10])), (", nearest", train.batch(index[:10])))
         shown += [(f"{palette.label(name)}{which}", images) for which, images in pairs]
     picture = figures.image_rows(shown)
-    caption = f"Images of each set, each above its nearest training image, {d}"
+    caption = f"Images of each set, each above its nearest training image, {d}: are any copies?"
     run.save_figure(picture, f"ext_neighbours_{d}", caption)
 neighbours = pd.DataFrame(rows)
 run.save_table(neighbours, "ext_neighbours", "Distance to the nearest training image, in grey levels (RMS)")
@@ -416,7 +417,8 @@ timed_curve = judges.assign(seconds=[seconds[r.dataset, r.model] * r.steps for r
 for d in sets_of:
     here = timed_curve[timed_curve.dataset == d]
     picture = figures.fd_against_steps(here, yardsticks[d].floor(int(here.n.max())), x="seconds")
-    run.save_figure(picture, f"ext_fd_against_time_{d}", f"FD-AlexNet against the time a sample takes, {d}")
+    caption = f"FD-AlexNet against the time a sample takes, {d}: who is lower in equal time?"
+    run.save_figure(picture, f"ext_fd_against_time_{d}", caption)
 
 # %% [markdown]
 # The first table takes from each distance what as many real images have (the floor, which is no network's fault), and

@@ -216,7 +216,9 @@ def test_every_data_set_has_its_claims_with_the_numbers_of_its_own_rows():
         size="laptop",
     )
     contributed = pd.concat([lines(20, 20, 20).assign(dataset=d) for d in "ab"])
-    rows = ablation_claims.claims(given, contributed, robust, norms, norms, errors, {key: 0.1 for key in index})
+    rows = ablation_claims.claims(
+        given, contributed, robust, norms, norms, errors, {key: 0.1 for key in index}
+    )
     numbers = {"C15": 7, "C22": 5, "C24": 6}
     expected = [
         ("C15", "a"),

@@ -10,7 +10,6 @@ from cunet.rules import NOT_REPRODUCED, NOT_TESTABLE, PARTLY, REPRODUCED, UNDECI
 from cunet.scorecard import MEANINGLESS, UNMEASURED
 
 
-
 def earlier(*shares):
     """What the rule of C11 takes: ahead and behind, in SSIM, LPIPS and time."""
     return dict(
@@ -172,7 +171,9 @@ def test_what_is_less_sure_is_never_kinder():
     spans = [(a, b) for a in ends for b in ends if a <= b]
     for (a, b), (c, d) in [(x, y) for x in spans for y in spans if x[0] <= y[0] and y[1] <= x[1]]:
         no_better(rules.on_a_par(a, b), rules.on_a_par(c, d))
-        no_better(rules.thirty_percent_faster(0.5, 1 - b, 1 - a), rules.thirty_percent_faster(0.5, 1 - d, 1 - c))
+        no_better(
+            rules.thirty_percent_faster(0.5, 1 - b, 1 - a), rules.thirty_percent_faster(0.5, 1 - d, 1 - c)
+        )
         for e, f in ((0.5, 0.9), (0.5, 1.0), (1.0, 2.0)):
             no_better(rules.best_in_fewer_steps(a, b, e, f), rules.best_in_fewer_steps(c, d, e, f))
 

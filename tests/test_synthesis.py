@@ -186,7 +186,9 @@ TWO = curve(
 
 def drawn(frame: pd.DataFrame, width: float = 0.05) -> dict[tuple, torch.Tensor]:
     """Resampled distances of every row: the row's own, and evenly around it; of all rows alike."""
-    return {tables.key(row): row.fd + torch.linspace(-width, width, 41).double() for row in frame.itertuples()}
+    return {
+        tables.key(row): row.fd + torch.linspace(-width, width, 41).double() for row in frame.itertuples()
+    }
 
 
 def test_every_resample_chooses_its_steps_and_edges_are_named():
