@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from .ablations import FIGURES, INGREDIENTS
+from .ablations import FIGURES, IMAGES, INGREDIENTS
 from .palette import label
 from .robustness import reason, weigh
 from .wording import interval
@@ -26,10 +26,12 @@ WHY_C24 = (
 
 def left_out(contributions: pd.DataFrame) -> dict[str, Any]:
     """C15 of one data set, from its rows of `cunet.ablations.contributions`; not measured unless all three
-    networks of figures 12 to 14 are trained."""
+    networks of figures 12 to 14 are trained, and some network with several seeds: an interval over images
+    alone is narrower, and says nothing of another training."""
     lines = contributions[(contributions.measure == "fd") & contributions.model.isin(FIGURES)]
     text = "; ".join(
-        f"without {row.without} {interval(row.percent, row.low, row.high, '+.0f', ' %')}, {row.seeds} seed(s)"
+        f"without {row.without} {interval(row.percent, row.low, row.high, '+.0f', ' %')}, trained"
+        f" {times(row.seeds)}"
         for row in lines.itertuples()
     )
     text = f"FD-AlexNet {text}" if text else "nothing"
@@ -37,19 +39,30 @@ def left_out(contributions: pd.DataFrame) -> dict[str, Any]:
     value = None
     if absent:
         text += f"; not trained: without {', without '.join(absent)}"
+    elif (lines.over == IMAGES).any():
+        text += "; intervals over samples alone: no network has a second training seed"
     else:
         worse = lines.sign > 0
         visible = worse & (lines.percent >= VISIBLE)
         value = dict(visible=int(visible.sum()), worse=int(worse.sum()), better=int((lines.sign < 0).sum()))
     spread = f"95 % over {' or '.join(sorted(set(lines.over)))}" if len(lines) else "-"
+    for row in lines[lines.over != IMAGES].head(1).itertuples():
+        spread += f", relative deviation pooled over {row.pooled}: {row.freedom} degrees of freedom"
     return dict(id="C15", measured=text, value=value, spread=spread, why=WHY_C15)
 
 
-def more_robust(compared: pd.DataFrame, norms: pd.DataFrame, pair: tuple[str, str]) -> dict[str, Any]:
+def times(count: int) -> str:
+    """How often, in words."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def more_robust(
+    compared: pd.DataFrame, norms: pd.DataFrame, blocks: pd.DataFrame, pair: tuple[str, str]
+) -> dict[str, Any]:
     """C22 of one data set.
 
     compared: its rows of `cunet.robustness.compared`. norms: rows with `model` and `largest`, norms of whole
-    networks' Jacobians. pair: the discrete and the continuous network.
+    networks' Jacobians. blocks: likewise, of single blocks. pair: the discrete and the continuous network.
     """
     value = weigh(compared)
     text = (
@@ -57,13 +70,17 @@ def more_robust(compared: pd.DataFrame, norms: pd.DataFrame, pair: tuple[str, st
         f" U-Net's in {value['contradicted']}; growth over the U-Net's {compared.ratio.min():.2f} to"
         f" {compared.ratio.max():.2f}, median {compared.ratio.median():.2f}"
     )
-    largest = norms.groupby("model").largest.max()
+    largest, block = (frame.groupby("model").largest for frame in (norms, blocks))
+    largest, middle, most = largest.max(), block.median(), block.max()
     return dict(
         id="C22",
         measured=text,
         value=value,
-        spread=f"paired tests over images, {compared.trainings.iloc[0]} training(s)",
-        why=reason(value, largest[pair[1]], largest[pair[0]]),
+        spread="paired bootstrap tests over images, each network trained"
+        f" {times(compared.trainings.iloc[0])}",
+        why=reason(value, largest[pair[1]], largest[pair[0]])
+        + "; single blocks, median and largest: "
+        + ", ".join(f"{label(m)} {middle[m]:.2f} and {most[m]:.2f}" for m in reversed(pair)),
     )
 
 
@@ -87,13 +104,14 @@ def claims(
     contributions: pd.DataFrame,
     robust: pd.DataFrame,
     norms: pd.DataFrame,
+    blocks: pd.DataFrame,
     errors: pd.DataFrame,
     sensitivity: Mapping[tuple[str, str], float],
 ) -> list[dict[str, Any]]:
     """All rows for the scorecard, data set by data set.
 
-    given: the notebook's parameters. contributions, robust, norms: as above, with a column `dataset`. errors,
-    sensitivity: by data set and network.
+    given: the notebook's parameters. contributions, robust, norms, blocks: as above, with a column `dataset`.
+    errors, sensitivity: by data set and network.
     """
     rows, pair = [], (given["discrete"], given["models"][0])
 
@@ -104,7 +122,8 @@ def claims(
         read = {model: value for (where, model), value in sensitivity.items() if where == dataset}
         found = [
             left_out(of(contributions, dataset)) | dict(n=given["samples"]),
-            more_robust(of(robust, dataset), of(norms, dataset), pair) | dict(n=given["images"]),
+            more_robust(*(of(frame, dataset) for frame in (robust, norms, blocks)), pair)
+            | dict(n=given["images"]),
         ]
         number = given["read_images"] * len(given["true_steps"])
         found += [row | dict(n=number) for row in read_back(errors.loc[dataset], read)]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from .ablations import SEEDS
 from .palette import MARKERS, PAGE, colour, label, style
 
 MEASURES = {"fd": "FD-AlexNet", "lpips": "LPIPS, denoised", "loss": "validation loss"}
@@ -34,7 +35,7 @@ def contributions(frame: pd.DataFrame) -> Figure:
     """How much worse each network is than the full one, in per cent of it, with intervals; a panel a measure.
 
     frame: a row a network and measure, with columns model, measure (a key of MEASURES), percent, low, high,
-    over ("training seeds" or "images"). Filled: the interval is over training seeds; open: over images alone.
+    over (`ablations.SEEDS` or `IMAGES`). Filled: the interval is over training seeds; open: over images.
     """
     models = list(dict.fromkeys(frame.model))
     with style():
@@ -43,25 +44,26 @@ def contributions(frame: pd.DataFrame) -> Figure:
         for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
             rows = frame[frame.measure == measure]
             if rows[["low", "high"]].abs().max(axis=None) > 150:
-                axes.set_xscale("symlog", linthresh=10)
-                axes.xaxis.set_major_locator(FixedLocator((-1000, -100, -10, 0, 10, 100, 1000, 10_000)))
+                axes.set_xscale("symlog", linthresh=100)
+                axes.xaxis.set_major_locator(FixedLocator((-1000, -100, 0, 100, 1000, 10_000)))
                 axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
                 axes.xaxis.set_minor_locator(NullLocator())
                 axes.tick_params(axis="x", labelsize=7)
             for row in rows.itertuples():
                 at, hue = models.index(row.model), colour(row.model)
-                filled = hue if row.over == "training seeds" else "white"
+                filled = hue if row.over == SEEDS else "white"
                 reach = ([max(row.percent - row.low, 0)], [max(row.high - row.percent, 0)])
                 axes.errorbar([row.percent], [at], xerr=reach, marker=MARKERS.get(row.model, "o"), color=hue,
                               mfc=filled, ms=5, lw=1.6, capsize=3)  # fmt: skip
-                axes.annotate(f"{row.percent:+.0f} %", (row.percent, at), (0, 5), ha="center", fontsize=6.5,
-                              color=hue, textcoords="offset points")  # fmt: skip
+                axes.annotate(f"{row.percent:+.0f} %", (row.percent, at), (0, 7), ha="center", fontsize=6.5,
+                              color=hue, textcoords="offset points",
+                              bbox=dict(facecolor="white", edgecolor="none", pad=0.6))  # fmt: skip
             axes.axvline(0, color="0.4", lw=0.8)
             axes.margins(x=0.2)
             axes.set(title=title, ylim=(len(models) - 0.5, -0.5))
         panels[0].set_yticks(range(len(models)), [label(model) for model in models])
         figure.supxlabel(
-            "% worse than the full network (filled: interval over training seeds; open: over images alone)",
+            "% worse than the full network (filled: over training seeds, pooled; open: over images alone)",
             fontsize=7.5,
         )
     return figure

@@ -4,9 +4,11 @@ A network is trained as the full one was, with one ingredient left out, and held
 its samples from data, what it makes of noisy images, its loss. An ingredient's contribution is the ablated
 network's number minus the full one's; all numbers here are better when lower, so that a positive contribution
 is a gain. Two things blur it. Another draw of images: both networks get the same noise and the same images,
-and a bootstrap over pairs shows the rest. Another training seed: where some network was trained from several
-seeds, the deviation between them, pooled over these networks, gives an interval by Student's t. The second is
-the one that a claim about an ingredient needs; it takes the first one in.
+and a bootstrap over pairs shows the rest. Another training seed: the deviation of a number's logarithm
+between seeds, pooled over all networks that were trained from several, gives an interval of the ratio by
+Student's t. A data set whose networks have one seed each borrows the deviation of the others, which takes for granted that
+seeds spread as far there, relative to the number itself. The second is the one that a claim about an
+ingredient needs; it takes the first one in.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ INGREDIENTS = {  # network -> what it lacks
     "cunet-released": "several at once",
 }
 FIGURES = {"cunet-noattn": 12, "cunet-nores": 13, "cunet-plain": 14}  # of the paper, by network
+SEEDS, IMAGES = "training seeds", "images"  # what an interval may be over
 Key = tuple[str, str, int]  # data set, network, training seed
 
 
@@ -144,24 +147,31 @@ def measure(
 
 
 class Spread(NamedTuple):
-    """Standard deviation between training seeds, and the degrees of freedom that it rests on (0: unknown)."""
+    """Standard deviation of a number's logarithm between training seeds, the degrees of freedom that it rests
+    on (0: unknown), and in words what it is pooled over."""
 
     deviation: float
     freedom: int
+    of: str = ""
 
 
 UNKNOWN = Spread(math.nan, 0)
 
 
-def seed_spread(values: Mapping[str, Sequence[float]]) -> Spread:
-    """The pooled standard deviation between seeds: of each network around its own mean, taken together.
+def seed_spread(values: Mapping[tuple[str, str], Sequence[float]], dataset: str) -> Spread:
+    """The pooled relative deviation between seeds: of the logarithm of each network's number around its own
+    mean, taken together over the networks of `dataset` with several seeds, or, where it has none, of all.
 
-    values: network -> its number with each seed.
+    values: (data set, network) -> its number, above 0, with each seed.
     """
-    groups = [np.asarray(group, dtype=float) for group in values.values() if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
-    return Spread(math.sqrt(squares / freedom), freedom) if freedom else UNKNOWN
+    several = {key: np.log(np.asarray(group, float)) for key, group in values.items() if len(group) > 1}
+    groups = {key: group for key, group in several.items() if key[0] == dataset} or several
+    freedom = sum(len(group) - 1 for group in groups.values())
+    if not freedom:
+        return UNKNOWN
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups.values())
+    of = ", ".join(f"{d} {m} ({len(group)})" for (d, m), group in groups.items())
+    return Spread(math.sqrt(squares / freedom), freedom, of)
 
 
 class Contribution(NamedTuple):
@@ -196,8 +206,8 @@ def contribution(
     """How much worse it is without: mean over seeds of `ablated` minus that of `full`, with an interval.
 
     full, ablated: one entry a training seed. spread: between seeds. With degrees of freedom in it, the
-    interval is deviation times sqrt(1/n + 1/m) times Student's t; without, a centred bootstrap over pairs of
-    images, which another training does not enter.
+    logarithm of the two means' ratio has the reach: deviation times sqrt(1/n + 1/m) times Student's t;
+    without, the interval is a centred bootstrap over pairs of images, which another training does not enter.
 
     Raises InputError if one of the two has no seed.
     """
@@ -207,11 +217,11 @@ def contribution(
     estimate, ends = without - whole, [(1 - level) / 2, (1 + level) / 2]
     if spread.freedom:
         several = math.sqrt(1 / len(full) + 1 / len(ablated))
-        reach = float(student.ppf(ends[1], spread.freedom)) * spread.deviation * several
-        return Contribution(estimate, estimate - reach, estimate + reach, "training seeds")
+        reach = math.exp(float(student.ppf(ends[1], spread.freedom)) * spread.deviation * several)
+        return Contribution(estimate, without / reach - whole, without * reach - whole, SEEDS)
     drawn = drawn_without - drawn_whole
     low, high = (drawn + estimate - drawn.mean()).quantile(torch.tensor(ends).double())
-    return Contribution(estimate, float(low), float(high), "images")
+    return Contribution(estimate, float(low), float(high), IMAGES)
 
 
 def mean(draws: Sequence[Draws]) -> Draws:
@@ -224,14 +234,20 @@ def contributions(
 ) -> pd.DataFrame:
     """What each ingredient contributes: `contribution` of every data set, network and measure.
 
-    draws: of every training, by measure. full: the network that has all ingredients. others: those without
-    one, in order; where one has no training in a data set, it is left out there. held: the one of them that
-    is the full network told one step: its trainings are the same, so seeds do not part the two.
+    draws: of every training, by measure; those of further networks enter the spread between seeds alone.
+    full: the network that has all ingredients. others: those without one, in order; where one has no training
+    in a data set, it is left out there. held: the one of them that is the full network told one step: its
+    trainings are the same, so seeds do not part the two.
 
     Returns a row a data set, measure and network: the full network's mean, the contribution with its
-    interval, the same in per cent of that mean, what the interval is over, how many seeds each has, the sign,
-    and whether it is smaller than the full network's range over its seeds (None with one seed).
+    interval, the same in per cent of that mean, what the interval is over, with the degrees of freedom and
+    the trainings that it is pooled over, how many seeds each has, the sign, and whether it is smaller than
+    the full network's range over its seeds (None with one seed).
     """
+    trained: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for (dataset, model, _), found in draws.items():
+        for measure, one in found.items() if model != held else ():
+            trained.setdefault(measure, {}).setdefault((dataset, model), []).append(one.value)
     rows = []
     for dataset, measure in dict.fromkeys((key[0], m) for key, found in draws.items() for m in found):
         by = {
@@ -240,10 +256,11 @@ def contributions(
         }
         by = {model: found for model, found in by.items() if found}
         values = {model: [one.value for one in found] for model, found in by.items()}
-        spread = seed_spread({model: x for model, x in values.items() if model != held})
+        spread = seed_spread(trained[measure], dataset)
         base, several = mean(by[full]).value, len(values[full]) > 1
         for model in list(by)[1:]:
-            found = contribution(by[full], by[model], UNKNOWN if model == held else spread)
+            of = UNKNOWN if model == held else spread
+            found = contribution(by[full], by[model], of)
             percent = {
                 name: 100 * x / base for name, x in zip(("percent", "low", "high"), found[:3], strict=True)
             }
@@ -252,7 +269,8 @@ def contributions(
                 dict(dataset=dataset, model=model, without=INGREDIENTS.get(model, "time embedding"))
                 | dict(measure=measure, full=base, contribution=found.estimate)
                 | dict(contribution_low=found.low, contribution_high=found.high, **percent)
-                | dict(over=found.over, seeds=len(by[model]), full_seeds=len(by[full]), sign=found.sign)
+                | dict(over=found.over, pooled=of.of, freedom=of.freedom)
+                | dict(seeds=len(by[model]), full_seeds=len(by[full]), sign=found.sign)
                 | dict(small=abs(found.estimate) < reach if several else None)
             )
     return pd.DataFrame(rows)

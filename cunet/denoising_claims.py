@@ -19,10 +19,21 @@ WHY = {
     "C10": "as for C09; and LPIPS was made for photographs, and images below 64 pixels are enlarged for it",
     "C11": "where a peak lies may depend on what walks and what is looked at, too: section 5 of the notebook"
     " compares the variants",
-    "C13": "the largest loss of either network, by variant of the protocol: {variants}",
+    "C13": "the largest loss of either network at {levels} steps of noise, by variant of the protocol:"
+    " {variants}",
     "C14": "the paper shows one image",
-    "C26": "convexity is a theorem, tested where P(D) can be computed, on ten images; how near a trained"
-    " network comes to the posterior mean is a matter of its size and training",
+    "C26": "convexity is a theorem, which a computed P(D) can only check; the curves of the networks' own"
+    " walks are bounds of it and no test ({curves}). How near a trained network comes to the posterior mean"
+    " is a matter of its size and training",
+}
+PAIRED = "paired tests over images, Holm over the levels; one training seed"
+SPREADS = {
+    "C09": PAIRED,
+    "C10": PAIRED,
+    "C11": PAIRED,
+    "C13": "95 % bootstrap over images, level by level; one training seed",
+    "C14": "95 % bootstrap over images of the paired difference, step by step; one training seed",
+    "C26": "95 % bootstrap over images of each share; one training seed",
 }
 
 
@@ -34,8 +45,10 @@ class Evidence(NamedTuple):
     unfavourable end of its time.
     call: time of the second network's call over the first's, with its interval.
     mean: a row a noise level, `noise steps` and, by network, the distance of its first prediction from the
-    posterior mean, as a share of the least error; only rows where that mean is known well enough.
-    violation: how far the toy's P(D) lies above its chords.
+    posterior mean, as a share of the least error, with the ends of its interval in `<network> low` and
+    `<network> high`; only rows where that mean is known well enough.
+    violation: how far the toy's P(D) lies above its chords. curves: in words, of which side of their chords
+    the networks' own curves lie.
     """
 
     runs: Mapping[str, Denoised]
@@ -45,6 +58,7 @@ class Evidence(NamedTuple):
     call: Sequence[float]
     mean: pd.DataFrame
     violation: float
+    curves: str
 
 
 def claims(
@@ -57,11 +71,13 @@ def claims(
     made, timed = [], []
     for dataset, of in found.items():
         where = dict(n=given["images"], dataset=dataset, size=given["size"])
-        where["spread"] = "paired tests over images; one training seed"
-        lost = [f"{v} {tables.elbows(of.others, v).max(axis=None):.2f}" for v in variants]
+        tried = {v: tables.elbows(of.others, v) for v in variants}
+        lost = ", ".join(f"{v} {frame.max(axis=None):.2f}" for v, frame in tried.items())
+        levels = list(next(iter(tried.values())).index)
         for row in of_dataset(of, given):
-            why = WHY[row["id"]].format(variants=f"{dataset} {', '.join(lost)}")
-            (timed if row["id"] == TIMED else made).append(row | where | dict(why=why))
+            why = WHY[row["id"]].format(variants=f"{dataset} {lost}", levels=levels, curves=of.curves)
+            row |= where | dict(why=why, spread=SPREADS[row["id"]])
+            (timed if row["id"] == TIMED else made).append(row)
     return made, timed
 
 
@@ -75,14 +91,19 @@ def of_dataset(of: Evidence, given: Mapping[str, Any]) -> Iterator[dict[str, Any
         for claim, score in (("C09", "ssim"), ("C10", "lpips"))
     }
     words["C11"] = (
-        "{2} earlier in SSIM at {ssim:.0%} of the levels, in LPIPS at {lpips:.0%}, sooner at {seconds:.0%}, a"
-        " call taking {0} of the time"
+        "{2} earlier in SSIM at {ssim:.0%} of the levels and later at {ssim_later:.0%}, in LPIPS at"
+        " {lpips:.0%} and {lpips_later:.0%}, there sooner at {seconds:.0%} and later at {seconds_later:.0%},"
+        " a call taking {0} of the time"
     ).format(interval(*of.call), *names, **values["C11"])
-    lost = tables.elbows(of.runs, variant)
+    lost, shares = tables.elbows(of.runs, variant), values["C13"]
     ranges = [
-        f"{name} {lost[m].min():.2f} to {lost[m].max():.2f}" for m, name in zip(of.runs, names, strict=True)
+        f"{name} {lost[m].min():.2f} to {lost[m].max():.2f}, an elbow at {shares[key]:.0%} of them, none at"
+        f" {shares[f'{key}_none']:.0%}"
+        for m, name, key in zip(of.runs, names, ("unet", "cunet"), strict=True)
     ]
-    words["C13"] = f"share of the gain in LPIPS lost after the peak, over the levels: {', '.join(ranges)}"
+    words["C13"] = (
+        f"share of the gain in LPIPS lost after the peak, over {len(lost)} levels: {'; '.join(ranges)}"
+    )
     words["C14"] = (
         "mean SSIM of {} above {}'s at {above:.0%} of the steps at high noise, below at {below:.0%}"
     ).format(*names, **values["C14"])
@@ -94,18 +115,23 @@ def of_dataset(of: Evidence, given: Mapping[str, Any]) -> Iterator[dict[str, Any
 
 def _from_the_mean(of: Evidence) -> dict[str, Any]:
     """C26: not measured where no posterior mean is known well enough."""
-    models = list(of.runs)
-    at = [
-        f"{row[m]:.1%} ({label(m)}, {row['noise steps']:.0f} steps)"
+    spans = [
+        (
+            f"{label(m)} at {row['noise steps']:.0f} steps",
+            *(100 * row[f"{m}{end}"] for end in ("", " low", " high")),
+        )
         for _, row in of.mean.iterrows()
-        for m in models
+        for m in of.runs
     ]
+    at = ", ".join(f"{name} {interval(*numbers, '.1f', ' %')}" for name, *numbers in spans)
     text = (
         f"P(D) of ten images nowhere above its chords by more than {max(of.violation, 0):.0e}; first"
-        " predictions are the posterior mean up to these shares of its error: "
-        + (", ".join(at) or "not known well enough")
+        f" predictions lie from the posterior mean, in shares of its error: {at or 'not known well enough'}"
     )
-    value = {"violation": of.violation, "gap": float(of.mean[models].max(axis=None))} if at else None
+    value = None
+    if spans:
+        lows, highs = ([row[i] / 100 for row in spans] for i in (2, 3))
+        value = dict(violation=of.violation, gap=max(highs), nearest=min(highs), low=min(lows))
     return dict(id="C26", measured=text, value=value)
 
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import permutation_test
+from scipy.stats import linregress, norm, permutation_test
+from scipy.stats import t as student
 from torch import Tensor
 
 from . import paper
@@ -174,16 +175,22 @@ def weigh(frame: pd.DataFrame, metric: str) -> dict[str, int]:
 
 
 def earlier(frame: pd.DataFrame) -> dict[str, float]:
-    """Shares of the levels at which the second network peaks earlier, and is there sooner: the rule of C11.
+    """Shares of the levels at which the second network peaks earlier, and later; is there sooner, and later:
+    what the rule of C11 takes.
 
-    For the time a level counts when the second network is ahead both to the best SSIM and to the best LPIPS.
+    For the time a level counts as sooner when the second network is ahead both to the best SSIM and to the
+    best LPIPS, and as later when it is behind to one of them.
     """
-    step, time = (
-        {metric: part(frame, metric, quantity).ahead == "second" for metric in SCORES}
-        for quantity in ("step", "seconds")
-    )
-    shares = {metric: float(step[metric].mean()) for metric in SCORES}
-    return shares | {"seconds": float((time["ssim"] & time["lpips"]).mean())}
+    shares = {}
+    for side, ending in (("second", ""), ("first", "_later")):
+        step, time = (
+            {metric: part(frame, metric, quantity).ahead == side for metric in SCORES}
+            for quantity in ("step", "seconds")
+        )
+        shares |= {f"{metric}{ending}": float(step[metric].mean()) for metric in SCORES}
+        times = time["ssim"] & time["lpips"] if side == "second" else time["ssim"] | time["lpips"]
+        shares[f"seconds{ending}"] = float(times.mean())
+    return shares
 
 
 def elbows(runs: Mapping[str, Denoised], variant: str, metric: str = "lpips") -> pd.DataFrame:
@@ -191,6 +198,88 @@ def elbows(runs: Mapping[str, Denoised], variant: str, metric: str = "lpips") ->
     levels = sorted(level for v, level in next(iter(runs.values())).trajectories if v == variant)
     found = {name: [run[variant, level].elbow(metric) for level in levels] for name, run in runs.items()}
     return pd.DataFrame(found, index=pd.Index(levels, name="noise steps"))
+
+
+def elbow_intervals(
+    runs: Mapping[str, Denoised], variant: str, metric: str = "lpips", seed: int = 0
+) -> pd.DataFrame:
+    """`elbows` with 95 % bootstrap intervals over images: a row a network and noise level, columns model,
+    noise, lost, low, high."""
+    rows = []
+    for name, column in elbows(runs, variant, metric).items():
+        for level, lost in column.items():
+            walk = runs[name][variant, level]
+            scores, (best, _) = walk.scores[metric].double(), walk.best(metric)
+            lost_gained = ((scores[:, i] - best).abs() for i in (-1, 0))
+            low, high = ratio_band(*lost_gained, seed=seed)
+            rows.append(dict(model=name, noise=level, lost=lost, low=low, high=high))
+    return pd.DataFrame(rows)
+
+
+def has_elbow(intervals: pd.DataFrame) -> dict[str, float]:
+    """What the rule of C13 takes, from `elbow_intervals` of two networks, the first the U-Net."""
+    shares = {}
+    for name, (_, rows) in zip(("unet", "cunet"), intervals.groupby("model", sort=False), strict=True):
+        shares[name] = float((rows.low > ELBOW).mean())
+        shares[f"{name}_none"] = float((rows.high <= ELBOW).mean())
+    return shares
+
+
+def heights(
+    distortion: Sequence[float], perception: Sequence[float], drawn: Sequence[Tensor]
+) -> tuple[float, float, float]:
+    """The largest height of a curve above the chord between its ends, as a share of the curve's height, with
+    its 95 % interval: the largest of the inner points' lower ends, and of their upper ends, which hold for
+    all of them at once (normal, Bonferroni).
+
+    drawn: resamples of each point's perception, of the same images at all points.
+    """
+    distortion, perception = (np.asarray(x, float) for x in (distortion, perception))
+    order = np.argsort(distortion, kind="stable")
+    at = distortion[order]
+
+    def above_chord(curve: np.ndarray) -> np.ndarray:
+        """At the inner points; (points, ...) -> (points - 2, ...)."""
+        share = ((at - at[0]) / (at[-1] - at[0])).reshape(-1, *[1] * (curve.ndim - 1))
+        return (curve - (1 - share) * curve[0] - share * curve[-1])[1:-1] / np.ptp(perception)
+
+    found = above_chord(perception[order])
+    noise = above_chord(torch.stack(list(drawn)).numpy()[order]).std(1, ddof=1)
+    reach = norm.ppf(1 - 0.025 / len(found)) * noise
+    return float(found.max()), float((found - reach).max()), float((found + reach).max())
+
+
+def sides(spans: Sequence[Sequence[float]]) -> str:
+    """In words, on which side of their chords curves lie, from their `heights`."""
+    rises, below = sum(low > 0 for _, low, _ in spans), sum(high <= 0 for *_, high in spans)
+    left = len(spans) - rises - below
+    return f"{rises} of {len(spans)} rise above their chord, {below} lie below it, {left} are undecided"
+
+
+def growth(work: Sequence[float], seconds: Sequence[float]) -> tuple[float, float, float]:
+    """By which power of the work the time grows: the slope of a line through the logarithms, with its 95 %
+    interval by Student's t."""
+    found = linregress(np.log(np.asarray(work, float)), np.log(np.asarray(seconds, float)))
+    reach = student.ppf(0.975, len(work) - 2) * found.stderr
+    return tuple(float(found.slope + x) for x in (0, -reach, reach))
+
+
+def ratio_band(
+    above: Tensor, below: Tensor, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """The bootstrap interval over images of a ratio of two means, 0 where the upper one is 0.
+
+    above, below: (N,), none negative, a row an image.
+    """
+    n, generator = len(above), torch.Generator().manual_seed(seed)
+    rows = torch.randint(n, (resamples, n), generator=generator)
+    top, bottom = (torch.as_tensor(x).double()[rows].mean(1) for x in (above, below))
+    ratios = torch.where(top > 0, top / bottom, 0.0)
+    tails = (1 - level) / 2
+    return (
+        float(ratios.quantile(tails, interpolation="lower")),
+        float(ratios.quantile(1 - tails, interpolation="higher")),
+    )
 
 
 def above(
@@ -214,11 +303,10 @@ def above(
 
 def claim_values(runs: Mapping[str, Denoised], variant: str, frame: pd.DataFrame, seed: int = 0) -> dict:
     """What the rules of C09, C10, C11, C13 and C14 take. runs: two networks, the first the U-Net."""
-    share = (elbows(runs, variant) > ELBOW).mean()
     return {
         "C09": weigh(frame, "ssim"),
         "C10": weigh(frame, "lpips"),
         "C11": earlier(frame),
-        "C13": {"unet": float(share.iloc[0]), "cunet": float(share.iloc[1])},
+        "C13": has_elbow(elbow_intervals(runs, variant, seed=seed)),
         "C14": above(runs, variant, seed=seed),
     }

@@ -187,10 +187,12 @@ def distance_to(real: Statistics) -> Callable[[Tensor], float]:
         features = _as_features(features, len(mean)).double()
         if len(features) < 2:
             raise InputError("FD-AlexNet was asked for one generated image; a covariance needs two.")
-        other = torch.cov(features.T)
-        shared = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
+        centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
+        rows = centred @ root
+        few = len(rows) < rows.shape[1]  # the smaller of the two products has the same eigenvalues above 0
+        shared = torch.linalg.eigvalsh(rows @ rows.T if few else rows.T @ rows).clamp(min=0).sqrt().sum()
         gap = (mean - features.mean(0)).square().sum()
-        return float(gap + covariance.trace() + other.trace() - 2 * shared)
+        return float(gap + covariance.trace() + centred.square().sum() - 2 * shared)
 
     return distance
 

@@ -19,6 +19,7 @@ KINDS = {  # of a verdict, for its colour
     rules.REPRODUCED: "good",
     rules.PARTLY: "fair",
     rules.NOT_REPRODUCED: "poor",
+    rules.UNDECIDED: "none",
     rules.NOT_TESTABLE: "none",
 }
 MAIN_PACKAGES = ("torch", "diffusers", "torchmetrics", "torchdiffeq", "numpy")

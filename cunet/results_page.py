@@ -45,7 +45,12 @@ COLUMNS = {
     "cunet@gradient=checkpoint": "the same, checkpointed",
     "cunet-released": "cU-Net as released",
 }
-WORDS = {rules.REPRODUCED: "Right", rules.PARTLY: "In part", rules.NOT_REPRODUCED: "Wrong"}
+WORDS = {
+    rules.REPRODUCED: "Right",
+    rules.PARTLY: "In part",
+    rules.UNDECIDED: "Open",
+    rules.NOT_REPRODUCED: "Wrong",
+}
 PLACES = {rules.REPRODUCED: 2, rules.NOT_REPRODUCED: 2, rules.PARTLY: 1}  # among five findings
 
 
@@ -58,7 +63,8 @@ def block(run_dir: Path) -> str:
     if not run_dir.is_dir():
         return NONE
     results = runs.results(run_dir)
-    card = scorecard.scorecard(results.values())
+    card = run_outputs.card(run_dir)  # judged by the rules of then
+    card = scorecard.scorecard(results.values()) if card.empty else card
     tally = [f"{n} {verdict}" for verdict, n in scorecard.counts(card).items() if n]
     drawn = readme_picture.there(run_dir) and len(readme_picture.curves(run_dir)) > 0
     parts = [
@@ -153,10 +159,11 @@ def findings(card: pd.DataFrame, most: int = 5) -> list[str]:
 
     Of the claims that were judged, those of the abstract come first, then the others by number. Two lines are
     kept for claims that were reproduced, two for those that were not, one for those that were in part; a
-    place that its kind cannot fill goes to the next claim of any kind. A line gives the first measurement
-    that has the claim's verdict, or, where measurements differ, the first with the best and with the worst.
+    place that its kind cannot fill goes to the next claim of any kind, also to one that stayed undecided. A
+    line gives the first measurement that has the claim's verdict, or, where measurements differ, the first
+    with the best and with the worst.
 
-    card: as from `cunet.scorecard.scorecard`. Returns Markdown list items, right before part before wrong.
+    card: as from `cunet.scorecard.scorecard`. Returns Markdown list items in the order of `WORDS`.
     """
     verdicts = scorecard.overall(card)
     judged = {claim: verdict for claim, verdict in verdicts.items() if verdict in WORDS}

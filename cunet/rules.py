@@ -12,6 +12,10 @@ and in the notebook `run.save_result(..., claims=[dict(id="C19", measured="4.98 
 rule of several numbers takes a dictionary: `value={"attention": 0.1, "residual": 2.0}`. `value=None` says
 that the claim cannot be tested here; `measured` then says why. A row that rests on a time goes where all
 times go: `timings={"claims": [...]}`.
+
+A rule judges the end of an interval that is unfavourable to its verdict, or counts tests: "reproduced" and
+"not reproduced" both need evidence, and what the samples leave open is "undecided". So a rule gets no kinder,
+nor harsher, with fewer samples.
 """
 
 from __future__ import annotations
@@ -26,8 +30,9 @@ from .errors import InputError, one_of
 REPRODUCED = "reproduced"
 PARTLY = "partly"
 NOT_REPRODUCED = "not reproduced"
+UNDECIDED = "undecided"  # it was tested, and what was measured leaves it open
 NOT_TESTABLE = "not testable here"
-VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
+VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, UNDECIDED, NOT_TESTABLE)
 
 RULES: dict[str, Callable[..., str]] = {}
 
@@ -53,6 +58,19 @@ def rule(claim: str) -> Callable:
 def graded(value: float, reproduced: float, partly: float) -> str:
     """Small is good: a verdict from two thresholds, both inclusive."""
     return REPRODUCED if value <= reproduced else PARTLY if value <= partly else NOT_REPRODUCED
+
+
+def weighed(confirmed: float, contradicted: float, levels: float) -> str:
+    """A verdict from a test a level: how many found what the paper says, how many the opposite.
+
+    Reproduced when three quarters of the levels or more found it and none the opposite; undecided when fewer
+    than a quarter found the one, and fewer than a quarter the other; else partly when more found it.
+    """
+    if not contradicted and confirmed >= 0.75 * levels:
+        return REPRODUCED
+    if max(confirmed, contradicted) < 0.25 * levels:
+        return UNDECIDED
+    return PARTLY if confirmed > contradicted else NOT_REPRODUCED
 
 
 # ---------------------------------------------------------------------------------------------- cost and time
@@ -89,40 +107,51 @@ def attention_and_residuals_cost_what_table_5_says(attention: float, residual: f
 
 
 @rule("C05")
-def thirty_percent_faster(saved: float, low: float | None = None) -> str:
+def thirty_percent_faster(saved: float, low: float | None = None, high: float | None = None) -> str:
     """Reproduced when at least 30 % of the U-Net's time is saved, at the unfavourable end of the spread where
-    there is one; partly when some of it is saved; not reproduced when none is."""
-    least = saved if low is None else low
-    return REPRODUCED if least >= 0.30 else PARTLY if least > 0 else NOT_REPRODUCED
+    there is one; partly when some of it is saved at that end; undecided when none is there, but some at the
+    other end; otherwise not."""
+    least, most = (saved if end is None else end for end in (low, high))
+    if least > 0:
+        return REPRODUCED if least >= 0.30 else PARTLY
+    return UNDECIDED if most > 0 else NOT_REPRODUCED
 
 
 # ---------------------------------------------------------------------------------------------------- quality
 
 
 @rule("C06")
-def on_a_par(cunet: float, unet: float, overlap: bool = False) -> str:
-    """Each network at its best number of steps, its distance above that of as many real images. Reproduced
-    when cU-Net's is at most 1.1 times the U-Net's (the paper's own worst is 1.09), or not above real images';
-    partly up to 1.5 times, or when their intervals overlap."""
-    if cunet <= max(1.1 * unet, 0):
-        return REPRODUCED
-    return PARTLY if cunet <= 1.5 * unet or overlap else NOT_REPRODUCED
+def on_a_par(low: float, high: float) -> str:
+    """Each network at its best number of steps, its distance above that of as many real images: cU-Net's over
+    the U-Net's, with the ends of the 95 % interval of this ratio (0 when cU-Net's is not above real images').
+    Reproduced when the upper end is at most 1.1 (the paper's own worst is 1.09); partly when it is at most
+    1.5; otherwise undecided when the lower end is at most 1.1, and else not."""
+    if high <= 1.5:
+        return REPRODUCED if high <= 1.1 else PARTLY
+    return UNDECIDED if low <= 1.1 else NOT_REPRODUCED
 
 
 @rule("C07")
-def best_in_fewer_steps(cunet: int, unet: int, cunet_flat: int, unet_flat: int) -> str:
-    """Reproduced when cU-Net needs fewer steps both for the lowest distance (the paper's rule) and for coming
-    within 5 % of it (a rule that noise on a flat curve does not decide); partly when for one of the two."""
-    fewer = [cunet < unet, cunet_flat < unet_flat]
-    return REPRODUCED if all(fewer) else PARTLY if any(fewer) else NOT_REPRODUCED
+def best_in_fewer_steps(lowest_low: float, lowest_high: float, flat_low: float, flat_high: float) -> str:
+    """cU-Net's steps over the U-Net's, with the ends of the 95 % interval of this ratio over samples, by two
+    rules: the number of steps with the lowest distance (the paper's), and the smallest number with a distance
+    within 5 % of it. Where both networks' are at the same edge of what was tried, the ratio is open.
+    Reproduced when both upper ends are below 1; partly when one is; not reproduced when both lower ends are
+    at least 1; otherwise undecided."""
+    fewer = [lowest_high < 1, flat_high < 1]
+    if any(fewer):
+        return REPRODUCED if all(fewer) else PARTLY
+    return NOT_REPRODUCED if min(lowest_low, flat_low) >= 1 else UNDECIDED
 
 
 @rule("C08")
-def as_good_at_equal_steps(share: float) -> str:
-    """The paper leaves it open; what is judged is that cU-Net is as good. Reproduced when its distance above
-    that of real images is at most 1.1 times the U-Net's at every number of steps tried; partly at some; not
-    reproduced at none."""
-    return REPRODUCED if share >= 1 else PARTLY if share > 0 else NOT_REPRODUCED
+def as_good_at_equal_steps(as_good: int, worse: int, tried: int) -> str:
+    """The paper leaves it open; what is judged is that cU-Net is as good. At a number of steps it is when its
+    distance above that of real images is at most 1.1 times the U-Net's, at the upper end of the 95 % interval
+    of this ratio; it is worse when it is more, at the lower end. Reproduced when it is as good at three
+    quarters of the numbers tried or more, and worse at none; undecided when it is neither at a quarter of
+    them; else partly when it is as good at more than it is worse; otherwise not."""
+    return weighed(as_good, worse, tried)
 
 
 @rule("C23")
@@ -136,19 +165,12 @@ def reaches_the_same_loss_sooner(images: float, time: float) -> str:
 # -------------------------------------------------------------------------------------------------- denoising
 
 
-def weighed(confirmed: int, contradicted: int, levels: int) -> str:
-    """A verdict from a paired test a level: how many found what the paper says, how many the opposite."""
-    if not contradicted and confirmed >= 0.75 * levels:
-        return REPRODUCED
-    return PARTLY if confirmed > contradicted else NOT_REPRODUCED
-
-
 @rule("C09")
 def who_has_the_better_ssim(confirmed: int, contradicted: int, levels: int) -> str:
     """At a noise level a network counts as better when its mean best SSIM is higher and the paired test over
     images gives p up to 0.05 (Holm over the levels). Reproduced when the network that table 2 favours is
-    better at three quarters of the levels or more, and the other one at none; partly when it is better at
-    more levels than the other; otherwise not."""
+    better at three quarters of the levels or more, and the other one at none; undecided when neither is at a
+    quarter of them; else partly when the favoured one is better at more levels; otherwise not."""
     return weighed(confirmed, contradicted, levels)
 
 
@@ -159,12 +181,23 @@ def who_has_the_better_lpips(confirmed: int, contradicted: int, levels: int) -> 
 
 
 @rule("C11")
-def peaks_earlier_and_sooner(ssim: float, lpips: float, seconds: float) -> str:
-    """Shares of the noise levels at which cU-Net is ahead, by a paired test as in C09: step of the best SSIM,
-    step of the best LPIPS, time to them (a call of cU-Net at the unfavourable end of its spread). Reproduced
-    when each share is three quarters or more; partly when one or two are; otherwise not."""
-    ahead = [share >= 0.75 for share in (ssim, lpips, seconds)]
-    return REPRODUCED if all(ahead) else PARTLY if any(ahead) else NOT_REPRODUCED
+def peaks_earlier_and_sooner(
+    ssim: float, ssim_later: float, lpips: float, lpips_later: float, seconds: float, seconds_later: float
+) -> str:
+    """Shares of the noise levels at which cU-Net is ahead, and behind, by a paired test as in C09: step of
+    the best SSIM, step of the best LPIPS, time to them (a call of cU-Net at the unfavourable end of its
+    spread). Each of the three is judged as in C09. Reproduced when all are; partly when one of the two steps
+    is, or is in part: a faster call alone is no earlier peak; otherwise not when one of the three is not;
+    else undecided."""
+    parts = [
+        weighed(*shares, 1.0)
+        for shares in ((ssim, ssim_later), (lpips, lpips_later), (seconds, seconds_later))
+    ]
+    if set(parts) == {REPRODUCED}:
+        return REPRODUCED
+    if {REPRODUCED, PARTLY} & set(parts[:2]):
+        return PARTLY
+    return NOT_REPRODUCED if NOT_REPRODUCED in parts else UNDECIDED
 
 
 @rule("C12")
@@ -178,22 +211,31 @@ def beats_the_other_denoisers(lpips: float, ssim: float) -> str:
 
 
 @rule("C13")
-def elbow_after_the_peak(unet: float, cunet: float) -> str:
+def elbow_after_the_peak(unet: float, unet_none: float, cunet: float, cunet_none: float) -> str:
     """At a noise level a network has an elbow when it loses again, from its LPIPS peak to the end, more than
-    a tenth of what it had gained up to the peak, on average over images. Reproduced when U-Net has one at
-    half of the levels or more, and cU-Net at less than a quarter; partly when U-Net has one at more levels
-    than cU-Net; otherwise not."""
-    if unet >= 0.5 and cunet < 0.25:
+    a tenth of what it had gained up to the peak, on average over images, at the lower end of the 95 %
+    interval; it has none when the upper end is at most a tenth; in between it may have one. Reproduced when
+    U-Net has one at half of the levels or more, and cU-Net has none at more than three quarters; partly when
+    U-Net has one at more levels than cU-Net has or may have; otherwise not when U-Net has none at more than
+    half of the levels, or cU-Net has one at as many as U-Net has or may have; else undecided."""
+    if unet >= 0.5 and cunet_none > 0.75:
         return REPRODUCED
-    return PARTLY if unet > cunet else NOT_REPRODUCED
+    if unet > 1 - cunet_none:
+        return PARTLY
+    return NOT_REPRODUCED if unet_none > 0.5 or cunet >= 1 - unet_none else UNDECIDED
 
 
 @rule("C14")
 def above_along_the_way(above: float, below: float) -> str:
     """Shares of the steps, at noise levels of 400 and more, at which U-Net's mean SSIM is above cU-Net's, and
-    below it, with a 95 % interval of the paired difference that leaves out 0. Reproduced when it is above at
-    nine tenths of the steps or more; partly when it is above at more steps than below; otherwise not."""
-    return REPRODUCED if above >= 0.9 else PARTLY if above > below else NOT_REPRODUCED
+    below it, with a 95 % interval of the paired difference that leaves out 0, step by step. Reproduced when
+    it is above at nine tenths of the steps or more; undecided when it is neither at a quarter of them; else
+    partly when it is above at more steps than below; otherwise not."""
+    if above >= 0.9:
+        return REPRODUCED
+    if max(above, below) < 0.25:
+        return UNDECIDED
+    return PARTLY if above > below else NOT_REPRODUCED
 
 
 # ----------------------------------------------------------------------------------------------- the networks
@@ -202,11 +244,15 @@ def above_along_the_way(above: float, below: float) -> str:
 @rule("C15")
 def worse_without(visible: int, worse: int, better: int) -> str:
     """Of the three networks of figures 12 to 14, how many have a larger FD-AlexNet than the full one, by a
-    95 % interval of the difference that leaves out 0 (over training seeds where there are several, else over
-    samples); how many of these visibly so, by a tenth of the full one's or more; and how many a smaller one.
-    Reproduced when all three are visibly worse; partly when more are worse than better; otherwise not."""
+    95 % interval over training seeds of the ratio that leaves out 1 (the relative spread between seeds is
+    pooled over the networks with several, of other data sets where this one has none); how many of these
+    visibly so, by a tenth of the full one's or more; and how many a smaller one. Reproduced when all three
+    are visibly worse; partly when more are worse than better; undecided when none is either; otherwise not.
+    Not testable where no network has a second seed."""
     if visible >= 3:
         return REPRODUCED
+    if not worse and not better:
+        return UNDECIDED
     return PARTLY if worse > better else NOT_REPRODUCED
 
 
@@ -225,7 +271,7 @@ def error_grows_less(confirmed: int, contradicted: int, settings: int) -> str:
     """A setting is a task and a disturbance. In it that network is more robust whose error grows by the
     smaller factor, by 5 % or more, if the paired test over images gives p up to 0.05 (Holm over settings).
     Reproduced when cU-Net is more robust in three quarters of the settings or more, and the U-Net in none;
-    partly when cU-Net is in more settings than the U-Net; otherwise not."""
+    undecided when neither is in a quarter of them; else partly when cU-Net is in more; otherwise not."""
     return weighed(confirmed, contradicted, settings)
 
 
@@ -289,11 +335,21 @@ def the_flow_is_faster_and_less_accurate(gap: float, speedup: float, accuracy: f
 
 
 @rule("C26")
-def convex_and_posterior_mean(violation: float, gap: float) -> str:
-    """Reproduced when P(D) lies nowhere above its chords (by more than 1e-6) and an L2-trained denoiser lies
-    within a tenth of its own error of the posterior mean; partly when one of the two holds."""
-    holds = [violation <= 1e-6, gap <= 0.1]
-    return REPRODUCED if all(holds) else PARTLY if any(holds) else NOT_REPRODUCED
+def convex_and_posterior_mean(
+    gap: float, nearest: float | None = None, low: float | None = None, violation: float = 0.0
+) -> str:
+    """That P(D) is convex is a theorem: computed values can only break it (a height over the chords of more
+    than 1e-6: not reproduced), and no network tests it. So what is judged is how far L2-trained denoisers lie
+    from the posterior mean, as a share of its own error. Reproduced when all of them lie within a tenth, at
+    the upper ends of the 95 % intervals where there are any; partly when one does; not when all lie farther,
+    at the lower ends; otherwise undecided."""
+    if violation > 1e-6:
+        return NOT_REPRODUCED
+    if gap <= 0.1:
+        return REPRODUCED
+    if nearest is not None and nearest <= 0.1:
+        return PARTLY
+    return NOT_REPRODUCED if (gap if low is None else low) > 0.1 else UNDECIDED
 
 
 @rule("C25")

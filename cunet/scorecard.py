@@ -87,7 +87,9 @@ def scorecard(results: Path | str | Iterable[dict]) -> pd.DataFrame:
 def overall(frame: pd.DataFrame) -> pd.Series:
     """One verdict a claim of the paper: what its rows agree on; "partly" where they differ.
 
-    Rows that could not be tested count only when there are no others. Indexed by claim.
+    A row that leaves it open keeps a claim from being reproduced, which makes it "partly", and changes
+    nothing else: with fewer samples no claim fares better. Rows that could not be tested count only when
+    there are no others. Indexed by claim.
     """
     frame = frame[frame["verdict"] != BEYOND]
 
@@ -95,7 +97,10 @@ def overall(frame: pd.DataFrame) -> pd.Series:
         tested = set(verdicts) - {rules.NOT_TESTABLE, UNMEASURED}
         if MEANINGLESS in tested:
             return MEANINGLESS
-        return tested.pop() if len(tested) == 1 else rules.PARTLY if tested else verdicts.iloc[0]
+        decided = tested - {rules.UNDECIDED}
+        if len(decided) > 1 or tested == {rules.REPRODUCED, rules.UNDECIDED}:
+            return rules.PARTLY
+        return next(iter(decided or tested), verdicts.iloc[0])
 
     return frame.groupby("id")["verdict"].agg(merge)
 

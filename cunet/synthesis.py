@@ -142,6 +142,14 @@ def _no_floor(count: int, there: int) -> str:
     )
 
 
+class Measured(NamedTuple):
+    """What a table says of a set, and the distances of resamples of it, float64 (resamples,), centred on its
+    own: of two sets of as many images from the same noise they are pairs."""
+
+    row: dict[str, float]
+    drawn: Tensor
+
+
 class Yardstick:
     """What the samples of one data set are held against: its images, and their features.
 
@@ -196,22 +204,20 @@ class Yardstick:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed)).clamp(-1, 1)
         return self.distance(frechet.features(noise))
 
-    def measure(self, features: Tensor, resamples: int) -> dict[str, float]:
+    def measure(self, features: Tensor, resamples: int) -> Measured:
         """Of samples, given by their features (n, 256): `fd` with the ends of its 95 % bootstrap interval
-        (centred), `above`, the distance above `floor`, `kid`, `precision` and `recall`.
+        (centred), `above`, the distance above `floor`, `kid`, `precision` and `recall`; and the resamples.
 
         Raises InputError for samples that are all the same, or more than `floor` takes.
         """
         frechet.refuse_alike(features)
-        fd = metrics.bootstrap_interval(features, self.distance, resamples, seed=self.seed, centred=True)
+        fd, drawn = metrics.resampled(features, self.distance, resamples, seed=self.seed)
+        drawn += fd - drawn.mean()
+        low, high = drawn.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
         kid, _ = metrics.kid(self.features, features, seed=self.seed)
         precision, recall = metrics.precision_recall(self.features[: len(features)], features)
-        return {
-            **dict(fd=fd.estimate, fd_low=fd.low, fd_high=fd.high),
-            **dict(
-                above=fd.estimate - self.floor(len(features)), kid=kid, precision=precision, recall=recall
-            ),
-        }
+        found = dict(fd=fd, fd_low=low, fd_high=high, above=fd - self.floor(len(features)))
+        return Measured(found | dict(kid=kid, precision=precision, recall=recall), drawn)
 
 
 def row(draw: Draw) -> dict[str, Any]:

@@ -11,64 +11,77 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from . import sources
 from .palette import label
-from .synthesis_tables import Best, against_first, best
+from .synthesis_tables import Chosen, against_first, ends, key, over_pairs, ratio_above, ratio_of_steps
 from .wording import interval
 
 WHY = {
     "C05": "table 1 multiplies what a step costs by how many steps each network takes at its best",
-    "C06": "another distance, smaller networks, shorter training; the paper's network was not told the step",
+    "C06": "another distance, smaller networks, shorter training; the network of the released code is not"
+    " told the step, and this one is",
     "C07": "where the curve is flat, its lowest point is an accident of the samples; hence the second rule",
     "C08": "the paper reports no distance at equal steps",
     "C23": "the paper shows no curve; the learning rate falls to zero at the end of each training",
 }
 NO_FLOOR = "not measured: there are fewer real images to read the floor from than samples"
 STAND_IN = "; a stand-in's distances say nothing of the paper's data set"
-TOLERANCE = 1.1  # times the first's distance above the floor still counts as no worse (as rule C06 has it)
+TOLERANCE = 1.1  # times the first's distance above the floor still counts as no worse (as rule C08 has it)
 
 
-def no_worse(pairs: pd.DataFrame) -> pd.Series:
-    """Whether each distance above the floor is within `TOLERANCE` of the first's, or not above the floor."""
-    return pairs.above <= (TOLERANCE * pairs.above_first).clip(lower=0)
+def judged(pairs: pd.DataFrame) -> dict[str, int]:
+    """The arguments of the rule of C08. pairs: with the interval of each share."""
+    as_good, worse = pairs.share_high <= TOLERANCE, pairs.share_low > TOLERANCE
+    return dict(as_good=int(as_good.sum()), worse=int(worse.sum()), tried=len(pairs))
 
 
 def at_best(
-    model: str, chosen: pd.DataFrame, found: Mapping[str, Best], first: str
+    model: str, chosen: pd.DataFrame, steps: Mapping[str, Chosen], first: str, drawn: Mapping[tuple, Tensor]
 ) -> Iterator[dict[str, Any]]:
     """C06 and C07 of one data set: each network at its own best steps.
 
-    chosen: rows of a curve, indexed by network; found: `best` of each network's curve. Without a floor (NaN),
+    chosen: rows of a curve, indexed by network; steps: how each network's were chosen. Without a floor (NaN),
     C06 is not measured.
     """
     c, u = chosen.loc[model], chosen.loc[first]
+    floor = u.fd - u.above
     text = (
         f"{label(model)}: {interval(c.fd, c.fd_low, c.fd_high)} at {c.steps:.0f} steps against"
         f" {interval(u.fd, u.fd_low, u.fd_high)} at {u.steps:.0f}; above the floor of"
-        f" {u.fd - u.above:.2f}, {c.above:.2f} against {u.above:.2f}"
+        f" {floor:.2f}, {c.above:.2f} against {u.above:.2f}"
     )
-    overlap = bool(c.fd_low <= u.fd_high and u.fd_low <= c.fd_high)
-    value = dict(cunet=float(c.above), unet=float(u.above), overlap=overlap)
-    row = dict(id="C06", measured=text, value=value)
-    yield (row if pd.notna([c.above, u.above]).all() else _unmeasured("C06", model)) | dict(n=int(c.n))
-    mine, theirs = found[model], found[first]
-    steps = dict(cunet=mine.steps, unet=theirs.steps, cunet_flat=mine.flat, unet_flat=theirs.flat)
-    text = "{cunet} steps against {unet} for the lowest, {cunet_flat} against {unet_flat} to come within 5 %"
-    yield dict(id="C07", measured=f"{label(model)}: {text.format(**steps)}", value=steps)
+    if pd.notna([c.above, u.above]).all():
+        mine, theirs = (drawn[key({**row, "model": m})] - floor for m, row in ((model, c), (first, u)))
+        low, high = ends(ratio_above(mine, theirs))
+        text += f", the ratio of the two in {low:.2f} to {high:.2f}"
+        yield dict(id="C06", measured=text, value=dict(low=low, high=high), n=int(c.n))
+    else:
+        yield _unmeasured("C06", model) | dict(n=int(c.n))
+    ours, others = steps[model], steps[first]
+    value, words = {}, []
+    for rule, what in (("lowest", "for the lowest"), ("flat", "to come within 5 % of it")):
+        pair = getattr(ours, rule), getattr(others, rule)
+        spans = ["{:.0f} to {:.0f}".format(*ends(one)) for one in pair]
+        value |= dict(zip((f"{rule}_low", f"{rule}_high"), ratio_of_steps(*pair, ours.tried), strict=True))
+        words.append(f"{spans[0]} steps against {spans[1]} {what}")
+    text = f"{label(model)}, in 95 % of resamples: {', '.join(words)}; tried: {list(ours.tried)}"
+    yield dict(id="C07", measured=text, value=value)
 
 
 def at_equal_steps(model: str, pairs: pd.DataFrame) -> dict[str, Any]:
-    """C08 of one data set and any number of training seeds; without a floor somewhere (NaN), not measured."""
-    if pairs[["above", "above_first"]].isna().any(axis=None):
-        return _unmeasured("C08", model) | dict(n=int(pairs.n.max()))
+    """C08 of one data set, a row a number of steps; without a floor somewhere (NaN), not measured."""
+    number = dict(n=int(pairs.n.max()))
+    if pairs[["share", "share_low", "share_high"]].isna().any(axis=None):
+        return _unmeasured("C08", model) | number
+    value = judged(pairs)
     text = (
         f"{label(model)}: {pairs.share.min():.2f} to {pairs.share.max():.2f} of the U-Net's distance above"
-        f" the floor at {sorted(set(pairs.steps.tolist()))} steps"
+        f" the floor at {sorted(set(pairs.steps.tolist()))} steps; as good at {value['as_good']} of"
+        f" {value['tried']}, worse at {value['worse']}"
     )
-    return dict(
-        id="C08", measured=text, value=dict(share=float(no_worse(pairs).mean())), n=int(pairs.n.max())
-    )
+    return dict(id="C08", measured=text, value=value) | number
 
 
 def _unmeasured(claim: str, model: str) -> dict[str, Any]:
@@ -76,30 +89,25 @@ def _unmeasured(claim: str, model: str) -> dict[str, Any]:
 
 
 def over_seeds(model: str, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """C06 and C07 of one data set over training seeds, each network at the best of the steps that all were
-    tried at; intervals overlap when the seeds' ranges do."""
-    mine = [best(part) for _, part in pairs.groupby("seed")]
-    columns = {f"{key}_first": key for key in ("fd", "above")}
-    first = pairs[["seed", "steps", *columns]].rename(columns=columns)
-    theirs = [best(part) for _, part in first.groupby("seed")]
-    ours, others = (frame.loc[frame.groupby("seed").fd.idxmin()] for frame in (pairs, first))
-    text = (
-        f"{label(model)}, {len(mine)} training seeds: {spread(ours.fd)} against {spread(others.fd)}; above"
-        f" the floor, {spread(ours.above)} against {spread(others.above)}"
+    """C06 and C08 of one data set over training seeds; C06 with each network at the best of the steps that
+    all were tried at. A seed's two trainings are a pair; the intervals of their ratios are Student's."""
+    first = pairs[["seed", "steps", "fd_first", "above_first"]].set_axis(
+        ["seed", "steps", "fd", "above"], axis=1
     )
-    overlap = bool(ours.fd.min() <= others.fd.max() and others.fd.min() <= ours.fd.max())
-    value = dict(cunet=float(ours.above.mean()), unet=float(others.above.mean()), overlap=overlap)
-    row = dict(id="C06", measured=text, value=value)
-    yield row if pd.notna(list(value.values())).all() else _unmeasured("C06", model)
-    if pairs.steps.nunique() > 2:
-        means = {
-            f"{who}{rule}": sum(getattr(one, what) for one in found) / len(found)
-            for who, found in (("cunet", mine), ("unet", theirs))
-            for rule, what in (("", "steps"), ("_flat", "flat"))
-        }
-        text = "{cunet:.3g} steps against {unet:.3g} for the lowest, {cunet_flat:.3g} against {unet_flat:.3g}"
-        text = f"{label(model)}, {len(mine)} training seeds, means: {text.format(**means)} to come within 5 %"
-        yield dict(id="C07", measured=text, value=means)
+    ours, others = (frame.loc[frame.groupby("seed").fd.idxmin()] for frame in (pairs, first))
+    if pairs[["above", "above_first"]].isna().any(axis=None):
+        yield _unmeasured("C06", model)
+    else:
+        middle, low, high = over_pairs((ours.above.to_numpy() / others.above.to_numpy()).tolist())
+        text = (
+            f"{label(model)}, {len(ours)} training seeds: {spread(ours.fd)} against {spread(others.fd)};"
+            f" above the floor, {spread(ours.above)} against {spread(others.above)}, ratio"
+            f" {interval(middle, low, high)}"
+        )
+        yield dict(id="C06", measured=text, value=dict(low=low, high=high))
+    rows = [(n, *over_pairs(part.share.tolist())) for n, part in pairs.groupby("steps", sort=False)]
+    many = pd.DataFrame(rows, columns=["steps", "share", "share_low", "share_high"])
+    yield at_equal_steps(model, many.assign(n=int(pairs.n.max())))
 
 
 def learning(model: str, rows: pd.DataFrame) -> dict[str, Any]:
@@ -113,16 +121,16 @@ def learning(model: str, rows: pd.DataFrame) -> dict[str, Any]:
     )
 
 
-def faster(model: str, ratio: Sequence[float], steps: float) -> Iterator[dict[str, Any]]:
+def faster(model: str, ratio: Sequence[float], steps: tuple[float, float, float]) -> Iterator[dict[str, Any]]:
     """C05 of one data set.
 
     ratio: time of a step over the first's, with the ends of its interval. steps: its best number of steps
-    over the first's, as in table 1.
+    over the first's, as in table 1, likewise over samples; the two are taken at their ends together.
     """
-    for factor, what in ((1.0, "a step"), (steps, "a sample at its best steps")):
-        middle, low, high = (factor * end for end in ratio)
+    for (factor, least, most), what in (((1.0, 1.0, 1.0), "a step"), (steps, "a sample at its best steps")):
+        middle, low, high = factor * ratio[0], least * ratio[1], most * ratio[2]
         text = f"{label(model)}: {what} takes {interval(middle, low, high)} of the U-Net's time"
-        yield dict(id="C05", measured=text, value=dict(saved=1 - middle, low=1 - high))
+        yield dict(id="C05", measured=text, value=dict(saved=1 - middle, low=1 - high, high=1 - low))
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -135,35 +143,37 @@ def claims(
     given: Mapping[str, Any],
     curve: pd.DataFrame,
     chosen: pd.DataFrame,
-    found: Mapping[tuple[str, str], Best],
+    drawn: Mapping[tuple, Tensor],
+    steps: Mapping[tuple[str, str], Chosen],
     ratios: Mapping[tuple[str, str], Sequence[float]],
     converged: pd.DataFrame,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """All rows for the scorecard: those that repeat to the byte, and those that rest on times.
 
     given: the notebook's parameters. curve: every set (`cunet.synthesis_tables`). chosen: the sets at each
-    leading training's best steps. found: `best` by data set and network. ratios: time of a step over the
-    first's, with its interval. converged: `convergence`.
+    leading training's best steps. drawn: every set's resampled distances, by `key`. steps: `chosen_steps` by
+    data set and network. ratios: time of a step over the first's, with its interval. converged:
+    `convergence`.
     """
     first, made, timed = given["models"][0], [], []
-    bootstrap = "95 % bootstrap over samples, one training seed"
+    joint = dict(spread="95 % joint bootstrap over samples of both networks, one training seed")
     for dataset in dict.fromkeys(curve.dataset):
         table = chosen[chosen.dataset == dataset].set_index("model")
-        of = {m: best for (d, m), best in found.items() if d == dataset}
+        of = {m: one for (d, m), one in steps.items() if d == dataset}
         where = dict(dataset=sources.label(dataset), size=given["size"])
         for model in dict.fromkeys(curve[curve.dataset == dataset].model):
             if model == first:
                 continue
-            pairs = against_first(curve[curve.dataset == dataset], model, given)
+            pairs = against_first(curve[curve.dataset == dataset], model, given, drawn)
             leading, rows = pairs[pairs.seed == given["seeds"][0]], []
             if model in table.index:
-                rows += [row | dict(spread=bootstrap) for row in at_best(model, table, of, first)]
+                rows += [row | joint for row in at_best(model, table, of, first, drawn)]
             if len(leading):
-                rows.append(at_equal_steps(model, leading) | dict(spread=bootstrap))
+                rows.append(at_equal_steps(model, leading) | joint)
             if pairs.seed.nunique() > 1:
                 common = pairs[pairs.steps.isin(given["further_step_counts"])]
-                many = dict(spread=f"range over {pairs.seed.nunique()} training seeds")
-                rows += [row | many for row in (*over_seeds(model, common), at_equal_steps(model, common))]
+                many = dict(spread=f"95 % over {pairs.seed.nunique()} training seeds, Student's t")
+                rows += [row | many for row in over_seeds(model, common)]
             made += [where | dict(n=int(pairs.n.max())) | row for row in rows]
             learned = converged[(converged.dataset == dataset) & (converged.model == model)]
             if len(learned):
@@ -172,9 +182,11 @@ def claims(
                 )
                 timed.append(where | learning(model, learned) | dict(n=len(learned), spread=many))
             if (dataset, model) in ratios and model in table.index:
-                steps = table.loc[model, "steps"] / table.loc[first, "steps"]
-                rounds = dict(n=given["timing_rounds"], spread="95 % bootstrap over rounds")
-                timed += [where | row | rounds for row in faster(model, ratios[dataset, model], steps)]
+                span = ratio_of_steps(of[model].lowest, of[first].lowest, of[model].tried)
+                best = (table.loc[model, "steps"] / table.loc[first, "steps"], *span)
+                over = "95 % bootstrap over rounds, and over samples for the number of steps"
+                rounds = dict(n=given["timing_rounds"], spread=over)
+                timed += [where | row | rounds for row in faster(model, ratios[dataset, model], best)]
     for row in (*made, *timed):
         row["why"] = WHY[row["id"]] + (STAND_IN if "stand-in" in row["dataset"] else "")
     return made, timed

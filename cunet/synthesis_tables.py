@@ -7,12 +7,15 @@ networks are compared for one data set, sampler, number of steps and images, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import t as student
+from torch import Tensor
 
 from . import bench_tasks, cost, models, palette, paper
 from .errors import InputError
@@ -21,6 +24,10 @@ from .sources import place
 
 MOST = 64  # images of a training step that is timed: the paper's batch of 256 takes 12 GB and minutes here
 FLAT = 1.05  # within 5 % of the lowest distance
+
+
+KEYS = ("dataset", "model", "seed", "sampler", "steps", "noise", "n")  # what tells the rows of a curve apart
+MOST_RATIO = 10.0  # of two distances above the floor: larger ones, and those over nothing, count as this
 
 
 class Best(NamedTuple):
@@ -40,6 +47,80 @@ def best(lines: pd.DataFrame) -> Best:
         )
     lowest = lines.loc[lines.fd.idxmin()]
     return Best(int(lowest.steps), int(lines.steps[lines.fd <= FLAT * lowest.fd].min()), float(lowest.fd))
+
+
+def key(row: Any) -> tuple:
+    """Of a curve's row (a dictionary, a Series, or of `itertuples`): its values of `KEYS`."""
+    return tuple(getattr(row, k) if hasattr(row, "_fields") else row[k] for k in KEYS)
+
+
+class Chosen(NamedTuple):
+    """`Best`'s two numbers of steps in every resample of the samples, int64 (resamples,), and what was tried.
+
+    A number at the edge of what was tried says only that the best is there or beyond.
+    """
+
+    lowest: Tensor
+    flat: Tensor
+    tried: tuple[int, ...]
+
+    def spread(self) -> dict[str, Any]:
+        """The ends of the 95 % intervals, for a table, and at which edge the lowest distance may lie."""
+        (low, high), (flat_low, flat_high) = ends(self.lowest), ends(self.flat)
+        edges = {"fewest": low == self.tried[0], "most": high == self.tried[-1]}
+        return dict(steps_low=low, steps_high=high, flat_low=flat_low, flat_high=flat_high) | dict(
+            edge=", ".join(f"{word} tried" for word, reached in edges.items() if reached) or "-"
+        )
+
+
+def chosen_steps(lines: pd.DataFrame, drawn: Mapping[tuple, Tensor]) -> Chosen:
+    """How sure is a choice of steps? `best` once more for every resample, the same images at all steps.
+
+    lines: one network's rows of a curve, with as many images each. drawn: `Measured.drawn` by `key`.
+    """
+    lines = lines.sort_values("steps")
+    steps = torch.tensor(lines.steps.to_numpy())
+    fd = torch.stack([drawn[key(row)] for row in lines.itertuples()])
+    lowest = fd.min(0)
+    flat = torch.where(fd <= FLAT * lowest.values, steps[:, None], steps.max()).min(0).values
+    return Chosen(steps[lowest.indices], flat, tuple(steps.tolist()))
+
+
+def ends(values: Tensor) -> tuple[float, float]:
+    """The ends of a 95 % interval, each of them one of the values."""
+    values = values.double()
+    return tuple(
+        float(values.quantile(q, interpolation=side)) for q, side in ((0.025, "lower"), (0.975, "higher"))
+    )
+
+
+def ratio_of_steps(mine: Tensor, theirs: Tensor, tried: Sequence[int]) -> tuple[float, float]:
+    """The 95 % interval of a ratio of two numbers of steps, resample by resample; see `Chosen`.
+
+    Where both are the fewest that were tried, or both the most, anything may be the case: 0 at the lower end,
+    and `MOST_RATIO` at the upper one.
+    """
+    ratio = mine.double() / theirs.double()
+    unknown = (mine == theirs) & ((mine == min(tried)) | (mine == max(tried)))
+    return (
+        ends(torch.where(unknown, 0.0, ratio))[0],
+        ends(torch.where(unknown, MOST_RATIO, ratio))[1],
+    )
+
+
+def ratio_above(mine: Tensor, theirs: Tensor) -> Tensor:
+    """Distances above the floor over others: 0 where the first is not above it, at most `MOST_RATIO`."""
+    ratio = torch.where(theirs > 0, mine / theirs, MOST_RATIO)
+    return torch.where(mine <= 0, 0.0, ratio).clamp(max=MOST_RATIO)
+
+
+def over_pairs(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """The geometric mean of ratios, one a training seed, with its 95 % interval by Student's t of their
+    logarithms; NaN where a ratio is not above 0, or there is one alone."""
+    logs = np.log(np.where(np.asarray(ratios, float) > 0, ratios, np.nan))
+    mean, n = logs.mean(), len(logs)
+    reach = student.ppf(0.975, n - 1) * logs.std(ddof=1) / n**0.5 if n > 1 else math.nan
+    return tuple(float(np.exp(x)) for x in (mean, mean - reach, mean + reach))
 
 
 def main_lines(curve: pd.DataFrame, given: Mapping[str, Any]) -> pd.DataFrame:
@@ -85,17 +166,29 @@ def as_printed(table: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[list(dict.fromkeys(frame.network)), list(dict.fromkeys(frame.column))]
 
 
-def against_first(curve: pd.DataFrame, model: str, given: Mapping[str, Any]) -> pd.DataFrame:
+def against_first(
+    curve: pd.DataFrame, model: str, given: Mapping[str, Any], drawn: Mapping[tuple, Tensor]
+) -> pd.DataFrame:
     """A network beside the first at equal steps: a row a data set, training seed and number of steps.
 
     Columns `fd`, `above` (the floor), and the first's `fd_first`, `above_first`; `share`, above over
-    above_first: below one is better. A variant's seed is that of the first it is held against.
+    above_first: below one is better; `share_low` and `share_high`, the ends of its 95 % interval over samples
+    (the floor is taken as known). A variant's seed is that of the first it is held against.
+
+    drawn: `Measured.drawn` by `key`.
     """
     lines, keys = main_lines(curve, given), ["dataset", "seed", "steps", "n"]
-    values = ["fd", "fd_low", "fd_high", "above"]
+    values = ["fd", "fd_low", "fd_high", "above", "drawn"]
+    floors = lines.fd - lines.above
+    lines = lines.assign(
+        drawn=[drawn[key(row)] - x for row, x in zip(lines.itertuples(), floors, strict=True)]
+    )
     first = lines[lines.model == given["models"][0]][[*keys, *values]]
     pairs = lines[lines.model == model][[*keys, *values]].merge(first, on=keys, suffixes=("", "_first"))
-    return pairs.assign(share=pairs.above / pairs.above_first)
+    spans = [ends(ratio_above(a, b)) for a, b in zip(pairs.drawn, pairs.drawn_first, strict=True)]
+    low, high = zip(*spans, strict=True) if spans else ((), ())
+    pairs = pairs.assign(share=pairs.above / pairs.above_first, share_low=low, share_high=high)
+    return pairs.drop(columns=["drawn", "drawn_first"])
 
 
 def equal_time(

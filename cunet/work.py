@@ -230,6 +230,10 @@ def _ablations(of: dict[str, Any]) -> Work:
         if of["checkpoints"] == "released":
             found, _ = checkpoints.there(checkpoints.ASSETS, size, [dataset], of["models"], of["seeds"])
             networks = [(one.model, one.seed) for one in found]
+            if dataset != of["datasets"][0] and not {m for m, _ in networks} & set(of["models"][1:]):
+                continue  # nothing was ablated there
+            found, _ = checkpoints.there(checkpoints.ASSETS, size, [dataset], [of["discrete"]], of["seeds"])
+            networks += [(one.model, one.seed) for one in found] if len(found) > 1 else []
         for model in [m for m, _ in networks] + [m for m, _ in networks if m == full]:  # again, told one step
             item = Item("call", (model, size, channels))
             work[item] += of["samples"] * of["steps"] + of["images"] * walks + of["loss_images"]
@@ -240,7 +244,8 @@ def _ablations(of: dict[str, Any]) -> Work:
         for model in (of["discrete"], full):
             work[Item("call", (model, size, channels))] += tried * disturbed + read
             work[Item("feature")] += tried * of["disturbed_samples"]
-            work[Item("distance")] += tried * (of["disturbed_resamples"] + 1)
+            share = min(1, of["disturbed_samples"] / 300)  # of few features a distance takes less
+            work[Item("distance")] += math.ceil(tried * (of["disturbed_resamples"] + 1) * share)
             work[Item("score")] += tried * 2 * of["images"] * len(of["levels"])
     return work
 

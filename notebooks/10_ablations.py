@@ -33,7 +33,7 @@ profile = "laptop"  # name of this set of numbers
 seed = 0  # of all noise
 checkpoints = "released"  # released: the networks that ship; train: those of this run
 size = "laptop"  # of the networks
-datasets = ["mnist"]  # data sets; those where the full or the discrete network is not there are left out
+datasets = ["mnist"]  # data sets; those without the full, the discrete, or any ablated network are left out
 models = [
     "cunet",
     "cunet-noattn",
@@ -63,7 +63,7 @@ impulses = [0.01, 0.03]  # share of the pixels set to black or white
 weight_noise = [0.02, 0.05]  # standard deviation of the weights' noise over their root mean square
 disturbed_samples = 96  # samples of a disturbed network
 disturbed_steps = 10  # sampling steps (DDIM) of a disturbed network
-disturbed_resamples = 30  # of the bootstrap there
+disturbed_resamples = 499  # of the bootstrap there; the least p-value is one over one more
 norm_steps = [100, 400, 800]  # diffusion steps at which Jacobians are measured; blocks at the middle one
 norm_images = 4  # noisy images whose Jacobians are measured
 iterations = 10  # of the power iteration
@@ -121,10 +121,16 @@ full = models[0]
 
 # %%
 paths, missing = ablations.find(folder, datasets, [discrete, *models], size, seeds)
-loaded = {key: store.load(path, model=key[1], size=size) for key, path in paths.items()}
-trained = pd.Series([f"{d} {m}" for d, m, _ in loaded], dtype=str).value_counts(sort=False)
+trained = pd.Series([f"{d} {m}" for d, m, _ in paths], dtype=str).value_counts(sort=False)
 print("Trained:", ", ".join(f"{name} ({n} seed{'s' * (n > 1)})" for name, n in trained.items()))
-datasets = [d for d in datasets if not {(d, full), (d, discrete)} & {key[:2] for key in missing}]
+both_there = [d for d in datasets if not {(d, full), (d, discrete)} & {key[:2] for key in missing}]
+ablated = [d for d in both_there if any(key[0] == d and key[1] in models[1:] for key in paths)]
+without = [d for d in datasets if d not in ablated]
+datasets = ablated or both_there[:1]  # without any ablation, robustness is still a question
+if without:
+    print(f"No ablated network beside {full} and {discrete}, so no ablations: {', '.join(without)}.")
+paths = {key: path for key, path in paths.items() if key[0] in datasets}
+loaded = {key: store.load(path, model=key[1], size=size) for key, path in paths.items()}
 if not datasets:
     raise InputError(
         f"There is no data set for which both {discrete} and {full} are trained in {folder}. Train them with"
@@ -151,38 +157,46 @@ for key in missing:
             f"Missing: {key[1]}. To train it: {ablations.command(key, size, recipes[key[0]]['recipe'], folder)}"
         )
 for (d, m, s), (_, card) in loaded.items():
-    if d in datasets and m != discrete:
+    if m != discrete:
         unlike = ablations.unequal(card, recipes[d])
         assert not unlike, f"{d} {m} s{s} was trained otherwise: {unlike}"
 
 # %% [markdown]
 # **What do they cost?** This needs no training. *evaluations* is how often $f$ is called in one call of the network. Time
 # is that of one call for one image, all networks in turn; beside it the ratio to the full network with its 95 %
-# interval.
+# interval. All of it for images of one channel or three, as the data sets have.
 
 # %%
-channels = data.load(datasets[0], "test", networks.image_size(size)).channels
-built = {m: networks.build(m, size, channels).eval() for m in models}
 side = networks.image_size(size)
-probe = torch.zeros(1, channels, side, side)
-with torch.no_grad():
-    timed = cost.time_interleaved(
-        {m: lambda n=n: n(probe, 500) for m, n in built.items()}, timing_rounds, seed=seed
-    )
-costs = pd.DataFrame(
-    {
-        "lacks": [ablations.INGREDIENTS.get(m, "") for m in models],
-        "parameters": [cost.parameters(built[m]).total for m in models],
-        "MACs": [cost.macs(built[m], side) for m in models],
-        "evaluations": [built[m].evaluations for m in models],
-    },
-    index=pd.Index(models, name="model"),
-)
-times = pd.DataFrame(
-    [(1e3 * timed.medians[m], timed.ratios[m], *timed.spread[m]) for m in models],
-    columns=["ms", "time ratio", "low", "high"],
-    index=costs.index,
-)
+tests = {d: data.load(d, "test", side) for d in datasets}
+counted, clocked = {}, {}
+for channels in sorted({test.channels for test in tests.values()}):
+    built = {m: networks.build(m, size, channels).eval() for m in models}
+    probe = torch.zeros(1, channels, side, side)
+    with torch.no_grad():
+        timed = cost.time_interleaved(
+            {m: lambda n=n, x=probe: n(x, 500) for m, n in built.items()}, timing_rounds, seed=seed
+        )
+    for m, network in built.items():
+        counted[channels, m] = {
+            "lacks": ablations.INGREDIENTS.get(m, ""),
+            "parameters": cost.parameters(network).total,
+            "MACs": cost.macs(network, side),
+            "evaluations": network.evaluations,
+        }
+        low, high = timed.spread[m]
+        clocked[channels, m] = {
+            "ms": 1e3 * timed.medians[m], "time ratio": timed.ratios[m], "low": low, "high": high
+        }  # fmt: skip
+
+
+def of_each(found):
+    """A row a data set and network, from what was found for its number of channels."""
+    index = pd.MultiIndex.from_product([datasets, models], names=["dataset", "model"])
+    return pd.DataFrame([found[tests[d].channels, m] for d, m in index], index=index)
+
+
+costs, times = of_each(counted), of_each(clocked)
 costs.join(times.round(3))
 
 # %% [markdown]
@@ -190,16 +204,18 @@ costs.join(times.round(3))
 # leaves out more than its name says, or puts something in. From the table:
 
 # %%
-relative = costs[["parameters", "MACs"]] / costs.loc[full, ["parameters", "MACs"]] - 1
+sizes = costs[["parameters", "MACs"]]
+relative = sizes / sizes.xs(full, level="model").reindex(sizes.index, level="dataset") - 1
 beside = {
-    m: f"{one.parameters:+.0%} parameters, {one.MACs:+.0%} multiply-accumulates"
-    for m, one in relative.iterrows()
+    key: f"{one.parameters:+.0%} parameters, {one.MACs:+.0%} multiply-accumulates"
+    for key, one in relative.iterrows()
 }
-larger = [m for m in models[1:] if relative.loc[m].abs().max() >= 0.1]
-display(
-    Markdown("\n".join(f"- {palette.label(m)}: {beside[m]} against the full network" for m in models[1:]))
-)
-if "cunet-firstorder" in larger:
+larger = [key for key in beside if relative.loc[key].abs().max() >= 0.1]
+told = [
+    f"- {palette.label(m)}, {d}: {beside[d, m]} against the full network" for d, m in beside if m != full
+]
+display(Markdown("\n".join(told)))
+if "cunet-firstorder" in {m for _, m in larger}:
     display(
         Markdown(
             "One network that drives position and velocity alike has to give twice as many channels as one that gives"
@@ -217,16 +233,18 @@ if "cunet-firstorder" in larger:
 # One more line takes the **time embedding** away from the full network: it is told the same step at every call, the one of
 # `held_steps` with which its loss on training images is lowest. It was not trained so. A network that never had an
 # embedding may do better, so this line is likely to overstate what the embedding contributes.
+#
+# Where the discrete network was trained with several seeds, these are measured, too: what another seed changes is
+# learned from all networks that have several.
 
 # %%
 HELD = f"{palette.label(full)}, told one step"
-tests = {d: data.load(d, "test", side) for d in datasets}
 trains = {d: data.load(d, "train", side) for d in datasets}
 real = {d: frechet.dataset_statistics(trains[d], reference_images) for d in datasets}
 subjects = {
     key: (network, Diffusion(**card["diffusion"]))
     for key, (network, card) in loaded.items()
-    if key[0] in datasets and key[1] != discrete
+    if key[1] != discrete or len(with_seeds(*key[:2])) > 1
 }
 for key, (network, diffusion) in list(subjects.items()):
     if key[1] == full:
@@ -266,9 +284,13 @@ single.round(4)
 #
 # The ablated network's number minus the full one's. All three are better when lower, so above zero the ingredient helps.
 #
-# What is the interval over? Where some network was trained with several seeds, it is over training seeds: the deviation
-# between them, pooled over these networks, with Student's t. Where none was, it is over images, and **says nothing about
-# another training**. That of the time embedding is always over images: it is the same trainings, told otherwise.
+# What is the interval over? Over training seeds, where some network has several. How far seeds lie apart is then taken
+# relative to the number itself (the deviation of its logarithm) and *pooled* over all networks of the data set that have
+# several, ablated or not, with Student's t. A data set whose networks have one seed each borrows it from the other data
+# sets: that seeds spread as far there, relatively, is an assumption that its own trainings cannot test. The column
+# `pooled` says over what it is pooled, `freedom` on how many degrees of freedom it rests. Where no network at all has
+# several seeds, the interval is over images, and **says nothing about another training**. That of the time embedding is
+# always over images: it is the same trainings, told otherwise.
 #
 # *small* says that the difference is less than the range of the full network over its seeds (unknown with one seed).
 
@@ -277,14 +299,16 @@ contributions = ablations.contributions(draws, full, [HELD, *models[1:]], HELD)
 run.save_table(
     contributions, "ext_contributions", "What each ingredient contributes: ablated minus full network"
 )
-contributions[["dataset", "without", "measure", "percent", "low", "high", "over", "seeds", "small"]].round(2)
+shown_columns = ["dataset", "without", "measure", "percent", "low", "high", "over", "pooled", "freedom", "small"]
+contributions[shown_columns].round(2)
 
 # %%
 for d in datasets:
     picture = ablation_figures.contributions(contributions[contributions.dataset == d])
     caption = (
         f"What is lost without each ingredient, {d}: right of 0 the network is worse without it, left better; where an"
-        " interval (95 %) has 0 in it, undecided. Filled: over training seeds; open: over images alone"
+        " interval (95 %) has 0 in it, undecided. Filled: over training seeds, with their pooled spread; open: over"
+        " images alone"
     )
     run.save_figure(picture, f"ext_contributions_{d}", caption)
     few = contributions[
@@ -303,8 +327,7 @@ means = single.groupby(["dataset", "model"], sort=False)[["fd", "lpips", "loss"]
 means["seeds"] = single.groupby(["dataset", "model"], sort=False).size()
 validated = pd.Series({key: card["validation_loss"] for key, (_, card) in loaded.items()})
 means["validation_loss"] = validated.groupby(level=[0, 1]).mean().rename_axis(["dataset", "model"])
-index = pd.MultiIndex.from_product([datasets, models], names=["dataset", "model"])
-table = costs.reindex(index, level="model").join(means.reindex(index)).fillna({"seeds": 0})
+table = costs.join(means.reindex(costs.index)).fillna({"seeds": 0})
 caption = f"Ablations: {samples} samples at {steps} steps, LPIPS after denoising from {levels} steps; blank: not trained"
 run.save_table(table, "ext_ablations", caption)
 table.round(4)
@@ -322,9 +345,8 @@ for d in datasets:
         if both:
             sheets = {palette.label(x): measured[d, x, both[0]].shown for x in (full, m)}
             picture = figures.sample_sheets(sheets)
-            run.save_figure(
-                picture, f"fig{number}_samples_{d}", f"{paper.FIGURES[number]}, beside the full network, {d}"
-            )
+            caption = f"{paper.FIGURES[number]}, beside the full network, {d}: the same noise in the same places"
+            run.save_figure(picture, f"fig{number}_samples_{d}", f"{caption}, so compare sample by sample")
         else:
             print(f"Figure {number}, {d}: {m} is not trained with a seed of {full}.")
 
@@ -337,7 +359,8 @@ for d in datasets:
 #
 # How good a network is and how robust it is are two questions. So what counts is the factor by which a network's own
 # error grows, and how large this is for the continuous network over the discrete one's: below 1 the continuous one is
-# more robust. Both get the same noise and the same disturbances.
+# more robust. Both get the same noise and the same disturbances. The tests are bootstraps over pairs of images or
+# samples; no p-value is smaller than the number of resamples can tell.
 #
 # **Check.** A disturbance of strength nothing is none.
 
@@ -549,7 +572,7 @@ result = run.save_result(
         "stretch": whole.to_dict("records"),
         "reading": errors.reset_index().to_dict("records"),
     },
-    claims=judged.claims(run.parameters, contributions, robust, whole, errors, sensitivity),
+    claims=judged.claims(run.parameters, contributions, robust, whole, every_block, errors, sensitivity),
     timings={"call": times.reset_index().to_dict("records")},
     inputs=paths.values(),
 )
@@ -571,8 +594,9 @@ for row in result["values"]["contributions"]:
     if row["measure"] == "fd":
         says = {1: "worse without it", -1: "better without it", 0: "undecided"}[row["sign"]]
         change = wording.interval(row["percent"], row["low"], row["high"], "+.0f", " %")
-        text = f"{change} (over {row['over']}, {row['seeds']} seed(s))"
-        size_too = f" The network has {beside[row['model']]}." if row["model"] in larger else ""
+        text = f"{change} (over {row['over']}; trained {judged.times(row['seeds'])})"
+        key = row["dataset"], row["model"]
+        size_too = f" The network has {beside[key]}." if key in larger else ""
         lines.append(f"- **{row['without']}**, {row['dataset']}: FD-AlexNet {text}: {says}.{size_too}")
 display(
     Markdown("\n".join(["**Each ingredient.**\n", *lines]) if lines else "No ablated network is there yet.")

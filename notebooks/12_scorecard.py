@@ -51,7 +51,8 @@ display(HTML(card.to_html(index=False)))
 
 # %% [markdown]
 # A claim may have several rows: two networks, two data sets, two ways to measure. **One verdict a claim** is what its
-# rows agree on, and *partly* where they differ.
+# rows agree on, and *partly* where they differ. *Undecided* means: tested, and the samples leave it open. An undecided
+# row beside others only keeps a claim from being *reproduced*.
 
 # %%
 overall = scorecard.overall(card)

@@ -64,9 +64,19 @@ def test_trainings_that_differ_in_more_than_network_and_seed_are_told_apart():
 
 
 def test_the_spread_of_seeds_is_pooled_within_networks():
-    spread = ablations.seed_spread({"a": [1.0, 3.0], "b": [15.0, 15.0, 18.0], "c": [100.0]})
+    e = np.e
+    values = {("m", "a"): [e, e**3], ("m", "b"): [e**15, e**15, e**18], ("m", "c"): [100.0]}
+    spread = ablations.seed_spread(values, "m")
     assert spread.freedom == 3 and spread.deviation == pytest.approx(((2 + 6) / 3) ** 0.5)
-    assert ablations.seed_spread({"a": [1.0], "b": [2.0]}).freedom == 0
+    assert spread.of == "m a (2), m b (3)"
+    assert ablations.seed_spread({("m", "a"): [1.0], ("m", "b"): [2.0]}, "m").freedom == 0
+
+
+def test_a_data_set_with_one_seed_each_borrows_the_spread_and_one_with_several_does_not():
+    values = {("m", "a"): [1.0, 2.0], ("n", "a"): [5.0]}
+    borrowed = ablations.seed_spread(values, "n")
+    assert borrowed == ablations.seed_spread(values, "m") and borrowed.of == "m a (2)"
+    assert ablations.seed_spread(values | {("n", "b"): [3.0, 4.0]}, "n").of == "n b (2)"
 
 
 def test_over_images_a_contribution_is_paired():
@@ -81,16 +91,15 @@ def test_over_images_a_contribution_is_paired():
 def test_over_seeds_its_interval_holds_the_truth_as_often_as_it_says():
     generator, held, tries = np.random.default_rng(0), 0, 600
     still = torch.zeros(2, dtype=torch.float64)
-    for _ in range(tries):  # the truth is a difference of 1, the deviation between seeds 2
-        full, without = generator.normal(5, 2, 3), generator.normal(6, 2, 2)
-        spread = ablations.seed_spread({"full": full, "without": without})
+    for _ in range(tries):  # the truth is a difference of 1, the deviation between seeds a tenth
+        full, without = 5 * np.exp(generator.normal(0, 0.1, 3)), 6 * np.exp(generator.normal(0, 0.1, 2))
+        spread = ablations.seed_spread({("m", "full"): full, ("m", "without"): without}, "m")
         pair = [[Draws(float(x), still) for x in group] for group in (full, without)]
         found = ablations.contribution(*pair, spread)
         held += found.low <= 1 <= found.high
-    assert found.over == "training seeds" and spread.freedom == 3
-    assert found.high - found.estimate == pytest.approx(
-        student.ppf(0.975, 3) * spread.deviation * (1 / 3 + 1 / 2) ** 0.5
-    )
+    assert found.over == ablations.SEEDS and spread.freedom == 3
+    reach = np.log((found.high + full.mean()) / without.mean())
+    assert reach == pytest.approx(student.ppf(0.975, 3) * spread.deviation * (1 / 3 + 1 / 2) ** 0.5)
     assert abs(held / tries - 0.95) < 4 * (0.95 * 0.05 / tries) ** 0.5
 
 
@@ -148,7 +157,7 @@ def test_contributions_have_a_row_a_network_that_is_trained_and_seeds_do_not_par
     )
 
 
-def lines(*percent: float) -> pd.DataFrame:
+def lines(*percent: float, over: str = ablations.SEEDS) -> pd.DataFrame:
     """Contributions to FD-AlexNet of the networks of figures 12 to 14, none of them by chance."""
     rows = [
         dict(
@@ -159,7 +168,9 @@ def lines(*percent: float) -> pd.DataFrame:
             low=x,
             high=x,
             seeds=1,
-            over="images",
+            over=over,
+            pooled="mnist cunet (3)",
+            freedom=2,
             sign=1 if x > 0 else -1,
         )
         for model, x in zip(ablations.FIGURES, percent, strict=False)
@@ -178,6 +189,9 @@ def lines(*percent: float) -> pd.DataFrame:
 def test_what_the_figures_leave_out_is_judged_by_all_three_networks(percent, verdict):
     row = ablation_claims.left_out(lines(*percent))
     assert scorecard.verdict("C15", row["value"]) == verdict
+    assert "pooled over mnist cunet (3): 2 degrees of freedom" in row["spread"]
+    alone = ablation_claims.left_out(lines(*percent, over=ablations.IMAGES))
+    assert alone["value"] is None and "no network has a second training seed" in alone["measured"]
     short = ablation_claims.left_out(lines(*percent[:2]))
     assert short["value"] is None and "not trained: without attention and residual" in short["measured"]
 
@@ -202,7 +216,9 @@ def test_every_data_set_has_its_claims_with_the_numbers_of_its_own_rows():
         size="laptop",
     )
     contributed = pd.concat([lines(20, 20, 20).assign(dataset=d) for d in "ab"])
-    rows = ablation_claims.claims(given, contributed, robust, norms, errors, {key: 0.1 for key in index})
+    rows = ablation_claims.claims(
+        given, contributed, robust, norms, norms, errors, {key: 0.1 for key in index}
+    )
     numbers = {"C15": 7, "C22": 5, "C24": 6}
     expected = [
         ("C15", "a"),

@@ -100,12 +100,55 @@ def test_what_the_rules_take_is_counted_from_the_papers_table():
     frame = tables.comparison(RUNS, "mean", SECONDS)
     assert tables.weigh(frame, "ssim") == {"confirmed": 1, "contradicted": 1, "levels": 2}  # 50 is cU-Net's
     assert tables.weigh(frame, "lpips") == {"confirmed": 2, "contradicted": 0, "levels": 2}
-    assert tables.earlier(frame) == {"ssim": 1.0, "lpips": 1.0, "seconds": 1.0}
+    none = {"ssim_later": 0.0, "lpips_later": 0.0, "seconds_later": 0.0}
+    assert tables.earlier(frame) == {"ssim": 1.0, "lpips": 1.0, "seconds": 1.0} | none
     slow = tables.comparison(RUNS, "mean", SECONDS | {"cunet": 0.1})
-    assert tables.earlier(slow) == {"ssim": 1.0, "lpips": 1.0, "seconds": 0.0}
+    assert tables.earlier(slow) == {"ssim": 1.0, "lpips": 1.0, "seconds": 0.0} | none | {"seconds_later": 1.0}
+    other = tables.comparison(dict(reversed(RUNS.items())), "mean", SECONDS)
+    assert tables.earlier(other) == {
+        **{"ssim": 0.0, "lpips": 0.0, "seconds": 0.0},
+        **{"ssim_later": 1.0, "lpips_later": 1.0, "seconds_later": 1.0},
+    }
     values = tables.claim_values(RUNS, "mean", frame)
     assert set(values) == {"C09", "C10", "C11", "C13", "C14"} <= set(CLAIMS)
-    assert values["C13"] == {"unet": 0.0, "cunet": 1.0}
+    assert values["C13"] == {"unet": 0.0, "unet_none": 1.0, "cunet": 1.0, "cunet_none": 0.0}
+
+
+def test_an_elbow_is_counted_where_its_interval_is_clear_of_a_tenth():
+    lost = [[0.9, 0.2, 0.2 + x] for x in (0.0, 0.2) * 6]  # a tenth of 0.7 on the whole, some more, some less
+    wide = Denoised({("mean", level): trajectory(level, lost, lost) for level in LEVELS}, 0.01)
+    found = tables.elbow_intervals({"unet": RUNS["cunet"], "cunet": wide}, "mean")
+    assert ((found.low <= found.lost) & (found.lost <= found.high)).all() and len(found) == 4
+    assert tables.has_elbow(found) == {"unet": 1.0, "unet_none": 0.0, "cunet": 0.0, "cunet_none": 0.0}
+
+
+def test_a_band_of_a_ratio_of_means_covers_it():
+    top, bottom = torch.rand(2, 50, generator=torch.Generator().manual_seed(0)).double()
+    low, high = tables.ratio_band(top, bottom)
+    assert low < float(top.mean() / bottom.mean()) < high < 2 * low
+    assert tables.ratio_band(0 * top, 0 * bottom) == (0, 0)
+    assert tables.ratio_band(3 * bottom, bottom) == pytest.approx((3, 3))
+
+
+def test_the_power_by_which_time_grows_is_found_and_tells_linear_from_quadratic():
+    work, noise = [10, 10, 20, 40, 40, 80], [1.02, 0.98, 1.0, 1.01, 0.99, 1.0]
+    for power in (1, 2):
+        slope, low, high = tables.growth(work, [n * w**power for n, w in zip(noise, work, strict=True)])
+        assert low < power < high and slope == pytest.approx(power, abs=0.05)
+        assert not low < 3 - power < high
+
+
+def test_heights_above_a_chord_are_sure_of_their_sign_or_say_that_they_are_not():
+    at = [0.0, 1.0, 2.0, 3.0]
+    noise = torch.randn(4, 200, generator=torch.Generator().manual_seed(0)).double()
+    spans = []
+    for inner, width in (((9.0, 8.0), 0.1), ((2.0, 1.0), 0.1), ((7.0, 4.0), 2.0)):
+        curve = [10.0, *inner, 0.0]
+        drawn = [x + width * line for x, line in zip(curve, noise, strict=True)]
+        spans.append(tables.heights(at[::-1], curve[::-1], drawn[::-1]))
+    assert spans[0][0] == pytest.approx(8 / 10 - 1 / 3) and spans[0][1] > 0
+    assert spans[1][2] < 0 and spans[2][1] < 0 < spans[2][2]
+    assert tables.sides(spans) == "1 of 3 rise above their chord, 1 lie below it, 1 are undecided"
 
 
 def test_an_elbow_is_the_share_of_the_gain_that_is_lost_again():
@@ -152,12 +195,20 @@ def test_every_frame_is_a_frame():
     assert isinstance(frame, pd.DataFrame) and not frame.isna().any().any()
 
 
+ENDS = (("", 0.0), (" low", -0.01), (" high", 0.01))
+
+
 def evidence(mean=(), **changes) -> denoising_claims.Evidence:
     """Of the two networks above. mean: the distances of U-Net and cU-Net from the posterior mean, in rows."""
-    rows = [{"noise steps": 900, "unet": first, "cunet": second} for first, second in mean]
+    rows = [
+        {"noise steps": 900}
+        | {f"{m}{end}": x + y for m, x in zip(RUNS, pair, strict=True) for end, y in ENDS}
+        for pair in mean
+    ]
     fast, slow = (tables.comparison(RUNS, "mean", SECONDS | {"cunet": t}) for t in (0.01, 0.1))
-    frame = pd.DataFrame(rows, columns=["noise steps", "unet", "cunet"])
-    found = denoising_claims.Evidence(RUNS, RUNS, fast, slow, (0.5, 0.4, 0.7), frame, 1e-12)
+    columns = ["noise steps", *(f"{m}{end}" for m in RUNS for end, _ in ENDS)]
+    frame = pd.DataFrame(rows, columns=columns)
+    found = denoising_claims.Evidence(RUNS, RUNS, fast, slow, (0.5, 0.4, 0.7), frame, 1e-12, "1 of 1")
     return found._replace(**changes)
 
 
@@ -168,14 +219,17 @@ def test_claims_are_in_the_words_and_the_values_of_what_was_measured():
     assert [(row["id"], row["dataset"]) for row in timed] == [("C11", "mnist"), ("C11", "avatars")]
     assert [row["id"] for row in made] == 2 * ["C09", "C10", "C13", "C14", "C26"]
     values = {row["id"]: row["value"] for row in made[:5]}
-    assert values["C26"] == {"violation": 1e-12, "gap": 0.05} and values["C13"] == {"unet": 0.0, "cunet": 1.0}
+    assert values["C26"] == pytest.approx({"violation": 1e-12, "gap": 0.06, "nearest": 0.03, "low": 0.01})
+    assert values["C13"]["cunet"] == 1
     assert scorecard.verdict("C26", values["C26"]) == rules.REPRODUCED
     words = {row["id"]: row["measured"] for row in made[:5]}
     assert words["C09"] == (
         "better best SSIM: U-Net at [50, 400], cU-Net as described at no level, undecided at no level"
         " (mean, stride 10)"
     )
-    assert "2.0% (U-Net, 900 steps), 5.0% (cU-Net as described, 900 steps)" in words["C26"]
+    assert "U-Net at 900 steps 2.0 % [1.0, 3.0], cU-Net as described at 900 steps 5.0 %" in words["C26"]
+    assert {row["id"]: row["spread"] for row in (*made, *timed)} == denoising_claims.SPREADS
+    assert "at [50, 400] steps of noise" in made[2]["why"] and "(1 of 1)" in made[4]["why"]
     assert made[2]["why"].endswith(f"mnist mean {tables.elbows(RUNS, 'mean').max(axis=None):.2f}")
     assert timed[0]["value"]["seconds"] == 0, "the time is taken at its unfavourable end"
     assert "taking 0.50 [0.40, 0.70] of the time" in timed[0]["measured"]

@@ -105,7 +105,7 @@ def test_the_error_of_the_best_denoiser_of_gaussian_data_is_known():
 
 def growths(*factors):
     """Settings in which the second network's error grows by these factors more than the first one's."""
-    noise = torch.randn(100, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.02
+    noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.02
     first = Draws(0.7, 0.7 + noise[:, 0])
     return {
         ("one call", "input", float(i)): (first, Draws(0.7 + f, 0.7 + f + noise[:, 1]))
@@ -124,6 +124,14 @@ def test_who_is_more_robust_is_decided_by_test_and_margin_and_alike_for_both():
     assert swapped.ahead.tolist() == ["first", "", "second", ""]
     assert (swapped.ratio * frame.ratio).tolist() == pytest.approx([1.0] * 4)
     assert swapped.p.tolist() == pytest.approx(frame.p.tolist())
+
+
+def test_no_p_value_is_smaller_than_its_resamples_can_tell():
+    key, (first, second) = next(iter(growths(100.0).items()))
+    few = robustness.compared({key: tuple(Draws(d.value, d.resamples[:20]) for d in (first, second))})
+    assert few.p.item() == pytest.approx(1 / 21)
+    many = {(*key[:2], float(i)): (first, second) for i in range(26)}
+    assert (robustness.compared(many).ahead == "").all(), "26 settings take more than 500 resamples"
 
 
 def test_growth_is_a_factor_of_pairs():

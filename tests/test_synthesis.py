@@ -102,7 +102,8 @@ def test_a_yardstick_tells_digits_from_noise_and_measures_test_images_at_the_flo
     monkeypatch.setattr("cunet.datasets._mnist", _few(monkeypatch))
     stick = synthesis.Yardstick("mnist", 16, limit=300)
     assert stick.floor(200) < stick.ceiling(200) / 3 and stick.near_duplicates is None
-    found = stick.measure(frechet.features(subsets.images(stick.test, 200)), resamples=5)
+    found, drawn = stick.measure(frechet.features(subsets.images(stick.test, 200)), resamples=5)
+    assert len(drawn) == 5 and float(drawn.mean()) == pytest.approx(found["fd"])
     assert found["above"] == pytest.approx(0, abs=1e-4) and found["fd_low"] < found["fd"] < found["fd_high"]
     assert found["precision"] > 0.8 and found["recall"] > 0.8 and abs(found["kid"]) < 0.05
     with pytest.raises(InputError, match="20 images of one of the two sets all have the same features"):
@@ -183,6 +184,45 @@ TWO = curve(
 )
 
 
+def drawn(frame: pd.DataFrame, width: float = 0.05) -> dict[tuple, torch.Tensor]:
+    """Resampled distances of every row: the row's own, and evenly around it; of all rows alike."""
+    return {
+        tables.key(row): row.fd + torch.linspace(-width, width, 41).double() for row in frame.itertuples()
+    }
+
+
+def test_every_resample_chooses_its_steps_and_edges_are_named():
+    lines = curve({("unet", 0, n): a for n, a in ((2, 9.0), (5, 1.0), (20, 1.0), (50, 3.0))})
+    found = drawn(lines)
+    found[tables.key(lines.iloc[2])] = 3.0 - torch.linspace(-0.05, 0.05, 41).double()  # against the others
+    chosen = tables.chosen_steps(lines.sample(frac=1, random_state=0), found)
+    assert set(chosen.lowest.tolist()) == {5, 20} and set(chosen.flat.tolist()) == {5}
+    assert chosen.spread() == dict(steps_low=5, steps_high=20, flat_low=5, flat_high=5, edge="-")
+    few = tables.chosen_steps(lines[lines.steps < 20], found)
+    assert few.spread()["edge"] == "most tried" and few.tried == (2, 5)
+
+
+def test_a_ratio_of_steps_is_open_where_both_are_at_one_edge():
+    five, twenty, fifty = (torch.tensor([n] * 9) for n in (5, 20, 50))
+    tried = (5, 20, 50)
+    assert tables.ratio_of_steps(five, fifty, tried) == (0.1, 0.1)
+    assert tables.ratio_of_steps(twenty, twenty, tried) == (1, 1)
+    for edge in (five, fifty):
+        assert tables.ratio_of_steps(edge, edge, tried) == (0, tables.MOST_RATIO)
+
+
+def test_ratios_above_the_floor_have_ends_where_one_is_not_above_it():
+    mine, theirs = torch.tensor([1.0, -1.0, 1.0, 9.0]), torch.tensor([2.0, 2.0, -2.0, 0.1])
+    most = tables.MOST_RATIO
+    assert tables.ratio_above(mine, theirs).tolist() == [0.5, 0, most, most]
+
+
+def test_over_pairs_of_seeds_the_interval_is_students():
+    middle, low, high = tables.over_pairs([0.5, 2.0])
+    assert middle == pytest.approx(1) and low == pytest.approx(1 / high) and high > 1000
+    assert all(x != x for x in (*tables.over_pairs([1.0, -1.0]), tables.over_pairs([0.5])[1]))
+
+
 def test_the_papers_rule_takes_the_lowest_and_the_second_one_the_first_that_is_as_good():
     lines = curve({("unet", 0, n): a for n, a in ((2, 9.0), (5, 1.1), (20, 1.0), (50, 1.3))})
     assert tables.best(lines) == (20, 5, 3.0)
@@ -191,7 +231,9 @@ def test_the_papers_rule_takes_the_lowest_and_the_second_one_the_first_that_is_a
 
 def test_networks_are_compared_at_equal_steps_seeds_and_sizes_only():
     other = TWO[TWO.model == "cunet"].assign(n=50, sampler="ddpm")
-    pairs = tables.against_first(pd.concat([TWO, other, TWO.assign(noise=6)]), "cunet", GIVEN)
+    frame = pd.concat([TWO, other, TWO.assign(noise=6)])
+    pairs = tables.against_first(frame, "cunet", GIVEN, drawn(frame))
+    assert ((pairs.share_low < pairs.share) & (pairs.share < pairs.share_high)).all()
     found = {(row.seed, row.steps): row.share for row in pairs.itertuples()}
     assert found == pytest.approx({(0, 2): 1 / 3, (0, 5): 0.25, (0, 20): 1.02, (1, 5): 0.3, (1, 20): 1.5})
 
@@ -279,7 +321,9 @@ def claims(frame=TWO, ratio=(0.5, 0.4, 0.6)):
     cards = {("mnist", m, s): card(0.4, 0.2) for m in ("unet", "cunet") for s in (0, 1)}
     converged = tables.convergence(cards, "unet", AN_IMAGE)
     ratios = {("mnist", "unet"): (1, 1, 1), ("mnist", "cunet"): ratio}
-    return judged.claims(GIVEN, frame, chosen, best, ratios, converged)
+    again, groups = drawn(frame), judges.groupby(["dataset", "model"], sort=False)
+    steps = {key: tables.chosen_steps(lines, again) for key, lines in groups}
+    return judged.claims(GIVEN, frame, chosen, again, steps, ratios, converged)
 
 
 def test_every_row_is_judged_by_its_rule_and_says_its_setting_and_why():
@@ -299,14 +343,20 @@ def test_the_leading_training_and_the_seeds_have_rows_of_their_own():
     made, timed = claims()
     leading, seeds = ([row for row in made if ("seeds" in row["spread"]) is many] for many in (False, True))
     values = {row["id"]: row["value"] for row in leading}
-    assert values["C06"] == dict(cunet=1.0, unet=1.0, overlap=True)
-    assert values["C07"] == dict(cunet=5, unet=20, cunet_flat=5, unet_flat=20)
-    assert values["C08"] == dict(share=1.0)
+    assert values["C06"] == pytest.approx(dict(low=1, high=1)), "the same resamples of both"
+    steps = dict(lowest_low=0.25, lowest_high=0.25, flat_low=0.25, flat_high=0.25)
+    assert values["C07"] == steps and values["C08"] == dict(as_good=3, worse=0, tried=3)
+    assert all("joint bootstrap" in row["spread"] for row in leading)
     values = {row["id"]: row["value"] for row in seeds}
-    assert values["C06"] == dict(cunet=1.25, unet=1.5, overlap=True)  # 1.0 and 1.5 against 1.0 and 2.0
-    assert values["C08"] == dict(share=0.75) and "C07" not in values, "two numbers of steps are no curve"
+    ratio = tables.over_pairs([1.0 / 1.0, 1.5 / 2.0])
+    assert values["C06"] == pytest.approx(dict(low=ratio[1], high=ratio[2]))
+    assert values["C08"] == dict(as_good=1, worse=0, tried=2), "0.25 and 0.3; 1.02 and 1.5"
+    assert "C07" not in values, "few numbers of steps are no curve"
     faster = [row["value"] for row in timed if row["id"] == "C05"]
-    assert faster == [dict(saved=0.5, low=0.4), pytest.approx(dict(saved=0.875, low=0.85))]
+    assert faster == [
+        pytest.approx(dict(saved=0.5, low=0.4, high=0.6)),
+        pytest.approx(dict(saved=0.875, low=0.85, high=0.9)),
+    ]
 
 
 def test_a_training_that_is_worse_is_not_called_a_match():
@@ -319,6 +369,19 @@ def test_a_training_that_is_worse_is_not_called_a_match():
     assert verdicts["C06"] == verdicts["C08"] == rules.NOT_REPRODUCED
     _, timed = claims(frame, ratio=(1.2, 1.1, 1.3))
     assert scorecard.verdict("C05", timed[-2]["value"]) == rules.NOT_REPRODUCED
+
+
+def test_what_the_samples_leave_open_is_undecided():
+    """Both networks' best steps are the most tried, and their intervals are wide."""
+    frame = TWO.assign(above=10.0 / TWO.steps, fd=2 + 10.0 / TWO.steps)
+    judges = frame[frame.seed == 0]
+    again = {key: d.flip(0) if key[1] == "cunet" else d for key, d in drawn(frame, 0.9).items()}
+    steps = {("mnist", m): tables.chosen_steps(judges[judges.model == m], again) for m in ("unet", "cunet")}
+    chosen = judges[judges.steps == 20].set_index("model")
+    rows = judged.at_best("cunet", chosen, {m: one for (_, m), one in steps.items()}, "unet", again)
+    assert {row["id"]: scorecard.verdict(row["id"], row["value"]) for row in rows} == dict.fromkeys(
+        ("C06", "C07"), rules.UNDECIDED
+    )
 
 
 def test_without_a_floor_nothing_above_it_is_judged_and_the_row_says_why():
