@@ -23,7 +23,7 @@ paired, and so are their resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ from . import sampling, subsets
 from .datasets import ImageDataset
 from .diffusion import Diffusion
 from .errors import InputError, one_of
+from .kernel_distance import Distances
 from .recipe import generator
 from .samplers import SAMPLERS, evenly_spaced_timesteps
 
@@ -201,6 +202,26 @@ def draw(
             *_, last = walk
             parts.append(last.x.clamp(-1, 1))
     return torch.cat(parts)
+
+
+def sweep(
+    network: nn.Module,
+    diffusion: Diffusion,
+    tried: Mapping[str, Sequence[int]],
+    prepared: Prepared,
+    distance: Callable[[Tensor], Distances],
+    n: int,
+    seed: int = 0,
+) -> dict[tuple[str, int], Distances]:
+    """How far n images are from real ones, by (method, calls); all sets start from the same noise.
+
+    tried: method -> the numbers of calls. distance: of a set of images. The others as `draw` takes them.
+    """
+    return {
+        (method, calls): distance(draw(network, n, diffusion, method, calls, prepared, seed))
+        for method, numbers in tried.items()
+        for calls in numbers
+    }
 
 
 def _analytic_walk(

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,9 @@ from .datasets import ImageDataset
 from .depth import solved_with
 from .diffusion import Diffusion
 from .errors import InputError
+from .kernel_distance import Distances
 from .recipe import generator
-from .sampling import evaluating
+from .sampling import evaluating, sample
 
 UNITS = (blocks.ODEBlock, blocks.Attention, unet.ResidualBlock, unet.LinearAttention, unet.Attention)
 """What is computed or taken over as a whole."""
@@ -110,6 +111,34 @@ def allocate(costs: Tensor, work: Sequence[int], budget: int) -> list[int]:
             if further[spent][0] < lowest:
                 ways[spent], lowest = further[spent], further[spent][0]
     return list(min(ways.values())[1])
+
+
+def merged(chosen: Mapping[int, Sequence[float]]) -> list[tuple[list[int], tuple[float, ...]]]:
+    """Budgets for which the same depths were chosen, together: (budgets, depths), in the order given."""
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for budget, depths in chosen.items():
+        groups.setdefault(tuple(depths), []).append(budget)
+    return [(budgets, depths) for depths, budgets in groups.items()]
+
+
+def sampled(
+    network: nn.Module,
+    diffusion: Diffusion,
+    depths: Sequence[float],
+    distance: Callable[[Tensor], Distances],
+    n: int,
+    steps: int,
+    seed: int = 0,
+) -> dict[float, Distances]:
+    """How far n images of `steps` DDIM steps are from real ones, with the blocks solved at each depth.
+
+    All sets start from the same noise. distance: of a set of images.
+    """
+    found = {}
+    for depth in depths:
+        with solved_with(network, depth=depth):
+            found[depth] = distance(sample(network, n, diffusion, "ddim", steps, seed))
+    return found
 
 
 class Adaptive:

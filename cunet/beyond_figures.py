@@ -38,7 +38,7 @@ def distance_against_calls(frame: pd.DataFrame, floor: Distances, base: str = "d
                 line = frame[(frame.model == model) & (frame.method == method)].sort_values("calls")
                 plain = frame[(frame.model == model) & (frame.method == base) & frame.calls.isin(calls)]
                 if method != base and len(plain):
-                    name = "dotted: plain sampling by the same network"
+                    name = f"dotted: {METHODS[base].label}, the same network"
                     axes.plot(plain.calls, plain.kid, ":", color=palette.colour(model), lw=1, alpha=0.8)
                     axes.plot([], [], ":", color="0.4", lw=1, label=name)
                 shift = 1.03 ** (2 * number - len(models) + 1)  # so that intervals do not hide each other
@@ -156,8 +156,8 @@ def inner_convergence(errors: Mapping[str, Mapping[float, tuple[float, float, fl
             )
             axes.fill_between(depths, low, high, alpha=0.18, lw=0, color=hue)
         every = sorted({n for found in errors.values() for n in found})
-        axes.axvline(1, color="0.4", ls=":", lw=1, zorder=0, label="the released steps")
-        axes.set(xscale="log", yscale="log", xlabel="solver steps over those of the released network",
+        axes.axvline(1, color="0.4", ls=":", lw=1, zorder=0, label="its own steps")
+        axes.set(xscale="log", yscale="log", xlabel="solver steps over the network's own",
                  ylabel="squared error of v")  # fmt: skip
         axes.set_xticks(every, [f"{n:g}" for n in every])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -261,8 +261,8 @@ def guidance(frame: pd.DataFrame, floor: Distances, real: float) -> Figure:
             for axes, of, unit in ((left, "right", 100), (right, "kid", 1)):
                 value, low, high = (unit * some[of + end] for end in ("", "_low", "_high"))
                 axes.errorbar(at, value, ((value - low).clip(lower=0), (high - value).clip(lower=0)), **look)
-        left.set(xlabel="guidance scale s", ylabel="of the class asked for, %", ylim=(0, 105))
-        right.set(xlabel="guidance scale s", ylabel="KID-AlexNet / 0.001 (lower is better)")
+        left.set(xlabel="guidance scale w", ylabel="of the class asked for, %", ylim=(0, 105))
+        right.set(xlabel="guidance scale w", ylabel="KID-AlexNet / 0.001 (lower is better)")
         right.set_yscale("symlog", linthresh=LINEAR)
         _distance_ticks(right, frame)
         _legend(figure, (left,))

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from cunet import folders, profiles, runs
-from cunet.checkpoint_names import Trained
+from cunet.checkpoint_names import Trained, guided
 from cunet.errors import InputError
 from cunet.parameters import declaration, nearest, parameters_file, validate
 from cunet.profiles import Profile
@@ -110,16 +110,29 @@ def _variants(profile: Profile, stem: str) -> Iterator[tuple[str, dict[str, Any]
 
 def _trainings(profile: Profile, stem: str) -> list[Trained]:
     """What the jobs of notebook 05 train or read: the networks of the profile, and, where networks are
-    trained in the run, those that a notebook's own `datasets`, `models` and `seeds` add."""
-    asked = [{}, *(profile.notebooks.values() if profile.checkpoints == "train" else ())]
+    trained in the run, those that a notebook's own `datasets`, `models` and `seeds` add, and its lines
+    `further` and `guided_datasets`."""
+    asked = {"": {}, **(profile.notebooks if profile.checkpoints == "train" else {})}
     found: dict[tuple[str, str, int], None] = {}
-    for lines in asked:
+    for name, lines in asked.items():
         lists = ((lines.get(key), getattr(profile, key)) for key in ("datasets", "models", "seeds"))
         own = [mine if isinstance(mine, list) else shared for mine, shared in lists]  # types are judged later
         own[1] = profile.networks(own[1])
         found |= dict.fromkeys(product(*own))
+        for dataset, model in _further(name, lines, own[0][:1]):
+            found |= dict.fromkeys(product([dataset], [model], own[2][:1]))
     variant = profile.notebooks[stem].get("variant")
     return [Trained(*which, variant if isinstance(variant, str) else "") for which in found]
+
+
+def _further(stem: str, lines: dict[str, Any], first: list[str]) -> list[tuple[str, str]]:
+    """(data set, network) that a notebook's lines ask for besides its `models`: those of `further` for its
+    first data set, and those that are told the classes of its `guided_datasets`."""
+    further = lines.get("further")
+    pairs = list(product(first, further)) if isinstance(further, list) else []
+    if "guided_datasets" in lines:
+        pairs += guided({**declaration(source(stem)), **lines})
+    return pairs
 
 
 def _unreleased(profile: Profile, stem: str) -> list[Trained]:
@@ -192,7 +205,11 @@ def check(plan: Plan, data: bool = True) -> list[str]:
 def _named(plan: Plan) -> dict[str, list[tuple[Job, str]]]:
     """The data sets, networks and sizes that a plan names, each with a job that asks for it."""
     named = {
-        kind: [(job, name) for job in plan.jobs for name in asked_for(job.parameters, kind)]
+        kind: [
+            (job, name)
+            for job in plan.jobs
+            for name in (*asked_for(job.parameters, kind), *job.parameters.get(f"guided_{kind}s", ()))
+        ]
         for kind in ("dataset", "model", "size")
     }
     for job in [job for job in plan.jobs if job.notebook.startswith(TRAINING)][:1]:

@@ -4,7 +4,8 @@ The chain tells its jobs by these names before anything heavy is imported, so th
 reads and writes the files (`cunet.checkpoints`).
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 
 def stem(dataset: str, model: str, size: str, seed: int | str = 0, variant: str = "") -> str:
@@ -29,3 +30,22 @@ class Trained(NamedTuple):
     def stem(self, size: str) -> str:
         """The name, without suffix, of its checkpoint, of networks of a size."""
         return stem(self.dataset, self.model, size, self.seed, self.variant)
+
+
+def told(dataset: str, models: Iterable[str]) -> list[str]:
+    """Names of the networks that are told the classes of a data set, such as `cunet@classes=10`; none where
+    an image has no single class."""
+    from cunet.sources import classes  # numpy comes with it, which most who ask for names do not need
+
+    count = classes(dataset)
+    return [f"{model}{',' if '@' in model else '@'}classes={count}" for model in models] if count else []
+
+
+def guided(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(data set, network) of what a notebook draws by class: `guided_models`, each told the classes of each
+    of `guided_datasets` that has some. What is no list of texts names none: types are judged elsewhere."""
+    lists = (parameters.get(key) for key in ("guided_datasets", "guided_models"))
+    datasets, models = (
+        [x for x in some if isinstance(x, str)] if isinstance(some, list) else [] for some in lists
+    )
+    return [(dataset, model) for dataset in datasets for model in told(dataset, models)]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cunet import chain, folders
 from cunet.chain import asked_for
-from cunet.checkpoint_names import stem
+from cunet.checkpoint_names import guided, stem
 from cunet.parameters import declaration
 from cunet.provenance import sha256
 
@@ -130,8 +130,9 @@ def _checkpoints(plan: chain.Plan, job: chain.Job) -> list[str]:
         return []
     rivals = RIVALS if re.search(r"\bdenoisers\.NETWORKS\b", text) else ()
     models = [*asked_for(of, "model"), *rivals]
-    named = product(asked_for(of, "dataset"), models, of.get("seeds") or [of["seed"]])
-    return [f"{stem(dataset, model, size, seed)}[.-]*" for dataset, model, seed in named]
+    pairs = [*product(asked_for(of, "dataset"), models), *guided(of)]
+    named = product(pairs, of.get("seeds") or [of["seed"]])
+    return [f"{stem(dataset, model, size, seed)}[.-]*" for (dataset, model), seed in named]
 
 
 def _literal(argument: str) -> str:

@@ -19,13 +19,14 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from . import folders
+from .cost import Timings, time_interleaved
 from .errors import InputError
 from .sampling import evaluating
 
@@ -120,6 +121,25 @@ class OnnxNetwork:
         t = torch.as_tensor(timestep, dtype=torch.int64).expand(len(sample))
         given = {"sample": sample.numpy(force=True), "timestep": t.numpy(force=True)}
         return torch.from_numpy(self._session.run(None, given)[0]).to(sample.device)
+
+
+@torch.no_grad()
+def gap(network: nn.Module, other: Callable[[Tensor, Tensor], Tensor], seed: int = 0) -> float:
+    """The largest difference between the answers of a network and of a graph of it, to three noisy images at
+    an early, a middle and a late step."""
+    side = network.image_size
+    x = torch.randn(3, network.channels, side, side, generator=torch.Generator().manual_seed(seed))
+    t = torch.tensor([5, 500, 995])
+    return float((other(x, t) - network(x, t)).abs().max())
+
+
+def timed(network: nn.Module, stand_in: OnnxNetwork, images: int, rounds: int, seed: int = 0) -> Timings:
+    """Seconds of a call on so many images, of the network ("torch") and of its file ("onnxruntime"), in
+    turn (`cunet.cost.time_interleaved`)."""
+    side = network.image_size
+    x, t = torch.zeros(images, network.channels, side, side), torch.full((images,), 500)
+    calls = {"torch": torch.no_grad()(lambda: network(x, t)), "onnxruntime": lambda: stand_in(x, t)}
+    return time_interleaved(calls, repeats=rounds, seed=seed)
 
 
 def require() -> None:

@@ -4,16 +4,17 @@ A network that knows classes is one network for both questions: what is in this 
 class c, and given nothing. In training a share of the labels is replaced by "no class". In sampling the two
 answers are taken apart,
 
-    answer = u + s (c - u),        u: without the class, c: with it, s: the guidance scale.
+    answer = u + w (c - u),        u: without the class, c: with it, w: the guidance scale.
 
-s = 0 ignores the class, s = 1 samples the learned p(x | c), and s > 1 goes further in the direction that the
-class points to: truer to the class, less varied. (Ho and Salimans' w, their equation 6, is s - 1.) Given x_t,
+w = 0 ignores the class, w = 1 samples the learned p(x | c), and w > 1 goes further in the direction that the
+class points to: truer to the class, less varied. (What their equation 6 calls w is 1 less.) Given x_t,
 noise, clean image and v are linear in each other with weights that add up, so any of them may be guided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from scipy.stats import binomtest
@@ -21,14 +22,19 @@ from torch import Tensor, nn
 
 from . import sampling
 from .errors import InputError
+from .frechet import features
+from .kernel_distance import Distances
 from .metrics import Interval
+
+COLUMNS = ("scale", "right", "right_low", "right_high", "all_low", "all_high", "kid", "kid_low", "kid_high")
+"""What `sweep` says of a scale."""
 
 
 class Guided(nn.Module):
     """A network with classes, as a network without: the guided answer for fixed labels.
 
     network: one of `cunet.models.build` with classes. labels: (B,) integers, the class of each image of the
-    batches that it will be given. scale: s, any finite number; at 0 and 1 one call of the network is enough,
+    batches that it will be given. scale: w, any finite number; at 0 and 1 one call of the network is enough,
     else both questions are put in one call of 2 B images.
 
     Raises InputError for a network that knows no classes, or a scale that is not finite.
@@ -102,6 +108,48 @@ def share(right: Tensor, among: int = 1) -> Interval:
         )
     found = binomtest(int(right.sum()), len(right))
     return Interval(found.statistic, *found.proportion_ci(1 - 0.05 / among, "exact"))
+
+
+def sweep(
+    network: nn.Module,
+    diffusion,
+    scales: Sequence[float],
+    probe: Callable[[Tensor], Tensor],
+    distance: Callable[[Tensor], Distances],
+    images: int,
+    steps: int,
+    seed: int = 0,
+) -> tuple[list[dict], list[Tensor]]:
+    """Images of all classes in turn, by DDIM in `steps` steps, at each scale from the same noise.
+
+    network: one with classes. probe: features (N, D) -> the class of each. distance: features -> how far the
+    set is from real images.
+
+    Returns a row a scale, with `COLUMNS`, and its images. right is the share that is of the class asked for,
+    right_low and right_high end its 95 % interval, all_low and all_high the one that holds for all scales at
+    once.
+    """
+    rows, made = [], []
+    labels = torch.arange(images) % network.classes
+    for scale in scales:
+        made.append(sample(network, labels, scale, diffusion, steps=steps, seed=seed))
+        found = features(made[-1])
+        of_class = probe(found) == labels
+        one, every = share(of_class), share(of_class, len(scales))
+        far = distance(found)
+        rows.append(
+            dict(scale=scale, right=one.estimate, right_low=one.low, right_high=one.high)
+            | dict(all_low=every.low, all_high=every.high)
+            | dict(kid=far.value, kid_low=far.interval[0], kid_high=far.interval[1])
+        )
+    return rows, made
+
+
+def training(card: Mapping[str, Any]) -> str:
+    """How a network came to know its classes, in words, from its checkpoint's card."""
+    start = card["recipe"].get("start")
+    begun = f"from the weights of {start}" if start else "from random weights"
+    return f"{card['dataset']}, {card['model']}: trained on {card['images_seen']:,} images, {begun}"
 
 
 class LinearProbe:

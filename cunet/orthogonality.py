@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .cost import compare
 from .errors import InputError
 from .kernel_distance import Distances
 from .wording import interval
@@ -86,6 +87,22 @@ def _measure(values: np.ndarray) -> Measure:
     """The last value with the quantiles of those before it, which may be infinite."""
     low, high = np.quantile(values[:-1], (0.025, 0.975), method="nearest")
     return float(values[-1]), float(low), float(high)
+
+
+def time_ratios(samples: Mapping[Key, Sequence[float]], networks: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a method and network: its time over the first network's with the same method, all its numbers of
+    calls together. Columns model, method, ratio, and low and high, the 95 % interval over rounds.
+
+    samples: seconds of each set, one a round.
+    """
+    rows = []
+    for method in dict.fromkeys(key[1] for key in samples):
+        of = {m: [taken for key, taken in samples.items() if key[:2] == (m, method)] for m in networks}
+        both = compare({m: [sum(turn) for turn in zip(*taken, strict=True)] for m, taken in of.items()})
+        for m in networks:
+            low, high = both.spread[m]
+            rows.append(dict(model=m, method=method, ratio=both.ratios[m], low=low, high=high))
+    return rows
 
 
 class Multiplied(NamedTuple):
@@ -168,6 +185,11 @@ def multiplied(
 def said(measure: Sequence[float], digits: int = 2) -> str:
     """A value with its interval in words, as in 1.20 [1.00, 1.50]."""
     return interval(*measure, f".{digits}f")
+
+
+def ends(numbers: Sequence[str]) -> str:
+    """The first and the last of rising numbers in words; one alone as it is."""
+    return " to ".join(dict.fromkeys((numbers[0], numbers[-1])))
 
 
 def span(gain: Gain) -> str:

@@ -52,6 +52,13 @@ def place(name: str) -> str:
     return SOURCES[name].stands_for if name in SOURCES and SOURCES[name].stands_for else name
 
 
+def classes(name: str) -> int:
+    """How many classes a data set has, as many as `cunet.datasets.class_names` names; 0 where an image has no
+    single class, and for a name that is no data set's."""
+    styles = drawn.RECIPES[name]["styles"] if name in drawn.RECIPES else ()
+    return 10 if name == "mnist" else len(styles) if len(styles) > 1 else 0
+
+
 def label(name: str) -> str:
     """A data set as pages name it, a stand-in as one; a text that is no data set's name stays as it is."""
     if name not in SOURCES:

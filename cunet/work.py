@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from cunet import checkpoints, datasets, models, paper
-from cunet.checkpoint_names import Trained
+from cunet.checkpoint_names import Trained, guided
 from cunet.sources import SOURCES
 from cunet.trajectories import VARIANTS
 from cunet.validation import VALIDATION_IMAGES
@@ -136,8 +136,8 @@ def read(notebook: str, of: dict[str, Any]) -> dict[tuple, int]:
         return {}
     from cunet import synthesis_work
 
-    found = []
-    for dataset in of["datasets"]:
+    found, told = [], _further(of, guided(of)) if "guided_datasets" in of else []
+    for dataset in dict.fromkeys([*of["datasets"], *(dataset for dataset, _ in told)]):
         train, test, _ = images(dataset)
         limit = min(of["reference_images"], train)
         counts = synthesis_work.set_sizes(of, dataset) if notebook == "07_synthesis" else None
@@ -251,7 +251,8 @@ def _ablations(of: dict[str, Any]) -> Work:
 
 
 def _beyond(of: dict[str, Any]) -> Work:
-    """Notebook 11: every acceleration of both networks; of the first data set likelihood, depth and reuse."""
+    """Notebook 11: every acceleration of both networks; of the first data set likelihood, depth, reuse and
+    the solver; and images of a class."""
     work, pair = Work(), of["models"][:2]
     sets = [of["heun_calls"] if method == "heun" else of["calls"] for method in of["methods"]]
     sets.append(of["plain_calls"])
@@ -275,27 +276,33 @@ def _beyond(of: dict[str, Any]) -> Work:
             work[Item("feature")] += of["samples"] * ways
         work[networks[1]] += of["depth_images"] * of["depth_calls"] * sum(of["depths"])
         solved = of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
-        deep = [model for model in of["further"] if "classes=" not in model]
-        for model in (pair[1], *(one.model for one in _released(of, [dataset], deep))):
+        solved += of["ode_samples"] * of["depth_calls"] * sum(of["ode_sample_depths"])
+        for _, model in [(dataset, pair[1]), *_further(of, [(dataset, model) for model in of["further"]])]:
             work[Item("call", (model, of["size"], channels))] += solved
+            work[Item("feature")] += of["ode_samples"] * len(of["ode_sample_depths"])
     return work + _told(of)
 
 
-def _released(of: dict[str, Any], datasets: list[str], names: list[str]) -> list[Trained]:
-    """Those of notebook 11's further networks that ship; a run that trains does not train them."""
+def _further(of: dict[str, Any], pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Of the (data set, network) that notebook 11 asks for besides its two networks, those that ship; all in
+    a run that trains."""
     if of["checkpoints"] != "released":
-        return []
-    return list(checkpoints.there(checkpoints.ASSETS, of["size"], datasets, names, of["seeds"][:1])[0])
+        return pairs
+    names = {pair: Trained(*pair, of["seeds"][0]).stem(of["size"]) for pair in pairs}
+    return [pair for pair in pairs if (checkpoints.ASSETS / f"{names[pair]}.safetensors").is_file()]
 
 
 def _told(of: dict[str, Any]) -> Work:
-    """Images of a class, of networks that know classes: two calls a step, one at 0 and 1."""
-    names, work = [name for name in of["further"] if "classes=" in name], Work()
-    for one in _released(of, of["datasets"], names):
+    """Images of a class, of networks that know classes: two calls a step, one at 0 and 1; and test images of
+    data sets that are not among `datasets`, which they are held against."""
+    work, pairs = Work(), _further(of, guided(of))
+    for dataset, model in pairs:
         calls = sum(1 if scale in (0.0, 1.0) else 2 for scale in of["scales"]) * of["guided_steps"]
-        network = (one.model, of["size"], images(one.dataset)[2])
+        network = (model, of["size"], images(dataset)[2])
         work[Item("call", network)] += of["guided_images"] * calls
         work[Item("feature")] += of["guided_images"] * len(of["scales"])
+    for dataset in {dataset for dataset, _ in pairs} - set(of["datasets"]):
+        work[Item("feature")] += min(of["reference_images"], images(dataset)[1], 2000)
     return work
 
 

@@ -70,6 +70,31 @@ def test_what_a_notebooks_own_lines_ask_for_is_trained_too_and_where_networks_sh
         prepared(("checkpoints=train", "06_sampling.models=cunet"))
 
 
+def test_further_networks_and_those_that_are_told_classes_are_trained_where_a_notebooks_lines_name_them(
+    training,
+):
+    path = training / "notebooks" / "06_sampling.py"
+    more = 'datasets = ["mnist"]  # x\nfurther = ["cunet-nores"]  # x\nguided_datasets = ["mnist"]  # x\n'
+    path.write_text(
+        path.read_text().replace('names = ["a"]', more + 'guided_models = ["unet"]  # x\nnames = ["a"]')
+    )
+    train = "checkpoints=train"
+    plain = {job.name for job in prepared((train,)).of(TRAINING)}
+    lines = (
+        "06_sampling.further=[cunet-randomdepth]",
+        "06_sampling.guided_datasets=[avatars,landscapes,mnist]",
+    )
+    added = {job.name for job in prepared((train, *lines)).of(TRAINING)} - plain
+    names = ("mnist-cunet-randomdepth", "avatars-unet@classes+4", "mnist-unet@classes+10")
+    assert len(plain) == 8 and added == {f"{TRAINING}-{name.replace('@', '+')}-s3" for name in names}, (
+        "landscapes have no classes"
+    )
+    assert len(prepared(lines).of(TRAINING)) == len(prepared().of(TRAINING)), "where networks ship, none"
+    for line in ("guided_datasets=[avatras]", "guided_models=[unte]"):
+        with pytest.raises(InputError, match="did you mean '(avatars|unet)'"):
+            chain.check(prepared((train, f"06_sampling.{line}")))
+
+
 def test_released_networks_that_are_not_there_are_left_out_by_name(training, tmp_path, monkeypatch):
     (tmp_path / "cunet" / "assets" / "checkpoints").mkdir(parents=True)
     monkeypatch.setattr(chain, "PACKAGE", tmp_path / "cunet")

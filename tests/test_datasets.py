@@ -328,3 +328,9 @@ def test_an_unreadable_photograph_is_named_and_nothing_is_kept(tmp_path):
     with pytest.raises(InputError, match="3.jpg"):
         load(f"folder:{tmp_path / 'in'}", "train", 16)
     assert not list((tmp_path / "root").rglob("*.safetensors"))
+
+
+def test_a_source_knows_without_reading_how_many_classes_there_are():
+    for name in datasets.DATASETS:
+        assert sources.classes(name) == len(datasets.class_names(name))
+    assert sources.classes("folder:somewhere") == 0

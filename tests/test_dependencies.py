@@ -48,9 +48,9 @@ def test_a_notebook_depends_on_the_checkpoints_that_it_reads_and_on_no_others(tm
         "avatars-dncnn",
         "mnist-autoencoder",
     ]
-    names = [f"{name}-laptop-s0" for name in (*names, "mnist-cunet@classes=10")] + [
-        "mnist-dncnn-laptop-s0-l50"
-    ]
+    told = ["mnist-cunet@classes=10", "avatars-unet@classes=4"]
+    names += [*told, "avatars-unet@classes=10", "avatars-cunet-randomdepth"]
+    names = [f"{name}-laptop-s0" for name in names] + ["mnist-dncnn-laptop-s0-l50"]
     for name in names:
         (there / f"{name}.safetensors").touch()
     assert set(dependencies.RIVALS) == set(denoisers.NETWORKS)
@@ -58,7 +58,8 @@ def test_a_notebook_depends_on_the_checkpoints_that_it_reads_and_on_no_others(tm
     assert checkpoints_of("02_adjoint", tmp_path) == both[:1]
     rivals = ["avatars-dncnn-laptop-s0", "mnist-autoencoder-laptop-s0", "mnist-dncnn-laptop-s0-l50"]
     assert checkpoints_of("09_denoisers", tmp_path) == sorted([*both, "avatars-cunet-laptop-s0", *rivals])
-    assert checkpoints_of("11_beyond", tmp_path) == sorted([*both, "mnist-cunet@classes=10-laptop-s0"])
+    by_class = [f"{name}-laptop-s0" for name in told]
+    assert checkpoints_of("11_beyond", tmp_path) == sorted([*both, *by_class]), "each its data set's classes"
     ablated = checkpoints_of("10_ablations", tmp_path)
     assert ablated == sorted([*both, "mnist-cunet-nores-laptop-s0"]), "with the discrete network beside them"
     assert checkpoints_of("05_training", tmp_path) == [both[1]], "its own, and no other"

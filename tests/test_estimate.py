@@ -202,6 +202,8 @@ def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set
         depth_calls=2,
         depth_images=2,
         reuse=[2],
+        ode_samples=5,
+        ode_sample_depths=[1.0, 2.0],
     )
     found = work.count(
         "11_beyond", given("11_beyond", **few, ode_depths=[2.0, 4.0], ode_levels=[7], ode_images=4)
@@ -209,25 +211,30 @@ def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set
     drawn = (10 + 3 + 1) * (5 + 20 + 19 + 50) + 20 * 8
     both = drawn + 12 * work.FLOW
     assert found[Item("call", UNET)] == both + 10 * 2 * 2
-    assert found[Item("call", CUNET)] == both + 10 * 2 * (2 + 4) + 2 * 2 * 4 + 4 * 6
+    assert found[Item("call", CUNET)] == both + 10 * 2 * (2 + 4) + 2 * 2 * 4 + 4 * 6 + 5 * 2 * 3
     twice = work.count("11_beyond", given("11_beyond", **few, datasets=["mnist", "mnist"]))
     once = work.count("11_beyond", given("11_beyond", **few))
     assert twice[Item("call", UNET)] - once[Item("call", UNET)] == drawn
 
 
-def test_further_networks_are_counted_where_they_are_released(tmp_path, monkeypatch):
+def test_further_networks_are_counted_where_they_are_released_and_in_a_run_that_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "ASSETS", tmp_path)
     of = given("11_beyond", size="smoke", ode_depths=[2.0, 4.0], ode_levels=[7, 8], ode_images=4)
-    of |= dict(guided_images=10, guided_steps=5, scales=[1.0, 2.0])
+    of |= dict(guided_images=10, guided_steps=5, scales=[1.0, 2.0], ode_samples=3, depth_calls=2)
+    of |= dict(ode_sample_depths=[1.0, 4.0])
     deep, told = ("cunet-randomdepth", "smoke", 1), ("cunet@classes=10", "smoke", 1)
-    before = work.count("11_beyond", of)
-    for name in (deep[0], told[0]):
-        (tmp_path / f"{checkpoints.stem('mnist', name, 'smoke', 0)}.safetensors").touch()
+    other = ("cunet@classes=4", "smoke", 3)
+    before, read = work.count("11_beyond", of), work.read("11_beyond", of)
+    for dataset, name in (("mnist", deep[0]), ("mnist", told[0]), ("avatars", other[0])):
+        (tmp_path / f"{checkpoints.stem(dataset, name, 'smoke', 0)}.safetensors").touch()
     found = work.count("11_beyond", of)
-    assert found[Item("call", deep)] == 4 * 2 * 6 and found[Item("call", told)] == 10 * 5 * (1 + 2)
-    assert before[Item("call", deep)] == before[Item("call", told)] == 0
+    assert found[Item("call", deep)] == 4 * 2 * 6 + 3 * 2 * 5
+    assert found[Item("call", told)] == found[Item("call", other)] == 10 * 5 * (1 + 2)
+    assert not any(before[Item("call", network)] for network in (deep, told, other))
+    assert [which[0] for which in read] == ["mnist"], "what is absent costs nothing"
+    assert [which[0] for which in work.read("11_beyond", of)] == ["mnist", "avatars"]
     trained = work.count("11_beyond", of | {"checkpoints": "train"})
-    assert trained[Item("call", told)] == 0, "a run that trains does not train these"
+    assert trained[Item("call", ("unet@classes=4", "smoke", 3))] == trained[Item("call", told)] > 0
 
 
 def test_every_notebook_that_trains_or_samples_is_counted_and_every_unit_is_of_parameters_that_there_are():

@@ -54,6 +54,7 @@ TINY = {  # over the smoke profile's lines, which stand for the paper's counts
     ),
     "11_beyond": dict(
         datasets=["lsun_church"],
+        guided_datasets=["celeba"],  # without classes: nothing more is trained
         methods=["ddpm", "ddim"],
         samples=4,
         power_images=1,
