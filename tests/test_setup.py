@@ -159,7 +159,9 @@ def test_setup_is_quick_and_installs_nothing_when_current(tmp_path):
     assert (environment / ".setup").read_text().strip() == key
 
     (tmp_path / "called").unlink()
-    said = subprocess.run(make, cwd=ROOT, check=True, capture_output=True, text=True, env=outside_make()).stdout
+    said = subprocess.run(
+        make, cwd=ROOT, check=True, capture_output=True, text=True, env=outside_make()
+    ).stdout
     assert "up to date" in said and "pip" not in (tmp_path / "called").read_text()
 
 
@@ -170,7 +172,7 @@ def test_make_says_what_is_missing_without_a_python(tmp_path):
 
 
 def test_what_a_user_names_reaches_the_command_as_it_is(tmp_path):
-    """`make -n` shows what the shell would get; the command itself is replaced by one that prints its words."""
+    """`make -n` shows what the shell would get; the command is replaced by one that prints its words."""
     make = ["make", "-n", "reproduce", "VENV=v", "RUN=it's; touch x", "JOBS=2", "SET=seeds=[0,1] a=*"]
     lines = subprocess.run(
         make, cwd=ROOT, check=True, capture_output=True, text=True, env=outside_make()
