@@ -12,6 +12,10 @@ KEY := $(shell cat pyproject.toml constraints.txt | cksum)
 # and if the library in it is this checkout's, which is not so in a copied or moved one (-P: not the current folder)
 HERE := import pathlib, sys, cunet; sys.exit(not pathlib.Path(cunet.__file__).parents[1].samefile("."))
 WORKERS ?= 2
+# what a user names reaches the shell by the environment: a quote or a space in it stays what it is
+export PROFILE RUN JOBS SET
+# of the data sets, what was drawn or computed; beside it lies what a user has fetched
+MADE := $(addprefix .cache/datasets/,drawn decoded features)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce reference test test-long test-browser test-slurm lint lab bench site clean
@@ -32,8 +36,8 @@ setup: ## make .venv with the tested versions; does nothing when it is current
 	fi
 
 reproduce: setup ## run the chain: make reproduce [PROFILE=laptop] [RUN=name] [JOBS=n] [SET="key=value ..."]
-	@$(BIN)/python -m cunet reproduce --profile '$(PROFILE)' $(if $(RUN),--run '$(RUN)') $(if $(JOBS),--jobs '$(JOBS)') \
-	  $(foreach setting,$(SET),--set '$(setting)')
+	@set -f -- --profile "$$PROFILE"; for setting in $$SET; do set -- "$$@" --set "$$setting"; done; \
+	  $(BIN)/python -m cunet reproduce "$$@" $${RUN:+--run "$$RUN"} $${JOBS:+--jobs "$$JOBS"}
 
 reference: setup ## the run that is committed: make it, publish it, write the README's results; hours
 	@$(BIN)/python -m cunet reproduce --profile reference && $(BIN)/python -m cunet.publish reference-run
@@ -67,8 +71,8 @@ bench: setup ## parameters, MACs, memory and time of the networks, into the READ
 	@$(BIN)/python -m cunet bench --out papermill_runs/reference_bench && $(BIN)/python -m cunet.results_page
 
 site: setup ## a run as a web site that needs no network, in site/: make site [RUN=name]
-	@$(BIN)/python -m cunet.site '$(or $(RUN),$(PROFILE))' site
+	@$(BIN)/python -m cunet.site "$${RUN:-$$PROFILE}" site
 
-clean: ## remove caches and what was built; runs and .venv stay
-	rm -rf site .cache .pytest_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints
+clean: ## remove caches and what was built; runs, .venv and the data sets that you fetched stay
+	rm -rf site .cache/lab $(MADE) .pytest_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints
 	find cunet tests notebooks -name __pycache__ -prune -exec rm -rf {} +

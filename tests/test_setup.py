@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -134,6 +135,12 @@ def test_the_container_holds_the_repository():
     assert {f"{first}/{rest[0]}" for first, *rest in paths if first == "papermill_runs"} <= copied
 
 
+def outside_make() -> dict[str, str]:
+    """The environment, without what a `make` around these tests has put into it."""
+    inside = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROFILE", "RUN", "JOBS", "SET")
+    return {name: value for name, value in os.environ.items() if name not in inside}
+
+
 def test_setup_is_quick_and_installs_nothing_when_current(tmp_path):
     """With the key of the present files, `make setup` does not call pip; with another it does."""
     environment = tmp_path / "venv"
@@ -145,27 +152,60 @@ def test_setup_is_quick_and_installs_nothing_when_current(tmp_path):
         "cat pyproject.toml constraints.txt | cksum", shell=True, cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     make = ["make", "--no-print-directory", "setup", f"VENV={environment}", f"PYTHON={python}"]
-    clean = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-    }
 
     (environment / ".setup").write_text("another key\n")
-    subprocess.run(make, cwd=ROOT, check=True, capture_output=True, env=clean)
+    subprocess.run(make, cwd=ROOT, check=True, capture_output=True, env=outside_make())
     assert "pip install" in (tmp_path / "called").read_text()
     assert (environment / ".setup").read_text().strip() == key
 
     (tmp_path / "called").unlink()
-    said = subprocess.run(make, cwd=ROOT, check=True, capture_output=True, text=True, env=clean).stdout
+    said = subprocess.run(
+        make, cwd=ROOT, check=True, capture_output=True, text=True, env=outside_make()
+    ).stdout
     assert "up to date" in said and "pip" not in (tmp_path / "called").read_text()
 
 
 def test_make_says_what_is_missing_without_a_python(tmp_path):
     make = ["make", "setup", f"VENV={tmp_path / 'none'}", "PYTHON="]
-    clean = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-    }
-    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, env=clean)
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, env=outside_make())
     assert done.returncode and "No Python 3.11 or later" in done.stderr
+
+
+def test_what_a_user_names_reaches_the_command_as_it_is(tmp_path):
+    """`make -n` shows what the shell would get; the command is replaced by one that prints its words."""
+    make = ["make", "-n", "reproduce", "VENV=v", "RUN=it's; touch x", "JOBS=2", "SET=seeds=[0,1] a=*"]
+    lines = subprocess.run(
+        make, cwd=ROOT, check=True, capture_output=True, text=True, env=outside_make()
+    ).stdout
+    recipe = lines[lines.index("set -f") :].replace("v/bin/python", "printf '%s\\n'")
+    given = {"PROFILE": "laptop", "RUN": "it's; touch x", "JOBS": "2", "SET": "seeds=[0,1] a=*"}
+    done = subprocess.run(
+        ["sh", "-c", recipe], cwd=tmp_path, check=True, capture_output=True, text=True, env=os.environ | given
+    )
+    expected = "-m cunet reproduce --profile laptop --set seeds=[0,1] --set a=* --run|it's; touch x|--jobs 2"
+    words = [w for part in expected.split("|") for w in (part.split() if part[:2] != "it" else [part])]
+    assert done.stdout.split("\n")[:-1] == words and not list(tmp_path.iterdir())
+
+
+def test_cleaning_removes_what_was_drawn_or_computed_and_no_data_set_that_was_fetched(tmp_path):
+    made = [".cache/lab/a", *(f".cache/datasets/{name}/a" for name in ("drawn", "decoded", "features"))]
+    fetched = [".cache/datasets/celeba/a", ".cache/datasets/church_outdoor_train_lmdb/data.mdb"]
+    for name in (*made, *fetched, *(f"{folder}/a" for folder in ("cunet", "tests", "notebooks"))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    make = ["make", "-f", str(ROOT / "Makefile"), "clean"]
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copy(ROOT / "constraints.txt", tmp_path)
+    subprocess.run(make, cwd=tmp_path, check=True, capture_output=True, env=outside_make())
+    assert not [name for name in made if (tmp_path / name).exists()]
+    assert all((tmp_path / name).exists() for name in fetched)
+
+
+def test_everything_kept_in_the_default_data_folder_is_cleaned():
+    """Each folder that the library makes there is named in the Makefile."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cunet").glob("*.py"))
+    made = re.search(r"^MADE := .*datasets/,(.*)\)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    assert set(re.findall(r"data_root\(\) / \"(\w+)\"", code)) == set(made)
 
 
 def test_citation_names_the_paper_and_the_licence_of_the_package():
