@@ -19,8 +19,7 @@ def test_relative_imports_are_followed_too(tmp_path):
     }
 
 
-def test_the_report_depends_on_the_templates_and_the_style_of_its_pages(tmp_path):
-    plan = chain.plan(profiles.load("smoke"), tmp_path / "run")
+def test_the_report_depends_on_the_templates_and_the_style_of_its_pages():
     found = {path.resolve() for path in dependencies.report_sources()}
     assert pages.TEMPLATES == chain.PACKAGE / "assets" / "pages"
     assert {pages.TEMPLATES / name for name in ("base.html", "report.html", "style.css")} <= found
