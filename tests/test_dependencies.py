@@ -60,7 +60,8 @@ def test_a_notebook_depends_on_the_checkpoints_that_it_reads_and_on_no_others(tm
     by_class = [f"{name}-laptop-s0" for name in told]
     assert checkpoints_of("11_beyond", tmp_path) == sorted([*both, *by_class]), "each its data set's classes"
     ablated = checkpoints_of("10_ablations", tmp_path)
-    assert ablated == sorted([*both, "mnist-cunet-nores-laptop-s0"]), "with the discrete network beside them"
+    expected = [*both, "mnist-cunet-nores-laptop-s0", "avatars-cunet-laptop-s0"]
+    assert ablated == sorted(expected), "with the discrete network beside them"
     assert checkpoints_of("05_training", tmp_path) == [both[1]], "its own, and no other"
     assert checkpoints_of("03_sde", tmp_path) == []
 
