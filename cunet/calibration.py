@@ -41,15 +41,17 @@ class Costs:
     stranger from the U-Net.
 
     machine: which processor, and when. start: s of a job that computes nothing. kernel: of its kernel alone.
-    start_mb: MB that it holds. scaling: n threads are n^scaling times as fast as one. networks: model -> size
-    -> {"train": s, "call": s, "macs": of one image}. other: kind -> s. notebooks: name -> (a, b), s and s a
-    unit. gpu: MAC/s that a GPU reaches, and how that is known.
+    start_mb: MB that it holds. memory: name of a notebook -> MB that its jobs held at most in finished runs,
+    over what their networks and data explain (`estimate.modelled_memory`). scaling: n threads are n^scaling
+    times as fast as one. networks: model -> size -> {"train": s, "call": s, "macs": of one image}. other:
+    kind -> s. notebooks: name -> (a, b), s and s a unit. gpu: MAC/s that a GPU reaches, how that is known.
     """
 
     machine: str
     start: float
     kernel: float
     start_mb: float
+    memory: dict[str, float]
     scaling: float
     networks: dict[str, dict[str, dict[str, float]]]
     other: dict[str, float]
@@ -139,6 +141,19 @@ def notebooks_from(costs: Costs, results: list[dict[str, Any]]) -> dict[str, lis
         solved[name] = [round(float(a), 3), float(f"{b:.4g}") if np.ptp(units) > 0 else 0.0]
     solved["default"] = [round(float(np.mean([a for a, _ in solved.values()])), 3), 0.0]
     return solved
+
+
+def memory_from(kernel: float, results: list[dict[str, Any]]) -> dict[str, float]:
+    """`memory` of `Costs`, from the results of finished jobs; `kernel` is its `start_mb`."""
+    from cunet import estimate
+
+    found: dict[str, float] = {}
+    for result in results:
+        name, given = result["notebook"], result["parameters"]
+        explained, _ = estimate.modelled_memory(given, work.count(name, given), kernel)
+        over = result["timings"]["peak_mb"] - (explained - estimate.HANDS)
+        found[name] = max(found.get(name, 0.0), over)
+    return {name: round(over, 1) for name, over in sorted(found.items())}
 
 
 def measure(names: tuple[str, ...] = ("unet", "cunet"), sizes: tuple[str, ...] = ("smoke", "laptop")):
@@ -276,7 +291,8 @@ def main(arguments: list[str] | None = None) -> int:
     machine = f"{environment()['processor']}, {datetime.date.today()}"
     started = start()
     gained = scaling(results, started["kernel"])
-    costs = Costs(machine, **started, scaling=gained, networks=networks, other=other,
+    held = memory_from(started["start_mb"], results)
+    costs = Costs(machine, **started, memory=held, scaling=gained, networks=networks, other=other,
                   notebooks={}, gpu=gpu_rate())  # fmt: skip
     costs = Costs(**{**asdict(costs), "notebooks": notebooks_from(costs, results)})
     save(costs)

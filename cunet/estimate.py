@@ -122,7 +122,9 @@ def _need(
     devices = min(given.get("devices", 1), gpus) if gpu else 0
     cpu = costs.network_seconds(on_cpu)
     cpu += costs.own_seconds(job.notebook, on_cpu) if rule != "samples" else 0.0
-    memory, gpu_memory = _memory(given, amount, costs, bool(gpu))
+    memory, gpu_memory = modelled_memory(given, amount, costs.start_mb, bool(gpu))
+    if rule != "samples":
+        memory += costs.memory.get(job.notebook, 0.0)
     return Need(
         name,
         rule,
@@ -139,8 +141,13 @@ def _need(
     )
 
 
-def _memory(given: dict[str, Any], amount: Work, costs: Costs, gpu: bool) -> tuple[float, float]:
-    """MB that a job holds at most: on a machine, its processes with the data; on a device, its networks."""
+def modelled_memory(
+    given: dict[str, Any], amount: Work, kernel: float, gpu: bool = False
+) -> tuple[float, float]:
+    """MB that a job holds at most: on a machine, its processes with the data; on a device, its networks.
+
+    What a notebook holds besides is measured: `Costs.memory`. kernel: MB of a process that computes nothing.
+    """
     names = [given["dataset"]] if "dataset" in given else given.get("datasets", [])
     side = models.image_size(given["size"]) if names and "size" in given else 0
     pixels = max((sum(work.images(d)[:2]) * work.images(d)[2] for d in names), default=0) * side**2
@@ -153,7 +160,7 @@ def _memory(given: dict[str, Any], amount: Work, costs: Costs, gpu: bool) -> tup
             parts = math.prod(given.get(key, 1) for key in ("devices", "num_nodes", "accumulate"))
             share, weights, kept = given["batch_size"] / parts, TRAINED, 1
         held = max(held, weights * parameters(item.network) + share * kept * activations(item.network))
-    kernel, data, held = costs.start_mb, pixels / 2**20, held / 2**20
+    data, held = pixels / 2**20, held / 2**20
     own = data + (0.0 if gpu else held)
     trains = any(item.kind == "train" for item in amount)
     if trains and "devices" in given:  # a process a device, each with the data; and the kernel

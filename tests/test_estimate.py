@@ -31,7 +31,8 @@ UNET, CUNET = ("unet", "smoke", 1), ("cunet", "smoke", 1)
 NETWORKS = {"unet": {"laptop": {"train": 0.02, "call": 0.005, "macs": 1e8}}}
 NETWORKS["unet"]["smoke"] = {"train": 0.004, "call": 0.002, "macs": 7e6}
 COSTS = Costs(
-    *("a machine", 10.0, 6.0, 800.0, 0.5, NETWORKS, {"feature": 1e-3, "score": 5e-3, "distance": 0.05}),
+    *("a machine", 10.0, 6.0, 800.0, {"04_networks": 900.0}, 0.5, NETWORKS),
+    {"feature": 1e-3, "score": 5e-3, "distance": 0.05},
     *({"03_sde": [20.0, 1e-6], "default": [5.0, 0.0]}, {"macs_a_second": 1e13, "known_from": "made up"}),
 )
 
@@ -279,7 +280,7 @@ def test_a_calibration_measures_reads_the_runs_and_is_loaded_again(tmp_path, mon
     monkeypatch.setattr(calibration.folders, "find", lambda name: tmp_path)
     monkeypatch.setattr(calibration.runs, "results", lambda folder: {})
     assert calibration.main(["smoke"]) == 2 and "no results in smoke" in capsys.readouterr().err
-    timings = {"cpu_s": 1000.0, "wall_time_s": 500.0}
+    timings = {"cpu_s": 1000.0, "wall_time_s": 500.0, "peak_mb": 900.0}
     result = {"notebook": "03_sde", "parameters": given("03_sde"), "timings": timings}
     monkeypatch.setattr(
         calibration.runs, "results", lambda folder: {"03_sde": {**result, "environment": {"threads": 2}}}
@@ -482,3 +483,21 @@ def test_a_training_is_a_process_of_its_own_and_a_cluster_counts_papermill_and_s
     kernel = estimate.HANDS + COSTS.start_mb
     assert found["notebook_03_sde"] >= kernel
     assert found["notebook_05_training"] >= kernel + COSTS.start_mb
+    assert found["notebook_04_networks"] >= kernel + 900, "what its jobs were seen to hold besides"
+
+
+def test_memory_besides_networks_and_data_is_what_the_greediest_finished_job_held():
+    of = given("03_sde", size="smoke")
+    results = [
+        dict(notebook="03_sde", parameters=of, timings={"peak_mb": peak}) for peak in (700.0, 1000.0, 900.0)
+    ]
+    explained, _ = estimate.modelled_memory(of, Work(), 600.0)
+    found = calibration.memory_from(600.0, results)
+    assert found == {"03_sde": pytest.approx(1000 - (explained - estimate.HANDS), abs=0.1)}
+    results[1]["timings"]["peak_mb"] = results[2]["timings"]["peak_mb"] = 1.0
+    results[0]["timings"]["peak_mb"] = 1.0
+    assert calibration.memory_from(600.0, results) == {"03_sde": 0.0}, "never below what is explained"
+
+
+def test_the_committed_costs_know_what_every_notebook_holds():
+    assert set(calibration.load().memory) == {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.py")}
