@@ -102,9 +102,9 @@ run.save_figure(picture, "ext_start_architecture", caption)
 # ## Minute 5: two networks by one name
 #
 # The authors published their code. It is not quite the network that the paper describes: among other things it is of
-# first order, and it is not told the step. So there are two cU-Nets in this repository. `cunet` is ours, after the
-# description. `cunet-released` is theirs, to the last parameter. Every number says whose it is; notebook 04 shows the
-# differences, one experiment each.
+# first order, and it is not told the step (two of its ablations are). So there are two cU-Nets in this repository.
+# `cunet` is ours, after the description. `cunet-released` is theirs, to the last parameter. Every number says whose it
+# is; notebook 04 shows the differences, one experiment each.
 #
 # The text has errors, too. Each is shown where it matters:
 

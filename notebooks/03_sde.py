@@ -279,9 +279,9 @@ run.save_figure(
 )
 
 # %% [markdown]
-# The number in each picture is the distance from the exact density. The SDE and the flow stay on $p_t$, to a few
-# times the floor of a perfect cloud at every mark (the cell above the picture asserts it). Equation 6 as printed leaves it at once and collapses almost to a point: it has the pull of the
-# SDE, and no noise to balance it.
+# The number in each picture is the distance from the exact density. The SDE and the flow stay on $p_t$, within a few
+# times the floor of a perfect cloud at every mark (the cell above the picture asserts it). Equation 6 as printed leaves
+# it at once and collapses almost to a point: it has the pull of the SDE, and no noise to balance it.
 #
 # How thin does it get? For Gaussian data $\mathcal N(0,\sigma^2)$ the flow of equation 6 is linear, and with
 # $v_t=\bar\alpha\sigma^2+1-\bar\alpha$ its variance obeys $\frac{d}{dt}\log
@@ -642,7 +642,7 @@ said = (
     " steps are many**, and wrong where the score is good and steps are few."
 )
 unsaid = "With this few points, steps or trainings the lines say no more than that the code runs: nothing is concluded."
-Markdown(f"Lowest at $\\lambda$ = {found}. {said if enough else unsaid}")
+Markdown(f"Each line is lowest at this $\\lambda$: {found}. {said if enough else unsaid}")
 
 # %% [markdown]
 # Real networks make errors of all kinds, which is why Karras et al. tune the amount of noise for each network, and

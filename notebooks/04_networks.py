@@ -158,7 +158,10 @@ order = ["unet", *list(printed)[1:], "cunet", "cunet-noattn", "cunet-nores", "cu
 bars = shown.set_index("model", drop=False).loc[order]
 claimed = {"millions": (1 / 4, "a quarter of the U-Net")}
 picture = figures.bars_beside_paper(bars, [("millions", "printed", "million parameters")], claimed)
-caption = "Parameters, with their share of the U-Net's; diamonds: printed by the authors, whose networks stand first"
+caption = (
+    "Parameters, with their share of the U-Net's; diamonds: printed by the authors, whose networks stand first. Which "
+    "bars end at the dashed quarter, and whose are they?"
+)
 run.save_figure(picture, "fig06_parameters", caption)
 
 # %% [markdown]
@@ -226,7 +229,10 @@ panels = [
 said = {"gmac_convolutions": paper.QUOTES["flops_ratio"].value, "gmac_all": paper.QUOTES["flops_ratio"].value}
 claimed = {column: (share, "claimed share") for column, share in said.items()}
 picture = figures.bars_beside_paper(table, panels, claimed | {"checkpoint_mib": (1 / 4, "claimed share")})
-caption = "Table 5 as bars, with their share of the U-Net's; diamonds: the paper's; dashed: the share it claims"
+caption = (
+    "Table 5 as bars, with their share of the U-Net's; diamonds: the paper's; dashed: the share it claims. Do bars and "
+    "diamonds agree, and which reach the dashed line?"
+)
 run.save_figure(picture, "tab05_cost", caption)
 
 # %% [markdown]

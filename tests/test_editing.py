@@ -7,9 +7,9 @@ calls, takes the newer of the two files for the truth, and can undo an edit.) Ea
 .ipynb older than the .py and with the .ipynb newer, as it is after a copy that keeps times.
 
 The dangerous order is the third: JupyterLab holds the notebook open, an editor changes the .py, JupyterLab
-saves. The contents manager would write what it is given. What stands in the way is a question that
-JupyterLab asks it before each save, whether the file is still the one that was opened (by its hash), and a
-dialog if not. Here the question is asked as JupyterLab 4 does; `tests/browser` has the dialog.
+saves. The contents manager would write what it is given. What stands in the way is a question that JupyterLab
+asks it before each save, whether the file is still the one that was opened (by its hash), and a dialog if it
+is not. Here the question is asked as JupyterLab 4 does; `tests/browser` has the dialog.
 """
 
 import os

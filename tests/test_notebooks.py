@@ -117,7 +117,7 @@ def test_its_figures_are_shown_as_pictures_once_and_with_a_caption(path):
 def test_a_cell_of_code_fits_a_screen_and_its_lines_a_width(path):
     """At most 60 lines, parameters and imports apart, of at most 120 characters.
 
-    Notebooks 07 to 11 have captions and sentences in lines of up to 170 characters; formulas and tables of
+    Notebooks 07 to 11 have captions and sentences in lines of up to 170 characters. Formulas and tables of
     the text are not looked at.
     """
     (at,) = tagged(path, "parameters")
