@@ -76,4 +76,4 @@ def test_the_study_has_a_row_for_each_variant_and_batch_and_for_the_data(tmp_pat
     record = json.loads((tmp_path / "bench_variants.json").read_text())
     assert record["settings"]["size"] == "smoke" and len(record["rows"]) == len(frame)
     (printed,) = bench_report.tables(found)
-    assert "| bare solver" in printed and "batch 64" not in printed and "same function" in printed
+    assert "| bare solver" in printed and "| batch 1" in printed and "same function" in printed
