@@ -12,10 +12,11 @@ All networks of a cell run in one process, interleaved, so that another load on 
 ratios are of medians, with a 95 % bootstrap interval over the rounds. Beside them stands what the network
 reaches in floating-point operations a second, as a share of the machine's best 3x3 convolution.
 
-And two studies with files of their own, which can be run alone, too:
+And three studies with files of their own, which can be run alone, too:
 
 operators  where a call's time goes, in every mode that is not compiled (`cost.operator_table`).
 growth     how time and memory grow with image side, batch, width and solver steps (`cunet.bench_growth`).
+variants   what was tried to make the continuous U-Net faster (`cunet.bench_variants`).
 
 Networks go by the names of `cunet.contenders`: those of `cunet.models`, with changes if wished, as in
 `cunet@steps=4,solver=rk4`, and two foreign U-Nets for orientation.
@@ -37,14 +38,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import bench_growth, cost, models
+from . import bench_growth, bench_variants, cost, models
 from .bench_tasks import RUNNERS, Mode, callable_in, forward_task, mode
 from .contenders import foreign, network, only_gradient
 from .errors import InputError, one_of
 from .provenance import environment
 
 MEASURED = ("forward", "step", "training", "memory")  # what bench.csv has
-TASKS = (*MEASURED, "operators", "growth")
+TASKS = (*MEASURED, "operators", "growth", "variants")
 COLUMNS = ["task", "mode", "batch", "model", "value", "unit", "ratio", "low", "high", "flop_per_s"]
 
 
@@ -95,6 +96,7 @@ class Outcome(NamedTuple):
     operators: pd.DataFrame | None
     growth: pd.DataFrame | None
     seconds: dict[str, float]
+    variants: pd.DataFrame | None = None
 
 
 class Bench:
@@ -253,6 +255,7 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> Outcome:
                      the best 3x3 convolution). MACs are of one image. With figures bench and bench_roofline.
     bench_operators  one row a network, mode and operator: calls, seconds, share.
     bench_growth     one row a network, point and quantity; its figure; bench_growth_exponents.csv.
+    bench_variants   one row a variant and batch: ratio with `low` and `high`, parameters, MACs.
 
     Every JSON has environment, settings, seconds that each part took, and what was skipped and why;
     bench.json the roofline, too (measured before and after, the better counts). A part that was not asked
@@ -265,7 +268,7 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> Outcome:
         bench.count()
         points = bench.growth_points() if "growth" in settings.tasks else []  # refused before hours of timing
     wanted = [task for task in MEASURED if task in settings.tasks]
-    measured = operators = growth = None
+    measured = operators = growth = variants = None
     if wanted:
         best = bench.measure(progress)
         measured = pd.DataFrame(bench.rows).reindex(columns=COLUMNS)
@@ -286,4 +289,10 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> Outcome:
         drawn = {"bench_growth": bench_report.growth_figure(growth)}
         bench_report.write(out, "bench_growth", growth, record, drawn)
         exponents.to_csv(out / "bench_growth_exponents.csv", index=False)
-    return Outcome(measured, operators, growth, bench.seconds)
+    if "variants" in settings.tasks:
+        with bench.clock("variants"):
+            variants = bench_variants.run(
+                *(settings.size, settings.channels, settings.batches, settings.repeats, settings.warmup)
+            )
+        bench_report.write(out, "bench_variants", variants, bench.record(), {})
+    return Outcome(measured, operators, growth, bench.seconds, variants)

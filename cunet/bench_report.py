@@ -91,9 +91,24 @@ def growth_table(frame: pd.DataFrame) -> str:
     return _written(wide, ".2f")
 
 
+def variants_table(frame: pd.DataFrame) -> str:
+    """Ratios of the variants as a Markdown table: a row a variant, a column a batch, sizes as shares."""
+    lines = {}
+    for (name, same), part in frame.groupby(["variant", "same_function"], sort=False):
+        ratios = {
+            f"batch {row.batch}": interval(row.ratio, row.low, row.high, ".3g") for row in part.itertuples()
+        }
+        sizes = part[["parameters", "MACs"]].iloc[0] / frame[["parameters", "MACs"]].iloc[0]
+        shares = {of: "" if pd.isna(share) else f"{share:.2f}" for of, share in sizes.items()}
+        lines[name] = {"same function": same} | shares | ratios
+    shown = pd.DataFrame.from_dict(lines, orient="index").fillna("")
+    return shown.rename_axis("variant").to_markdown(disable_numparse=True)
+
+
 def tables(outcome) -> list[str]:
     """What `bench.run` returned as Markdown tables, a part each."""
     parts = (outcome.measured, table), (outcome.operators, operators_table), (outcome.growth, growth_table)
+    parts += ((outcome.variants, variants_table),)
     return [text(frame) for frame, text in parts if frame is not None]
 
 

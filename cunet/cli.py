@@ -292,7 +292,7 @@ def bench(
         str | None, typer.Option(help="Names with commas; the first is what ratios refer to.")
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Of forward, step, training, memory, operators, growth.")
+        str | None, typer.Option(help="Of forward, step, training, memory, operators, growth, variants.")
     ] = None,
     modes: Annotated[str | None, typer.Option(help="Of eager, compiled, with +channels_last, +bf16.")] = None,
     batches: Annotated[str | None, typer.Option(help="Batch sizes of forward and step.")] = None,

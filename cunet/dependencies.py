@@ -25,8 +25,11 @@ from cunet.checkpoint_names import guided, stem
 from cunet.parameters import declaration
 from cunet.provenance import sha256
 
-MEASURED = {"solver_study.kept(": Path("papermill_runs", "reference_solvers", "solvers.csv")}
-"""A call in a notebook's text -> the committed file that it reads (`cunet.solver_study.KEPT`)."""
+MEASURED = {
+    "solver_study.kept(": Path("papermill_runs", "reference_solvers", "solvers.csv"),
+    "bench_variants.csv": Path("papermill_runs", "reference_bench", "bench_variants.csv"),
+}
+"""Words of a notebook's text -> the committed file that it reads: of `cunet solvers`, of `cunet bench`."""
 RIVALS = ("autoencoder", "dncnn")  # cunet.denoisers.NETWORKS, whose import takes seconds
 
 

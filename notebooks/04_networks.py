@@ -51,7 +51,7 @@ from IPython.display import Markdown
 from torch.utils.flop_counter import FlopCounterMode
 from torchdiffeq import odeint, odeint_adjoint
 
-from cunet import block_figure, cost, figures, models, palette, paper, runs, scorecard
+from cunet import block_figure, cost, figures, folders, models, palette, paper, runs, scorecard
 from cunet.blocks import ODEBlock
 from cunet.released import EVALUATIONS_A_BLOCK
 
@@ -327,6 +327,20 @@ rows = [
 times = pd.DataFrame(rows)
 run.save_table(times, "ext_time_a_call", f"One call at {SIDE} x {SIDE}, {torch.get_num_threads()} threads")
 times.round(3)
+
+# %% [markdown]
+# **What was tried to make the cU-Net faster**, as ratios of a call's time to the plain network's. A variant that is the
+# same function could be had for nothing; the others would have to be trained. The last rows are the share that reading
+# data has of a training step. `make bench` measures this on a machine that does nothing else, and what it wrote is read.
+
+# %%
+measured = folders.resolve("papermill_runs/reference_bench") / "bench_variants.csv"
+if measured.is_file():
+    tried = pd.read_csv(measured).set_index("variant")
+    run.save_table(tried, "ext_variants", "What was tried for speed; ratio to the plain cU-Net, 95 % interval")
+    display(tried.round(3))
+else:
+    print("It was not measured yet.")
 
 # %% [markdown]
 # ## 6. Is the network that was measured the network that is described?

@@ -1,6 +1,8 @@
 """What a job depends on: the modules that a notebook imports, and no others."""
 
-from cunet import chain, denoisers, dependencies, pages, profiles, solver_study
+import pytest
+
+from cunet import chain, denoisers, dependencies, pages, profiles, results_page, solver_study
 
 
 def test_a_job_depends_on_the_modules_it_imports_and_on_no_others(tmp_path):
@@ -77,16 +79,24 @@ def test_a_notebooks_own_line_says_whether_it_reads_released_checkpoints(tmp_pat
     assert checkpoints_of("06_sampling", tmp_path, f"{line}=train") == []
 
 
-def test_a_notebook_that_reads_a_committed_measurement_depends_on_it_once_it_is_there(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "words, path, reader",
+    [
+        ("solver_study.kept(", solver_study.KEPT / "solvers.csv", "11_beyond"),
+        ("bench_variants.csv", results_page.BENCH / "bench_variants.csv", "04_networks"),
+    ],
+)
+def test_a_notebook_that_reads_a_committed_measurement_depends_on_it_once_it_is_there(
+    tmp_path, monkeypatch, words, path, reader
+):
     plan = chain.plan(profiles.load("laptop"), tmp_path / "run")
-    ((call, path),) = dependencies.MEASURED.items()
-    assert path == solver_study.KEPT / "solvers.csv"
-    monkeypatch.setattr(dependencies, "MEASURED", {call: tmp_path / "solvers.csv"})
-    for expected in (set(), {"11_beyond"}):
+    assert dependencies.MEASURED[words] == path
+    monkeypatch.setattr(dependencies, "MEASURED", {words: tmp_path / path.name})
+    for expected in (set(), {reader}):
         reads = {
             stem
-            for stem in ("10_ablations", "11_beyond")
-            if tmp_path / "solvers.csv" in dependencies.sources(plan, plan.of(stem)[0])
+            for stem in ("04_networks", "10_ablations", "11_beyond")
+            if tmp_path / path.name in dependencies.sources(plan, plan.of(stem)[0])
         }
         assert reads == expected
-        (tmp_path / "solvers.csv").touch()
+        (tmp_path / path.name).touch()

@@ -72,6 +72,8 @@ def test_ratios_of_cost_are_those_that_the_benchmark_wrote(tmp_path):
     rows += [
         "step,eager,8,unet,2,s,1,1,1",
         "step,eager,8,cunet,0.5,s,0.25,0.2,0.3",
+        "step,compiled+channels_last,8,cunet,0.5,s,0.125,0.1,0.2",
+        "compile,compiled,8,cunet,30,s,0.9,,",
         "forward,eager,8,cunet,1,s,0.9,,",
     ]
     (tmp_path / "bench.csv").write_text("\n".join([head, *rows]))
@@ -88,6 +90,7 @@ def test_ratios_of_cost_are_those_that_the_benchmark_wrote(tmp_path):
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:]]
     assert "a box, 3 threads" in text and "0.9" not in text
     assert ["denoising step, batch 8, eager", "0.25 [0.20, 0.30]", "-", "-", "-"] in cells
+    assert ["denoising step, batch 8, compiled, channels-last", "0.12 [0.10, 0.20]", "-", "-", "-"] in cells
     assert [row[0] for row in cells if row[0] == "parameters" and row[1] == "0.12" and row[-1] != "-"]
 
 
