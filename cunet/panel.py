@@ -6,7 +6,7 @@ shows the figure alone.
 
 A picture that takes seconds is not live, so `Panel` offers only what stays within `BUDGET`: evaluations of f,
 over all blocks and all calls. It is meant for the networks of the laptop's size on a processor's one core, an
-evaluation taking about a millisecond; notebook 11 times the settings that come nearest to it (`dearest`).
+evaluation taking about a millisecond; notebook 11 times those that come nearest to it (`slowest`).
 """
 
 from __future__ import annotations
@@ -117,9 +117,16 @@ def offered(networks: Networks) -> Iterator[Setting]:
 
 
 def dearest(networks: Networks) -> list[Setting]:
-    """Of each network the setting of the panel that takes the most evaluations."""
-    groups = itertools.groupby(offered(networks), key=lambda setting: setting.network)
-    return [max(group, key=lambda setting: work(networks[name][0], setting)) for name, group in groups]
+    """Of each network with each solver the setting of the panel that takes the most evaluations."""
+    groups = itertools.groupby(offered(networks), key=lambda setting: (setting.network, setting.solver))
+    return [max(group, key=lambda setting: work(networks[which[0]][0], setting)) for which, group in groups]
+
+
+def slowest(image: Tensor, networks: Networks, rounds: int, seed: int = 0) -> tuple[Setting, list[float]]:
+    """The slowest of the settings of `dearest`, timed once each, and the seconds that it takes in `rounds`."""
+    once = {setting: denoise(image, setting, networks, seed).seconds for setting in dearest(networks)}
+    setting = max(once, key=once.__getitem__)
+    return setting, [denoise(image, setting, networks, seed).seconds for _ in range(rounds)]
 
 
 def denoise(image: Tensor, setting: Setting, networks: Networks, seed: int = 0) -> Result:

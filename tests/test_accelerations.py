@@ -130,3 +130,11 @@ def test_what_cannot_be_is_refused(network, prepared, train):
         accelerations.draw(network, 1, DIFFUSION, "heun", 20, prepared)
     with pytest.raises(InputError, match="early=1000"):
         Prepared.of(network, DIFFUSION, train, early=1000)
+
+
+def test_a_sweep_measures_each_method_at_its_own_numbers_of_calls(monkeypatch):
+    asked = []
+    monkeypatch.setattr(accelerations, "draw", lambda *given: asked.append(given[3:5]) or given[3:5])
+    found = accelerations.sweep(None, None, {"ddim": [2, 5], "heun": [19]}, None, lambda images: images, 4)
+    assert list(found) == asked == [("ddim", 2), ("ddim", 5), ("heun", 19)]
+    assert all(key == value for key, value in found.items())

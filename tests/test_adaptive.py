@@ -164,3 +164,21 @@ def test_what_cannot_be_reused_is_refused(network):
         adaptive.deep_blocks(network, 1)
     with pytest.raises(InputError, match="every=0"):
         Reusing(network, 0)
+
+
+def test_budgets_that_choose_alike_are_together():
+    found = adaptive.merged({10: [1, 1], 12: [1, 2], 14: [1, 2], 20: [2, 2]})
+    assert found == [([10], (1, 1)), ([12, 14], (1, 2)), ([20], (2, 2))]
+
+
+def test_sets_of_samples_are_made_at_each_depth_and_the_network_is_as_before():
+    torch.manual_seed(0)
+    network, diffusion = models.build("cunet", "smoke", 1).eval(), Diffusion()
+    before = network.evaluations
+    found = adaptive.sampled(network, diffusion, [1.0, 3.0], lambda images: images, 2, 2, seed=5)
+    assert network.evaluations == before and torch.equal(
+        found[1.0], sampling.sample(network, 2, diffusion, "ddim", 2, 5)
+    )
+    with solved_with(network, depth=3.0):
+        assert torch.equal(found[3.0], sampling.sample(network, 2, diffusion, "ddim", 2, 5))
+    assert not torch.equal(found[1.0], found[3.0])

@@ -80,3 +80,10 @@ def test_without_the_packages_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(export, "PACKAGES", ("onnx", "a_package_that_is_not_there"))
     with pytest.raises(InputError, match="pip install 'cunet\\[onnx\\]'"):
         export.to_onnx(models.build("cunet", "smoke", 1), tmp_path / "cunet.onnx")
+
+
+def test_the_largest_difference_and_the_times_of_both_are_told(network, program, file):
+    assert export.gap(network, network) == 0 < export.gap(network, lambda x, t: network(x, t) + 1)
+    assert export.gap(network, program.module()) < TOLERANCE
+    timed = export.timed(network, export.OnnxNetwork(file), 2, rounds=2)
+    assert timed.ratios["torch"] == 1 and timed.ratios["onnxruntime"] > 0

@@ -1,11 +1,13 @@
 """Classes and guidance: what a network is told, how two answers become one, what judges the pictures."""
 
+import numpy as np
 import pytest
 import torch
 
 from cunet import checkpoints, datasets, guidance, models, training
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
+from cunet.kernel_distance import Distances
 from cunet.recipe import configure
 from cunet.sampling import sample
 
@@ -225,3 +227,26 @@ def test_class_names_are_those_of_the_labels(name):
         assert len(names) == int(labels.max()) + 1 and names[7] == "7"
     else:
         assert names == ()
+
+
+def test_a_sweep_asks_for_all_classes_in_turn_at_each_scale_from_the_same_noise():
+    net, diffusion, seen = network("cunet"), Diffusion(), []
+
+    def distance(found):
+        seen.append(found)
+        return Distances(len(seen), np.array([len(seen) - 1.0, len(seen) + 1.0]))
+
+    first = lambda found: torch.arange(len(found)) % 2  # noqa: E731
+    rows, made = guidance.sweep(net, diffusion, [0.0, 2.0], first, distance, images=5, steps=2, seed=4)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    wanted = guidance.sample(net, labels, 2.0, diffusion, steps=2, seed=4)
+    assert torch.equal(made[1], wanted) and [set(row) for row in rows] == [set(guidance.COLUMNS)] * 2
+    assert rows[0]["right"] == 0.4, "the 0 and the 1 of the first three; after them 1 for 0, and 0 for 1"
+    assert rows[1]["kid"] == 2 and rows[1]["all_low"] < rows[1]["right_low"]
+
+
+def test_how_a_network_came_to_know_its_classes_is_read_off_its_card():
+    card = dict(dataset="mnist", model="cunet@classes=10", images_seen=1000, recipe=dict(start=""))
+    assert guidance.training(card).endswith("trained on 1,000 images, from random weights")
+    card["recipe"]["start"] = "mnist-cunet-laptop-s0"
+    assert guidance.training(card).endswith("from the weights of mnist-cunet-laptop-s0")

@@ -81,3 +81,17 @@ def test_a_speedup_says_with_what_and_how_often_the_quality_is_reached():
     assert row["measured"] == "2.0 times as fast (with unipc, 5 calls)" and row["claim"].endswith("with DDIM")
     assert row["spread"].startswith("[0.0, 3.0]") and "reached in 90 % of resamples" in row["spread"]
     assert "never good enough" in orthogonality.speedup(goal._replace(best=None), "DDIM")["measured"]
+
+
+def test_a_methods_time_is_that_of_all_its_numbers_of_calls_over_the_first_networks():
+    samples = {("a", "ddim", 2): [2.0, 2.0], ("a", "ddim", 5): [6.0, 6.0], ("a", "heun", 19): [4.0, 4.0]}
+    samples |= {("b", *key[1:]): [x / 2 for x in taken] for key, taken in samples.items()}
+    rows = orthogonality.time_ratios(samples, ("a", "b"))
+    assert [(row["model"], row["method"]) for row in rows] == [
+        *(("a", "ddim"), ("b", "ddim"), ("a", "heun"), ("b", "heun"))
+    ]
+    assert [row["ratio"] for row in rows] == [1, 0.5, 1, 0.5] and rows[1]["low"] == rows[1]["high"] == 0.5
+
+
+def test_ends_of_one_number_are_that_number():
+    assert orthogonality.ends(["1"]) == "1" and orthogonality.ends(["1", "2", "4"]) == "1 to 4"

@@ -98,10 +98,23 @@ def test_every_setting_that_is_offered_stays_within_the_budget_and_all_are_count
         assert panel.work(network, setting) == setting.steps * a_call <= panel.BUDGET
         more = setting._replace(steps=setting.steps + 1)
         assert setting.steps == panel.CALLS or panel.work(network, more) > panel.BUDGET
-    unet, cunet = panel.dearest(networks)
-    assert (unet.network, cunet.network) == ("unet", "cunet")
-    assert all(panel.work(networks["cunet"][0], s) <= panel.work(networks["cunet"][0], cunet)
-               for s in offered if s.network == "cunet")  # fmt: skip
+
+
+def test_the_slowest_setting_is_sought_among_those_with_the_most_evaluations(networks, monkeypatch):
+    found = panel.dearest(networks)
+    assert [(s.network, s.solver) for s in found] == [
+        ("unet", None),
+        *(("cunet", x) for x in (None, *panel.FIXED)),
+    ]
+    for most in found:
+        same = [s for s in panel.offered(networks) if s[:1] + s[3:4] == most[:1] + most[3:4]]
+        network = networks[most.network][0]
+        assert panel.work(network, most) == max(panel.work(network, setting) for setting in same)
+    slow = found[3]
+    monkeypatch.setattr(
+        panel, "denoise", lambda image, s, *rest: panel.Result(image, image, 0.0, 2.0 if s == slow else 1.0)
+    )
+    assert panel.slowest(torch.zeros(1), networks, 4) == (slow, [2.0] * 4)
 
 
 def test_whatever_is_chosen_the_controls_stay_within_what_is_offered(networks, test_images, monkeypatch):
