@@ -6,9 +6,9 @@ network's number minus the full one's; all numbers here are better when lower, s
 is a gain. Two things blur it. Another draw of images: both networks get the same noise and the same images,
 and a bootstrap over pairs shows the rest. Another training seed: the deviation of a number's logarithm
 between seeds, pooled over all networks that were trained from several, gives an interval of the ratio by
-Student's t. A data set whose networks have one seed each borrows the deviation of the others, which takes for granted that
-seeds spread as far there, relative to the number itself. The second is the one that a claim about an
-ingredient needs; it takes the first one in.
+Student's t. A data set whose networks have one seed each borrows the deviation of the others, which takes
+for granted that seeds spread as far there, relative to the number itself. The second is the one that a claim
+about an ingredient needs; it takes the first one in.
 """
 
 from __future__ import annotations
