@@ -319,8 +319,8 @@ pd.DataFrame(
 # ## 7. Table 1
 #
 # In the paper's layout, its numbers above ours. *FD-AlexNet* and *FID* are different measures, and a stand-in is not the
-# paper's data set: in those columns the paper's numbers and ours answer the same question about different images. *edge*: the
-# best number of steps is the fewest or the most that was tried, so a better one may lie beyond.
+# paper's data set: in those columns the paper's numbers and ours answer the same question about different images. *edge*:
+# the best number of steps is the fewest or the most that was tried, so a better one may lie beyond.
 
 # %%
 table = tables.table_1(chosen, seconds)
