@@ -159,7 +159,7 @@ def fd_against_steps(
                 axes.minorticks_off()
             else:
                 readable(axes.xaxis)
-        readable(panels[0].yaxis)
+        readable(panels[0].yaxis, frame.fd_high.max() / frame.fd_low.min())
         panels[0].set_ylabel(f"{metric} (lower is better)")
         legend_below(figure, panels[0])
     return figure

@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, which people with colour-blindness can tell apart; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -99,9 +100,10 @@ def label(model: str) -> str:
     return NAMES.get(model, model)
 
 
-def readable(axis) -> None:
-    """Ticks at 1, 2 and 5 of every decade of a logarithmic axis, as plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def readable(axis, factor: float = math.inf) -> None:
+    """Ticks at 1, 2 and 5 of every decade of a logarithmic axis, as plain numbers; at more of them where the
+    axis spans less than a `factor` of 8."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if factor >= 8 else (1, 1.5, 2, 3, 4, 5, 6, 8)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -64,13 +64,16 @@ class Chosen(NamedTuple):
     flat: Tensor
     tried: tuple[int, ...]
 
+    def edge(self, steps: int) -> str:
+        """Whether a number of steps is the fewest or the most that was tried; "-" if it is neither."""
+        return {self.tried[0]: "fewest tried", self.tried[-1]: "most tried"}.get(steps, "-")
+
     def spread(self) -> dict[str, Any]:
-        """The ends of the 95 % intervals, for a table, and at which edge the lowest distance may lie."""
+        """The ends of the 95 % intervals, for a table, and which edges that of the lowest distance has."""
         (low, high), (flat_low, flat_high) = ends(self.lowest), ends(self.flat)
-        edges = {"fewest": low == self.tried[0], "most": high == self.tried[-1]}
-        return dict(steps_low=low, steps_high=high, flat_low=flat_low, flat_high=flat_high) | dict(
-            edge=", ".join(f"{word} tried" for word, reached in edges.items() if reached) or "-"
-        )
+        edges = [edge for edge in dict.fromkeys(map(self.edge, (low, high))) if edge != "-"]
+        found = dict(steps_low=low, steps_high=high, flat_low=flat_low, flat_high=flat_high)
+        return found | dict(edge=", ".join(edges) or "-")
 
 
 def chosen_steps(lines: pd.DataFrame, drawn: Mapping[tuple, Tensor]) -> Chosen:

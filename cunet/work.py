@@ -244,7 +244,7 @@ def _ablations(of: dict[str, Any]) -> Work:
         for model in (of["discrete"], full):
             work[Item("call", (model, size, channels))] += tried * disturbed + read
             work[Item("feature")] += tried * of["disturbed_samples"]
-            share = min(1, of["disturbed_samples"] / 300)  # of few features a distance takes less
+            share = min(1, of["disturbed_samples"] / 450)  # of few features a distance takes less
             work[Item("distance")] += math.ceil(tried * (of["disturbed_resamples"] + 1) * share)
             work[Item("score")] += tried * 2 * of["images"] * len(of["levels"])
     return work

@@ -538,7 +538,7 @@ bulge = {
 }
 bulges = pd.DataFrame(bulge.values(), index=pd.MultiIndex.from_tuples(bulge, names=["dataset", "model", "variant"]))
 bulges.columns = ["height", "low", "high"]
-run.save_table(bulges, "ext_denoising_chords", "Height of walks' curves above their chords, shares of the curve's height")
+run.save_table(bulges, "ext_denoising_chords", "Height of walks' curves above their chords, in shares of their own")
 sides = {
     d: denoising_tables.sides([span for key, span in bulge.items() if key[0] == d]) for d in datasets
 }
@@ -590,7 +590,7 @@ result = run.save_result(
     claims=claims,
     timings={
         "claims": timed_claims,
-        "protocol C11": protocol[["dataset", "variant", "C11"]].to_dict("records"),
+        "protocol C11": protocol[["dataset", "variant", "levels", "C11"]].to_dict("records"),
         "seconds a call": seconds,
         "ratio of a call": calls,
         "cost": {

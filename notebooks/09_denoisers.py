@@ -159,6 +159,23 @@ if not told and not networks:
     raise InputError(f"There is nothing to compare the diffusion networks with: missing {', '.join(missing)}.")
 print("Missing, and so left out:", ", ".join(missing) or "nothing")
 
+# %% [markdown]
+# **How much has each of them seen?** Images in training, as the checkpoints' cards have it, and how often that is the
+# first diffusion network's. A network that was trained for less might do better with more: what is compared below is
+# these trainings, not all that a method can do.
+
+# %%
+seen = {(d, denoiser_tables.label(m), "all levels"): one.card["images_seen"] for (d, m), one in diffusing.items()}
+seen |= {
+    (d, denoisers.LABELS[m], f"{level} steps" if level else "blind"): card["images_seen"]
+    for (d, m, level), card in cards.items()
+}
+trained = pd.Series(seen, name="images seen").rename_axis(["dataset", "network", "trained for"]).to_frame()
+base = {d: diffusing[d, pair[0]].card["images_seen"] for d in datasets}
+trained["of the first's"] = [n / base[d] for (d, _, _), n in seen.items()]
+run.save_table(trained, "ext_denoisers_seen", "Images that each network saw in training")
+trained.round(2)
+
 
 # %%
 def rivals(d, level):
@@ -234,7 +251,8 @@ for d in datasets:
 for d in datasets:
     present = dict.fromkeys(m for m, _ in scores[d])
     picture = denoising_figures.plane(averages[d], {m: denoiser_tables.label(m) for m in present})
-    run.save_figure(picture, f"ext_denoisers_plane_{d}", f"LPIPS against SSIM of each denoiser, {d}, 95 % over images: who is lowest, and who is farthest right?")
+    caption = f"LPIPS against SSIM of each denoiser, {d}, 95 % over images: who is lowest, who farthest right?"
+    run.save_figure(picture, f"ext_denoisers_plane_{d}", caption)
 
 # %% [markdown]
 # **To look at.** The first of the images, not chosen; of a diffusion network the end of its walk.

@@ -593,6 +593,7 @@ lines = []
 for row in result["values"]["contributions"]:
     if row["measure"] == "fd":
         says = {1: "worse without it", -1: "better without it", 0: "undecided"}[row["sign"]]
+        says += " for these trainings" * (row["over"] == ablations.IMAGES and row["sign"] != 0)
         change = wording.interval(row["percent"], row["low"], row["high"], "+.0f", " %")
         text = f"{change} (over {row['over']}; trained {judged.times(row['seeds'])})"
         key = row["dataset"], row["model"]

@@ -107,6 +107,39 @@ def test_table_1_names_stand_ins_and_has_a_dash_where_the_paper_has_no_number(tm
     assert "stand-in for LSUN Church" in cells[1][0] and cells[1][6:] == ["-", "-", "-"]
 
 
+def test_the_goal_is_judged_for_each_data_set_that_has_both_networks(tmp_path):
+    (tmp_path / "tables").mkdir()
+    rows = ["dataset,model,fd,steps,seconds_per_sample", "mnist,unet,8,20,1.0", "mnist,cunet,8,10,0.2"]
+    rows += ["avatars,unet,8,20,1.0", "avatars,cunet,9,20,0.1", "landscapes,unet,8,20,1.0"]
+    (tmp_path / "tables" / "tab01_synthesis.csv").write_text("\n".join(rows))
+    text = results_page.goal(tmp_path)
+    assert "MNIST reached (distance 1.00, steps 0.50, time 0.20)" in text
+    assert "not reached (distance 1.12, steps 1.00, time 0.10)" in text and "LSUN" not in text
+    (tmp_path / "tables" / "tab01_synthesis.csv").write_text("\n".join(rows[:2]))
+    assert results_page.goal(tmp_path) == ""
+
+
+def test_equal_steps_have_a_row_a_data_set_and_seeds_a_sentence(tmp_path):
+    (tmp_path / "tables").mkdir()
+    assert results_page.equal_steps(tmp_path) == ""
+    rows = ["dataset,model,seed,steps,share,share_low,share_high", "mnist,cunet,0,20,1.1,1.0,1.2"]
+    rows += ["mnist,cunet,0,5,0.9,0.8,1.0", "mnist,cunet,1,5,7,7,7", "avatars,cunet,0,5,0.5,0.4,0.6"]
+    path = tmp_path / "tables" / "ext_equal_steps.csv"
+    path.write_text("\n".join(rows))
+    lines = results_page.equal_steps(tmp_path).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert cells[0] == ["data", "network", "5 steps", "20 steps"] and "7.00" not in str(cells)
+    assert cells[2] == ["MNIST", "cU-Net as described", "0.90 [0.80, 1.00]", "1.10 [1.00, 1.20]"]
+    assert cells[3][2:] == ["0.50 [0.40, 0.60]", "-"]
+    seeds = "dataset,model,steps,mean,deviation,seeds\nmnist,cunet,5,16.2,0.616,3\n"
+    (tmp_path / "tables" / "ext_fd_over_seeds.csv").write_text(seeds)
+    text = results_page.equal_steps(tmp_path)
+    assert "MNIST, cU-Net as described, 5 steps 16.20 ± 0.62 (3 seeds)." in text
+    path.write_text("dataset,seed\n")
+    with pytest.raises(InputError, match="damaged.*notebook 07"):
+        results_page.equal_steps(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", results_page.BEGIN, f"{results_page.END}\n{results_page.BEGIN}"])
 def test_a_readme_without_its_marks_is_refused(text):
     with pytest.raises(InputError, match="once each"):
