@@ -112,8 +112,8 @@ def test_killing_one_of_three_stops_the_others_and_another_number_goes_on(
     tmp_path, monkeypatch, measured, faults
 ):
     """One process; three whose first is killed, three of which a drawn other one is, two that are stopped,
-    one to the end: the same curve. Torchrun itself is only asked to stop: when it is killed, nobody watches the
-    others, who are ended by the chain that they belong to (tests/test_chain.py)."""
+    one to the end: the same curve. Torchrun itself is only asked to stop: when it is killed, nobody watches
+    the others, and they are ended by the chain that they belong to (tests/test_chain.py)."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     devices.run(configure(SMALL), tmp_path / "one", lambda line: None)
     folder, failed = tmp_path / "many", []
