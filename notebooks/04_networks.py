@@ -47,7 +47,7 @@ timing_rounds = 7  # rounds of the interleaved timing, 2 or more
 # %matplotlib inline
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from torch.utils.flop_counter import FlopCounterMode
 from torchdiffeq import odeint, odeint_adjoint
 

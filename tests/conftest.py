@@ -12,6 +12,7 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,11 +20,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
+from cunet import processes
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = Path(__file__).resolve().parent / "tiny"
+PARTS = {  # of a chain, beside the command itself: the word of its command line that tells which it is
+    "snakemake": "cunet.snakemake_main",
+    "notebook": "notebook",
+    "kernel": "ipykernel_launcher",
+    "training": "cunet.training_job",
+}
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
@@ -89,6 +99,35 @@ def call(*arguments: str, timeout: float = 1000, **options) -> subprocess.Comple
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
+def parts(found: list[psutil.Process]) -> dict[str, list[psutil.Process]]:
+    """The living ones among the processes of a chain, by which of `PARTS` they are."""
+    sorted_out = {}
+    for process in found:
+        for part in [part for part, word in PARTS.items() if word in words(process)]:
+            sorted_out.setdefault(part, []).append(process)
+    return sorted_out
+
+
+def words(process: psutil.Process) -> list[str]:
+    """The command line of a process; what has ended has none."""
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def hit(victim: psutil.Process, number: int = signal.SIGKILL) -> bool:
+    """Send a signal; returns whether there was a living process to get it. It is stopped first, so that it
+    cannot end by itself between the look and the signal."""
+    with contextlib.suppress(psutil.Error):
+        victim.suspend()
+        living = processes.running(victim)
+        victim.send_signal(number)
+        if number != signal.SIGKILL:
+            victim.resume()
+        return living
+    return False
+
+
 def wait_for(condition, what: str, seconds: float = 600):
     """Wait until `condition()` is true, and return what it returned."""
     deadline = time.monotonic() + seconds
@@ -129,14 +168,26 @@ def mutate(data: bytes, draw: random.Random, other: bytes) -> bytes:
 
 
 class Faults:
-    """Counts what a test injects and what is survived; `make test-long` prints the sums of all tests."""
+    """Counts what a test injects and what is survived; both targets print the sums of all tests.
+
+    `one` is for what is checked at once. Where whether a fault was survived shows only at the end, as of a
+    killed chain, each fault is counted with `hit` and all of them with `survived`, after the last assertion.
+    """
 
     def __init__(self):
         self.counts = [0, 0]
 
+    def hit(self) -> None:
+        """Something broke: a living process was hit, a file was changed."""
+        self.counts[0] += 1
+
+    def survived(self) -> None:
+        """Everything promised of what was injected so far was found to hold."""
+        self.counts[1] = self.counts[0]
+
     @contextlib.contextmanager
     def one(self):
-        self.counts[0] += 1
+        self.hit()
         yield
         self.counts[1] += 1
 

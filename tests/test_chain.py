@@ -1,17 +1,17 @@
 """The chain: what depends on what, and one command that makes a run, resumes it, and repeats nothing."""
 
-import contextlib
 import graphlib
 import os
 import shutil
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, call, copied, start, wait_for
+from conftest import PARTS, ROOT, call, copied, hit, parts, start, wait_for
 
 from cunet import chain, dependencies, processes, profiles, reproduce, runs
 from cunet.errors import InputError
@@ -353,22 +353,12 @@ def test_a_failed_job_is_explained_and_the_same_command_goes_on(repository):
 def sleeping(repository):
     """Start a chain whose first job sleeps; returns it and the kernel, once that is there."""
     process = start("reproduce", "--profile", "tiny", "--set", "01_first.action=sleep")
-    kernels = wait_for(lambda: called("ipykernel_launcher", own(repository)), "a kernel")
+    kernels = wait_for(lambda: parts(own(repository)).get("kernel"), "a kernel")
     return process, kernels
 
 
 def own(repository) -> list[psutil.Process]:
     return processes.marked(reproduce.RUN, str(repository / "papermill_runs" / "tiny"))
-
-
-def called(name: str, found: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that have `name` among their arguments; what has ended meanwhile has none."""
-    chosen = []
-    for process in found:
-        with contextlib.suppress(psutil.Error):
-            if name in process.cmdline():
-                chosen.append(process)
-    return chosen
 
 
 def test_a_second_command_is_refused_and_sigterm_stops_the_first_with_all_it_started(repository):
@@ -381,25 +371,34 @@ def test_a_second_command_is_refused_and_sigterm_stops_the_first_with_all_it_sta
     assert process.returncode == 128 + signal.SIGTERM and "The same command resumes" in said
 
 
-@pytest.mark.parametrize("victim", ["reproduce", "snakemake", "notebook", "kernel"])
+def train_first(repository) -> Path:
+    """Have the first notebook train a network before all else; returns the file of the training's state."""
+    notebook = repository / "notebooks" / "01_first.py"
+    before, run, after = notebook.read_text().partition("run = runs.Run.open(globals())\n")
+    recipe = dict(model="unet", size="smoke", images=2048, batch_size=8, validate_every=0, checkpoint_every=1)
+    train = f"from cunet import devices, recipe\n\ndevices.run(recipe.configure({recipe}), run.checkpoints)\n"
+    notebook.write_text(before + run + train + after)
+    return repository / "papermill_runs" / "tiny" / "checkpoints" / "mnist-unet-smoke-s0.state.json"
+
+
+@pytest.mark.parametrize("victim", ["reproduce", *PARTS])
 def test_after_kill_9_of_any_part_the_same_command_finishes_and_orphans_are_gone(repository, faults, victim):
+    state = train_first(repository) if victim == "training" else None
     process, kernels = sleeping(repository)
-    names = {"snakemake": "cunet.snakemake_main", "notebook": "notebook", "kernel": "ipykernel_launcher"}
-    if victim == "reproduce":
-        process.kill()
-    else:
-        killed = called(names[victim], own(repository))
-        assert killed
-        for one in killed:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-    with faults.one():
-        process.communicate(timeout=300)
-        assert process.returncode != 0
-        done = call("reproduce", "--profile", "tiny")
-        assert done.returncode == 0, done.stderr
+    if state:
+        wait_for(state.is_file, "a saved step")
+    killed = parts(own(repository))[victim] if victim in PARTS else [psutil.Process(process.pid)]
+    for one in killed:
+        assert hit(one)
+        faults.hit()
+    process.communicate(timeout=300)
+    assert process.returncode != 0
+    done = call("reproduce", "--profile", "tiny")
+    assert done.returncode == 0, done.stderr
     assert set(mtimes(repository / "papermill_runs" / "tiny")) == {"01_first", "12_last"}
-    assert not any(processes.running(kernel) for kernel in kernels) and not own(repository)
+    assert not any(processes.running(one) for one in (*kernels, *killed)) and not own(repository)
+    assert state is None or state.with_name("mnist-unet-smoke-s0.safetensors").is_file()
+    faults.survived()
 
 
 def test_two_runs_at_once_both_finish(repository):

@@ -1,6 +1,5 @@
 """Faults on purpose: what README.md of this folder promises for each. The long forms are marked `long`."""
 
-import ast
 import contextlib
 import os
 import random
@@ -19,7 +18,8 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from conftest import ROOT, TINY, call, copied, mutate, start, wait_for
+from conftest import ROOT, TINY, call, copied, hit, mutate, parts, start, wait_for, words
+from dangers import dangers
 
 from cunet import (
     checkpoints,
@@ -45,56 +45,12 @@ FIRST = TINY / "01_first.py"
 # --------------------------------------------------------------------------------------- no code from data
 
 
-UNPICKLERS = ("marshal", "shelve", "dill", "joblib", "cloudpickle")
+SOURCES = sorted([*(ROOT / "cunet").rglob("*.py"), *(ROOT / "notebooks").glob("*.py")])
 
 
-def dangers(source: str) -> list[str]:
-    """The calls and imports in a Python source by which data could become code."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name in UNPICKLERS]
-        elif isinstance(node, ast.ImportFrom):  # a loader shall stand under its full name, where it is seen
-            found += [node.module] * (node.module in UNPICKLERS)
-            loads = node.module in ("torch", "pickle", "yaml", "numpy")
-            found += [alias.name for alias in node.names if loads and alias.name.endswith("load")]
-        elif isinstance(node, ast.Call):
-            name, keys = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
-            bare = name if isinstance(node.func, ast.Name) else ""
-            bad = bare in ("eval", "exec", "compile", "__import__", "execfile")
-            bad |= name.startswith(("pickle.load", "pickle.Unpickler", "os.system", "os.popen", "runpy."))
-            bad |= name == "torch.load" and keys.get("weights_only") != "True"
-            bad |= (
-                name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load")
-                and keys.get("Loader") != "_Loader"
-            )
-            bad |= keys.get("shell") == "True" or keys.get("allow_pickle") == "True"
-            bad |= keys.get("trust_remote_code") == "True"
-            found += [name] * bad
-    return found
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "cunet").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_no_module_turns_data_into_code(path):
     assert dangers(path.read_text(encoding="utf-8")) == []
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["torch.load(f)", "torch.load(f, weights_only=False)", "pickle.load(f)", "pickle.Unpickler(f)", "eval(s)"]
-    + [
-        "exec(s)",
-        "__import__(s)",
-        "import joblib",
-        "from dill import load",
-        "from torch import load",
-        "os.system(s)",
-        "yaml.load(s)",
-    ]
-    + ["subprocess.run(s, shell=True)", "np.load(f, allow_pickle=True)", "yaml.load(s, Loader=yaml.Loader)"],
-)
-def test_the_check_for_code_from_data_sees(line):
-    assert len(dangers(line)) == 1
 
 
 def test_the_one_yaml_loader_makes_no_objects():
@@ -294,14 +250,14 @@ def test_on_a_full_disk_the_old_checkpoint_stays_and_nothing_is_half_written(tmp
                 InputError, match="No space left on device.*What was there before is unchanged"
             ):
                 checkpoints.save(disk / "x.safetensors", network, {})
-        filler.unlink()
-        assert storage.read(disk / "x.safetensors")[1]["step"] == 1
-        assert sorted(path.name for path in disk.iterdir()) == before
+            filler.unlink()
+            assert storage.read(disk / "x.safetensors")[1]["step"] == 1
+            assert sorted(path.name for path in disk.iterdir()) == before
         with faults.one():
             config = training.configure({"size": "smoke", "model": "unet", "images": 64})
             with pytest.raises(InputError, match="MiB free, but training .* needs"):
                 training.train(config, disk / "run", progress=False)
-        assert [p.name for p in (disk / "run").iterdir()] == [f".{config.name}.lock"]
+            assert [p.name for p in (disk / "run").iterdir()] == [f".{config.name}.lock"]
 
 
 @pytest.mark.parametrize(
@@ -365,17 +321,17 @@ def test_a_notebook_and_a_training_give_the_same_bytes_in_poor_surroundings(tmp_
     small = ["--model", "unet", "--size", "smoke", "--images", "64", "--set", "validate_every=0"]
     outcomes = []
     for how, prefix, name in ((plain, [], "a"), (poor(tmp_path / "poor", clone), isolated(), "b")):
-        with faults.one():
-            out = clone / "papermill_runs" / name
-            for line in (["notebook", str(FIRST), "--out", str(out)], ["train", *small, "--out", str(out)]):
-                command = [*prefix, sys.executable, "-m", "cunet", *line]
-                done = subprocess.run(command, capture_output=True, text=True, **how)
-                assert done.returncode == 0, done.stderr[-3000:]
-            weights = (out / "mnist-unet-smoke-s0.safetensors").read_bytes()
-            result = runs.result(out, "01_first")
-            assert result["environment"]["code_version"].startswith("files-")
-            outcomes.append((weights, comparable(result)))
-    assert outcomes[0] == outcomes[1]
+        out = clone / "papermill_runs" / name
+        for line in (["notebook", str(FIRST), "--out", str(out)], ["train", *small, "--out", str(out)]):
+            command = [*prefix, sys.executable, "-m", "cunet", *line]
+            done = subprocess.run(command, capture_output=True, text=True, **how)
+            assert done.returncode == 0, done.stderr[-3000:]
+        weights = (out / "mnist-unet-smoke-s0.safetensors").read_bytes()
+        result = runs.result(out, "01_first")
+        assert result["environment"]["code_version"].startswith("files-")
+        outcomes.append((weights, comparable(result)))
+    with faults.one():  # the surroundings
+        assert outcomes[0] == outcomes[1]
 
 
 def comparable(content: dict) -> dict:
@@ -390,25 +346,23 @@ def own(run_dir: Path) -> list[psutil.Process]:
     return processes.marked(reproduce.RUN, str(run_dir))
 
 
-def kill_a_part(process, run_dir: Path, draw: random.Random, number: int = signal.SIGKILL) -> str:
-    """Send a signal to a chain: SIGKILL every other time to one of its parts, and what else there is to the
-    command. Returns what the command said, when it has ended."""
-    victim = part_of(own(run_dir), draw) if number == signal.SIGKILL and draw.random() < 0.5 else None
-    with contextlib.suppress(psutil.Error, ProcessLookupError):
-        victim.kill() if victim else process.send_signal(number)
+def a_part(run_dir: Path, draw: random.Random) -> psutil.Process | None:
+    """One of the processes of a chain beside the command, each kind as likely as another, however many there
+    are of it; None if there is none."""
+    found = parts(own(run_dir))
+    return draw.choice(found[draw.choice(sorted(found))]) if found else None
+
+
+def the_command(process: subprocess.Popen) -> psutil.Process | None:
+    """The command itself; None when it has ended."""
+    return psutil.Process(process.pid) if process.poll() is None else None
+
+
+def ended(process: subprocess.Popen) -> str:
+    """What a command that was hit, or a part of it, said until it ended."""
     _, said = process.communicate(timeout=1200)
     assert "Traceback" not in said or process.returncode < 0, said
     return said
-
-
-def part_of(found: list[psutil.Process], draw: random.Random) -> psutil.Process | None:
-    """One of the Python processes of a chain: Snakemake, a runner or a kernel."""
-    named = []
-    for process in found:
-        with contextlib.suppress(psutil.Error):
-            if {"cunet.snakemake_main", "notebook", "ipykernel_launcher"} & set(process.cmdline()):
-                named.append(process)
-    return draw.choice(named) if named else None
 
 
 @pytest.mark.long
@@ -426,16 +380,21 @@ def test_a_chain_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_
     for _ in range(times):
         (run_dir / "results" / "01_first.json").unlink(missing_ok=True)  # so that both jobs have to run
         process = start("reproduce", "--profile", "tiny")
-        with faults.one():
-            time.sleep(draw.uniform(0.0, usual))  # the random moment; nothing is asserted about it
-            kill_a_part(process, run_dir, draw, number)
-            for content in runs.results(run_dir).values():  # whatever is there is whole
-                assert comparable(content) == expected[content["job"]]
+        time.sleep(draw.uniform(0.0, usual))  # the random moment; nothing is asserted about it
+        part = a_part(run_dir, draw) if number == signal.SIGKILL and draw.random() < 0.5 else None
+        victim = part or the_command(process)
+        if victim and hit(victim, number):
+            faults.hit()
+        ended(process)
+        for content in runs.results(run_dir).values():  # whatever is there is whole
+            assert comparable(content) == expected[content["job"]]
     done = call("reproduce", "--profile", "tiny")
     assert done.returncode == 0, done.stderr
     assert {job: comparable(content) for job, content in runs.results(run_dir).items()} == expected
     wait_for(lambda: not own(run_dir), "the end of every process of the run")
     assert not list((run_dir / ".staging").glob("*"))
+    assert faults.counts[0] > times / 4, "most moments came too late"
+    faults.survived()
 
 
 def untimed(run_dir: Path) -> dict:
@@ -456,28 +415,42 @@ def untimed_table(path: Path) -> str:
     return frame.drop(columns=[name for name in frame if re.search(r"seconds|: s$|^ms ", name)]).to_csv()
 
 
-def wait_for_jobs(process, run_dir: Path, count: int) -> None:
+def wait_for_jobs(process: subprocess.Popen, run_dir: Path, count: int) -> None:
     """Until `count` jobs of a run are done, or the command has ended."""
     done = run_dir / "results"
     wait_for(lambda: len(list(done.glob("*.json"))) >= count or process.poll() is not None, f"job {count}")
 
 
-def make_twice(folders: list[Path], kills: int, monkeypatch, faults) -> None:
-    """Make the run of each folder; the second is killed `kills` times. So that the kills fall everywhere in
-    the chain, each life first gets its share of the jobs done, and then some more moments."""
-    draw = random.Random(kills)
-    for run_dir, times in zip(folders, (0, kills), strict=True):
-        monkeypatch.setenv("CUNET_ROOT", str(run_dir.parents[1]))
-        for turn in range(times):
-            process = start("reproduce", "--profile", run_dir.name, stdout=subprocess.DEVNULL)
-            with faults.one():
-                wait_for_jobs(process, run_dir, turn * len(runs.results(folders[0])) // times)
-                time.sleep(draw.uniform(0.0, 8.0))  # the random moment; nothing is asserted about it
-                kill_a_part(process, run_dir, draw)
-                runs.results(run_dir)  # whatever is there is whole, or this raises
-        done = call("reproduce", "--profile", run_dir.name, timeout=3000)
-        assert done.returncode == 0, done.stderr
-        wait_for(lambda: not own(run_dir), "the end of every process of the run")  # noqa: B023
+def moment(process: subprocess.Popen, run_dir: Path, usual: dict[str, float], draw: random.Random) -> None:
+    """Wait for a random moment of a job that runs: up to a third of the time that it took undisturbed."""
+
+    def running() -> list[str]:
+        """The runners' jobs, as their command lines have them: `-f params/JOB.yaml`."""
+        said = [word for runner in parts(own(run_dir)).get("notebook", []) for word in words(runner)]
+        return [Path(word).stem for word in said if word.startswith("params/") and Path(word).stem in usual]
+
+    jobs = wait_for(lambda: running() or process.poll() is not None, "a job")
+    if jobs is not True:
+        time.sleep(draw.random() * usual[draw.choice(jobs)] / 3)  # nothing is asserted about it
+
+
+def kill(run_dir: Path, usual: dict[str, float], times: int, faults) -> None:
+    """Begin a run, again and again, until `times` of its processes were killed. So that this happens all over
+    the chain, each life first gets its share of the jobs done. Then up to three processes are killed, a
+    random moment apart: two parts, beside which another job goes on to its end, and the command."""
+    draw, done = random.Random(times), run_dir / "results"
+    while (before := faults.counts[0]) < times:
+        process = start("reproduce", "--profile", run_dir.name, stdout=subprocess.DEVNULL)
+        wait_for_jobs(process, run_dir, before * len(usual) // times)
+        for shot in range(3):
+            moment(process, run_dir, usual, draw)
+            victim = a_part(run_dir, draw) if shot < 2 else the_command(process)
+            if victim and hit(victim):
+                faults.hit()
+        ended(process)
+        made = sorted(runs.results(run_dir))  # whatever is there is whole, or this raises
+        if faults.counts[0] == before:  # the moment came too late: the next life shall have something to do
+            (done / f"{draw.choice(made)}.json").unlink()
 
 
 @pytest.mark.long
@@ -488,11 +461,20 @@ def test_the_smoke_chain_made_twice_gives_the_same_bytes_though_the_second_is_ki
 ):
     """All notebooks, kernels and trainings as they are."""
     folders = [copied(tmp_path / name) / "papermill_runs" / "smoke" for name in ("undisturbed", "killed")]
-    make_twice(folders, 20, monkeypatch, faults)
+    usual = {}
+    for run_dir in folders:
+        monkeypatch.setenv("CUNET_ROOT", str(run_dir.parents[1]))
+        if usual:
+            kill(run_dir, usual, 20, faults)
+        done = call("reproduce", "--profile", "smoke", timeout=3000)
+        assert done.returncode == 0, done.stderr
+        usual = {job: result["timings"]["wall_time_s"] for job, result in runs.results(run_dir).items()}
+        wait_for(lambda: not own(run_dir), "the end of every process of the run")  # noqa: B023
     first, second = (untimed(folder) for folder in folders)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
     assert not list((folders[1] / ".staging").glob("*"))
+    faults.survived()
 
 
 def test_every_promise_of_the_readme_names_a_test_that_is_there():

@@ -1,10 +1,12 @@
 """The runner: parameters checked before a kernel starts, all or nothing, one writer a job."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import nbformat
@@ -164,13 +166,40 @@ def test_two_jobs_cannot_save_a_figure_under_one_name(tmp_path):
         notebook._check(tmp_path / "stage", tmp_path / "out", "02_other")
 
 
-def test_a_job_ends_with_the_chain_that_started_it(tmp_path, monkeypatch):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    monkeypatch.setenv(notebook.GUARD, json.dumps(processes.identity(dead.pid)))
-    dead.wait()
+@pytest.mark.parametrize("already", [True, False], ids=["dead", "dies"])
+def test_a_job_ends_with_the_chain_that_started_it(tmp_path, monkeypatch, already):
+    """The chain is dead when the job starts, or dies when its kernel computes."""
+    chain = subprocess.Popen(["sleep", "600"])
+    monkeypatch.setenv(notebook.GUARD, json.dumps(processes.identity(chain.pid)))
+    kernels = []
+
+    def die():
+        if not already:
+            stage = wait_for(lambda: list((tmp_path / ".staging").glob("01_first~*")), "staging")[0]
+            kernels.extend(wait_for(lambda: processes.marked(runs.STAGING, str(stage)), "a kernel"))
+        chain.kill()
+        chain.wait()
+
+    killer = threading.Thread(target=die)
+    killer.start()
+    if already:
+        killer.join()
     with pytest.raises(NotebookError, match="chain that started this job"):
         notebook.execute(FIRST, tmp_path, {"action": "sleep"})
-    assert not processes.marked(runs.JOB, "01_first") or not list((tmp_path / ".staging").iterdir())
+    killer.join()
+    assert already or kernels
+    assert not any(processes.running(kernel) for kernel in kernels) and not left(tmp_path)
+    assert not list((tmp_path / ".staging").iterdir())
+
+
+def left(folder) -> list[psutil.Process]:
+    """The processes that work for a job of the run `folder`, whatever its staging folder is called."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(runs.STAGING, "").startswith(f"{folder}{os.sep}"):
+                found.append(process)
+    return [process for process in found if processes.running(process)]
 
 
 def test_sigterm_stops_a_job_with_its_kernel_and_says_how_to_go_on(tmp_path):

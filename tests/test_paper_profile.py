@@ -1,4 +1,9 @@
-"""The paper's profile, each rule of it, on a made-up CelebA and LSUN at tiny counts; sweeps of many jobs."""
+"""The paper's profile, each rule of it, on a made-up CelebA and LSUN at tiny counts; sweeps of many jobs.
+
+The networks of the paper's size take minutes an image on a processor. So the rules run with networks of the
+size `smoke`, with all else as the profile has it; and training and sampling, which the others build on, at
+the paper's own size too.
+"""
 
 import json
 import os
@@ -21,8 +26,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(4 * 3600)]
 
 TRAIN, TEST = 40, 24
 TINY = {  # over the smoke profile's lines, which stand for the paper's counts
-    "01_ode_block": dict(size="smoke"),  # the blocks of an untrained network
-    "02_adjoint": dict(size="smoke", block_steps=[4, 8]),  # memory is flat from the fourth step on
+    "02_adjoint": dict(block_steps=[4, 8]),  # memory is flat from the fourth step on
     "05_training": dict(images=4, batch_size=4, accumulate=2, validate_every=4, samples=2, sampling_steps=2),
     "06_sampling": dict(error_images=2, steps=2, few_steps=[2], shown=2),
     "07_synthesis": dict(
@@ -46,7 +50,7 @@ TINY = {  # over the smoke profile's lines, which stand for the paper's counts
     "09_denoisers": dict(datasets=["lsun_church"], images=2, training_images=[8, 8], batch_size=4),
     "10_ablations": dict(
         datasets=["celeba"],
-        models=["cunet"],
+        models=["cunet", "cunet-noattn", "cunet-nores", "cunet-plain", "cunet-released"],  # as the paper's
         samples=4,
         disturbed_samples=2,
         true_steps=[500],
@@ -127,8 +131,9 @@ def write_lsun(root: Path) -> None:
         environment.close()
 
 
-@pytest.mark.first
-def test_every_rule_of_the_papers_profile_runs_on_made_up_data(tmp_path, monkeypatch):
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    """What the chain reads, with the data sets of the paper made up."""
     data, root = tmp_path / "data", tmp_path / "repository"
     write_celeba(data)
     write_lsun(data)
@@ -141,31 +146,68 @@ def test_every_rule_of_the_papers_profile_runs_on_made_up_data(tmp_path, monkeyp
     ignore = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__")
     shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=ignore)
     shutil.copy(ROOT / "Snakefile", root)
+    (root / "papermill_runs" / "profiles").mkdir(parents=True)
+    return root
+
+
+def small_paper(**lines) -> dict:
+    """The paper's profile with tiny counts, its samples in two shards; and `lines` in place of its own."""
     paper, smoke = (
         yaml.safe_load((ROOT / f"papermill_runs/profiles/{name}.yaml").read_text())
         for name in ("paper", "smoke")
     )
-    for stem, lines in paper["notebooks"].items():
-        paper["notebooks"][stem] = {
-            **(lines or {}),
-            **(smoke["notebooks"].get(stem) or {}),
-            **TINY.get(stem, {}),
-        }
-    (root / "papermill_runs" / "profiles").mkdir(parents=True)
-    (root / "papermill_runs" / "profiles" / "paper.yaml").write_text(yaml.safe_dump({**paper, "shards": 2}))
+    for stem, own in paper["notebooks"].items():
+        counts = {**(smoke["notebooks"].get(stem) or {}), **TINY.get(stem, {})}
+        paper["notebooks"][stem] = {**(own or {}), **counts}
+    return {**paper, "shards": 2, **lines}
+
+
+def made(root: Path, content: dict) -> tuple[dict, dict]:
+    """Make the run of a profile; returns its results and, of them, those of trainings, all as planned."""
+    (root / "papermill_runs" / "profiles" / "paper.yaml").write_text(yaml.safe_dump(content))
     done = call("reproduce", "--profile", "paper", timeout=4 * 3600)
     assert done.returncode == 0, done.stderr
     run_dir = root / "papermill_runs" / "paper"
-    results = runs.results(run_dir)
-    plan = chain.load(run_dir)
+    results, plan = runs.results(run_dir), chain.load(run_dir)
     assert set(results) == {job.name for job in plan.jobs} and (run_dir / "report" / "index.html").is_file()
-    assert all((run_dir / receipt).is_file() for receipt in plan.receipts)
-    trained = {name: result["values"] for name, result in results.items() if name.startswith("05")}
-    assert len(trained) == len(paper["datasets"]) * len(paper["models"])
-    assert {result["parameters"]["dataset"] for name, result in results.items() if name in trained} == {
-        *("celeba", "lsun_church")
-    }
-    assert all(found["steps"] == 1 and found["images_seen"] == 4 for found in trained.values())
+    assert len(plan.receipts) == 2 and all((run_dir / receipt).is_file() for receipt in plan.receipts)
+    trained = {name: result for name, result in results.items() if name.startswith("05")}
+    for result in trained.values():
+        assert result["values"]["steps"] == 1 and result["values"]["images_seen"] == 4
+        card = json.loads((root / result["values"]["checkpoint"]).with_suffix(".json").read_text())
+        recipe = card["recipe"]
+        assert (recipe["precision"], recipe["accumulate"], recipe["size"]) == ("16-mixed", 2, content["size"])
+    return results, trained
+
+
+@pytest.mark.first
+def test_every_rule_of_the_papers_profile_runs_on_made_up_data(repository):
+    content = small_paper(size="smoke")
+    _, trained = made(repository, content)
+    of = {(result["parameters"]["dataset"], result["parameters"]["model"]) for result in trained.values()}
+    further = {("celeba", model) for model in TINY["10_ablations"]["models"]}
+    assert of == {(data, model) for data in content["datasets"] for model in content["models"]} | further
+
+
+@pytest.mark.first
+def test_training_and_sampling_run_at_the_papers_own_size(repository):
+    content = small_paper(datasets=["celeba"])
+    stems = ("05_training", "07_synthesis")
+    content["notebooks"] = {stem: content["notebooks"][stem] for stem in stems}
+    results, trained = made(repository, content)
+    assert {result["parameters"]["model"] for result in trained.values()} == {"unet", "cunet"}
+    assert {result["parameters"]["size"] for result in results.values()} == {"paper"}
+
+
+def test_the_papers_rules_are_tried_with_all_that_its_profile_says():
+    """What tiny counts may stand for: numbers of things, and data sets and networks of the profile's own."""
+    paper = yaml.safe_load((ROOT / "papermill_runs/profiles/paper.yaml").read_text())
+    small = small_paper()
+    assert TINY["10_ablations"]["models"] == paper["notebooks"]["10_ablations"]["models"]
+    for key in ("precision", "accumulate", "schedule", "flip", "ema_decay", "learning_rate"):
+        assert small["notebooks"]["05_training"][key] == paper["notebooks"]["05_training"][key]
+    kept = ("checkpoints", "size", "datasets", "models", "seeds")
+    assert {key: small[key] for key in kept} == {key: paper[key] for key in kept}
 
 
 def sweep(root: Path, count: int) -> Path:

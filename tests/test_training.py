@@ -1,5 +1,6 @@
 """Training: what a step does, that nothing is lost when it is stopped, and what it refuses."""
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -391,25 +392,29 @@ def child(config: dict, out: str, environment: dict | None = None) -> None:
     os.environ.update(environment or {})
     install(setattr)
     if doom := os.environ.get("DOOM"):
-        resume.save = then_die(resume.save, float(doom))
+        die(**json.loads(doom))
     recipe = Path(f"{out}.recipe.json")
     recipe.write_text(json.dumps(config))
     status = training_job.main(["--config", str(recipe), "--out", out, "--quiet"])
     sys.exit(status)
 
 
-def then_die(save, seconds: float):
-    """`save`, and after its first call the system ends this process `seconds` later, wherever it is then.
+def die(steps: int, seconds: float) -> None:
+    """Have the system end this process, wherever it is then, `seconds` after it begins the next step but
+    `steps`; after now, if `steps` is -1.
 
     SIGALRM is as deadly as SIGKILL here (nobody handles it), and comes on time when the machine is busy.
     """
+    step, begun = training.Training.train_step, itertools.count()
 
-    def saving(run):
-        save(run)
-        if signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):
+    def stepping(self):
+        if next(begun) == steps:
             signal.setitimer(signal.ITIMER_REAL, seconds)
+        return step(self)
 
-    return saving
+    training.Training.train_step = stepping
+    if steps < 0:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 @pytest.fixture(scope="module")
@@ -431,23 +436,46 @@ def start():
         process.kill()
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.long)])
-def test_killed_at_random_moments_it_resumes_by_itself_to_the_same_bits(tmp_path, start, faults, times):
-    recipe = {"checkpoint_every": 1, "images": 128 * times}
+@pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_at_random_moments_it_resumes_by_itself_to_the_same_bits(
+    tmp_path, start, faults, monkeypatch, times
+):
+    """Before the first step, before the first state is saved, between states, while one is written, and from
+    the last step on, where the checkpoint takes the place of the state."""
+    recipe, step, moments = {"images": 128 * times}, training.Training.train_step, [time.monotonic()]
+
+    def timed(self):
+        moments.append(time.monotonic())
+        return step(self)
+
+    monkeypatch.setattr(training.Training, "train_step", timed)
     train(settings(**recipe), tmp_path / "undisturbed", progress=False)
     draw, folder = random.Random(times), tmp_path / "killed"
-    # each life saves once, so that it gets on, and ends before it could take the 16 steps that are its share
-    for _ in range(times):
-        with faults.one():
-            process = start(recipe, folder, {"DOOM": str(draw.uniform(1e-6, 0.008))})
-            process.join(600)
-            assert process.exitcode == -signal.SIGALRM
+    state, last = folder / f"{NAME}.state.json", len(moments) - 2
+    for life in range(times):
+        taken = json.loads(state.read_text())["step"] if state.exists() else 0
+        doom = {
+            "steps": draw.randrange(9),
+            "seconds": draw.uniform(1e-6, 0.008),
+        }  # of the 16 steps of its share
+        if life % 4 == 0:
+            doom = {"steps": -1, "seconds": draw.uniform(1e-6, moments[1] - moments[0])}
+        if life == times - 1:
+            doom["steps"] = last - taken
+        often = {"checkpoint_every": draw.choice((1, 2, 0))}
+        process = start({**recipe, **often}, folder, {"DOOM": json.dumps(doom)})
+        process.join(600)
+        assert process.exitcode in (-signal.SIGALRM, 0)
+        if process.exitcode:  # or it had ended before
+            faults.hit()
+    assert faults.counts[0] > times / 2
     process = start(recipe, folder)
     process.join(600)
     assert process.exitcode == 0
     assert final(folder) == final(tmp_path / "undisturbed")
     names = [sorted(path.name for path in f.iterdir()) for f in (folder, tmp_path / "undisturbed")]
     assert names[0] == names[1]
+    faults.survived()
 
 
 def test_sigterm_ends_the_process_with_its_own_status_and_a_resumable_state(tmp_path, start):

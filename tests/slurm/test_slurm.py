@@ -4,6 +4,7 @@
 `-k tiny` two notebooks that take no time stand for the smoke chain.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from conftest import ROOT, TINY, call, start, wait_for  # noqa: E402
+from conftest import ROOT, TINY, start, wait_for  # noqa: E402
 
 pytestmark = pytest.mark.timeout(3 * 3600)
 
@@ -66,35 +68,49 @@ def queue() -> list[tuple[str, str]]:
     return [tuple(line.split("|", 1)) for line in lines]
 
 
-def cancelled_and_resumed(root: Path, profile: str, victim: str, sign: str, monkeypatch) -> tuple[dict, dict]:
-    """Start a chain on the cluster, cancel a job of the rule `victim`, and finish with the same command.
+def cancelled_and_resumed(
+    root: Path, profile: str, steps: Callable[[], dict[str, int]], monkeypatch
+) -> tuple[tuple[dict, dict], tuple[int, int]]:
+    """Start a chain on the cluster, cancel a job in its middle, and finish with the same command.
 
-    sign: pattern of a file, below `root`, that shows that the job is at work.
-    Returns the times of the results before and after the second command.
+    steps: gives how far each job is that can be cancelled and has begun its work, by the job's name.
+    Returns the times of the results before and after the second command, and how far the cancelled job was
+    when the first one had ended, and when it was seen to work again.
     """
     monkeypatch.setenv("CUNET_ROOT", str(root))
     command = ("reproduce", "--profile", profile, "--on", str(HERE / "executor"))
     run_dir = root / "papermill_runs" / profile
 
-    def running():
-        return any(root.glob(sign)) and [number for number, comment in queue() if victim in comment]
+    def at_work() -> list[tuple[str, str]]:
+        """Numbers and names of the running jobs that are in their middle."""
+        begun, jobs = steps(), queue()
+        return [(number, job) for number, comment in jobs for job in begun if comment.endswith(f"_{job}")]
 
     first = start(*command)
     try:
-        jobs = wait_for(lambda: first.poll() is not None or running(), f"a job of {victim}", 3600)
+        jobs = wait_for(lambda: first.poll() is not None or at_work(), "a job in its middle", 3600)
         assert jobs is not True, first.communicate()
-        subprocess.run(["scancel", jobs[0]], check=True)
+        number, victim = jobs[0]
+        subprocess.run(["scancel", number], check=True)
         _, said = first.communicate(timeout=3600)
     finally:
         first.kill()
     assert first.returncode == 1, said
     assert "What succeeded is kept; the same command goes on" in said
-    before = times(run_dir)
-    assert not any(name in victim for name in before) and not (run_dir / "report" / "index.html").exists()
-    second = call(*command, timeout=3600)
-    assert second.returncode == 0, second.stderr
+    before, reached = times(run_dir), steps()[victim]
+    assert victim not in before and not (run_dir / "report" / "index.html").exists()
+    second = start(*command, stdout=subprocess.DEVNULL)
+    try:
+        again = lambda: steps().get(victim, reached)  # noqa: E731
+        seen = wait_for(
+            lambda: (step := again()) != reached and step or second.poll() is not None, "work", 3600
+        )
+        _, said = second.communicate(timeout=3600)
+    finally:
+        second.kill()
+    assert second.returncode == 0, said
     assert (run_dir / "report" / "index.html").is_file()
-    return before, times(run_dir)
+    return (before, times(run_dir)), (reached, 0 if seen is True else seen)
 
 
 def times(run_dir: Path) -> dict[str, int]:
@@ -116,7 +132,8 @@ def tiny(tmp_path) -> Path:
 
 
 def test_tiny_chain_cancelled_in_the_middle_goes_on(cluster, tiny, monkeypatch):
-    before, after = cancelled_and_resumed(tiny, "tiny", "notebook_12_last", "slept", monkeypatch)
+    sleeping = lambda: {"12_last": 1} if (tiny / "slept").exists() else {}  # noqa: E731
+    (before, after), _ = cancelled_and_resumed(tiny, "tiny", sleeping, monkeypatch)
     assert set(before) == {"01_first"} and set(after) == {"01_first", "12_last"}
     assert after["01_first"] == before["01_first"], "what had succeeded was not made again"
 
@@ -134,11 +151,37 @@ def test_tiny_chain_interrupted_takes_its_jobs_back(cluster, tiny, monkeypatch):
     wait_for(lambda: not queue(), "an empty queue", 120)
 
 
+def trained(checkpoints: Path) -> dict[str, int]:
+    """The step of each training that has saved one, by the name of its job."""
+    found = {}
+    for path in checkpoints.glob("*.state.json"):
+        with contextlib.suppress(OSError):  # it is deleted when the checkpoint is there
+            step = json.loads(path.read_text())["step"]
+            job = "05_training-" + path.name.removesuffix(".state.json").replace("-smoke-", "-")
+            found |= {job: step} if step > 0 else {}
+    return found
+
+
+def replaced(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
 def test_smoke_chain_through_sbatch_cancelled_in_the_middle_goes_on(cluster, tmp_path, monkeypatch):
+    """The job is one whose training has saved a step, and the next one goes on from there: trainings are long
+    enough to be met in the middle, and save each of their steps."""
     text = (ROOT / "papermill_runs" / "profiles" / "smoke.yaml").read_text()
     root = repository(tmp_path / "smoke", ROOT / "notebooks", {"smoke": text})
-    sign = "papermill_runs/smoke/checkpoints/*.recipe.json"
-    before, after = cancelled_and_resumed(root, "smoke", "notebook_05_training", sign, monkeypatch)
+    profile = root / "papermill_runs" / "profiles" / "smoke.yaml"
+    replaced(profile, "05_training: {images: 1024,", "05_training: {images: 8192, checkpoint_every: 1,")
+    own = "validate_every = 25_000  #"
+    replaced(root / "notebooks" / "05_training.py", own, f"checkpoint_every = 0  # steps\n{own}")
+    checkpoints = root / "papermill_runs" / "smoke" / "checkpoints"
+    (before, after), (reached, seen) = cancelled_and_resumed(
+        root, "smoke", lambda: trained(checkpoints), monkeypatch
+    )
+    assert seen > reached > 0
     made = {path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
     results = [
         json.loads(path.read_text()) for path in (root / "papermill_runs/smoke/results").glob("*.json")
