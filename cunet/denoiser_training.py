@@ -9,8 +9,9 @@ one level, as DnCNN first was; the paper's phrase that its own networks do witho
 training" reads as if its rivals had this, but it does not say. The weight keeps faint noise, where errors
 are small, from being drowned by strong noise.
 
-Everything random about step k is a function of (seed, k) as in `cunet.batches`. A stopped training leaves
-nothing and starts again: it takes minutes. The card has the errors with the weights as trained and rounded
+Everything random about step k is a function of (seed, k) as in `cunet.batches`. Each minute the state is
+saved: the same command goes on from there, to the same bits (`cunet.denoiser_state`). What other code has
+trained is moved to aside/ and trained again. The card has the errors with the weights as trained and rounded
 to 16 bits, and they are stored in 16 where that costs less than a hundredth.
 
     python -m cunet.denoiser_training --method dncnn --out folder
@@ -22,7 +23,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,12 @@ from torch import Tensor, nn
 
 from . import checkpoints, datasets, denoisers, resume, storage
 from .batches import BatchOrder
+from .denoiser_state import State
 from .denoising import noise_std, noise_stds
 from .diffusion import Diffusion
 from .errors import InputError, command, one_of
 from .models import image_size
+from .provenance import denoiser_code
 from .recipe import TrainConfig, generator
 from .sampling import best_device, progress_bar, whole_numbers
 
@@ -80,7 +82,7 @@ def recipe_for(method: str, level: int | None = None, **settings) -> Recipe:
 
 
 def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
-    """Train as the recipe says; does nothing if its checkpoint is there.
+    """Train as the recipe says, or go on where an earlier call stopped; nothing is done twice.
 
     out: folder of the checkpoint, made if needed.    progress: show a bar.
 
@@ -90,23 +92,30 @@ def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
     diffusion, side = _checked(recipe)
     path = Path(out) / f"{recipe.name}.safetensors"
     with resume.lock(path), torch.random.fork_rng(devices=[]):
-        storage.clean(path)
+        state_path = resume.state_path(path)
+        for old in (path, state_path):
+            storage.clean(old)
+            if storage.exists(old):
+                card = storage.read(old)[1]
+                _refuse_other(recipe, card.get("recipe", {}), old)
+                if card.get("code") not in (None, denoiser_code()):
+                    resume.move_aside(old, card)
         if storage.exists(path):
-            _refuse_other(recipe, checkpoints.verify(path).get("recipe", {}), path)
+            storage.remove(state_path)
             return path
         data, test = (datasets.load(recipe.dataset, split, side) for split in ("train", "test"))
         torch.manual_seed(recipe.seed)
         network = denoisers.build(recipe.method, recipe.size, data.channels)
-        began = time.perf_counter()
-        curve = _fit(network, recipe, data, diffusion, progress)
-        seconds = time.perf_counter() - began
-        card = _card(recipe, data, diffusion, curve, seconds)
+        state = _fit(network, recipe, data, diffusion, path, progress)
+        card = _card(recipe, data, diffusion, state.curve, state.elapsed())
         card["validation_mse"], card["validation_mse_float16"] = (
             validate(of.eval(), test, diffusion) for of in (network, checkpoints.rounded(network))
         )
         pairs = zip(card["validation_mse_float16"], card["validation_mse"], strict=True)
         free = all(half[1] <= (1 + FREE) * full[1] for half, full in pairs)
-        return checkpoints.save(path, network, card, dtype="float16" if free else "float32")
+        checkpoints.save(path, network, card, dtype="float16" if free else "float32")
+        storage.remove(state_path)
+        return path
 
 
 def _checked(recipe: Recipe) -> tuple[Diffusion, int]:
@@ -127,17 +136,19 @@ def _checked(recipe: Recipe) -> tuple[Diffusion, int]:
     return diffusion, image_size(recipe.size)
 
 
-def _fit(network: nn.Module, recipe: Recipe, data, diffusion: Diffusion, progress: bool) -> list[list[float]]:
-    """All steps. Returns the loss curve, [images, mean loss since the last point] ..."""
+def _fit(network: nn.Module, recipe: Recipe, data, diffusion: Diffusion, path: Path, progress: bool) -> State:
+    """All steps that are missing. The state's loss curve is [images, mean loss since the last point] ..."""
     device = best_device()
     stds = noise_stds(diffusion).float()
     network.to(device, memory_format=torch.channels_last)  # a fifth faster on a CPU
     order = BatchOrder(len(data), recipe.batch_size, recipe.seed)
     adam = torch.optim.Adam(network.train().parameters(), fused=True)
     steps = -(-recipe.images // recipe.batch_size)
-    curve, window = [], []
+    about = {"recipe": asdict(recipe), "code": denoiser_code(), "dataset_sha256": data.sha256}
+    state = State(path, network, adam, about)
     with progress_bar(steps, recipe.name, progress) as bar:
-        for step in range(steps):
+        bar.update(state.step)
+        for step in range(state.step, steps):
             draw = generator(recipe.seed, "step", step)
             x = data.batch(order(step))
             level = torch.randint(recipe.lowest, recipe.highest + 1, (len(x),), generator=draw)
@@ -150,17 +161,20 @@ def _fit(network: nn.Module, recipe: Recipe, data, diffusion: Diffusion, progres
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             adam.step()
             adam.zero_grad(set_to_none=True)
-            window.append(float(loss.detach()))
-            if not math.isfinite(window[-1]):
+            state.window.append(float(loss.detach()))
+            if not math.isfinite(state.window[-1]):
                 raise InputError(
-                    f"Training {recipe.name} stopped at step {step}: the loss is {window[-1]}. Try a "
+                    f"Training {recipe.name} stopped at step {step}: the loss is {state.window[-1]}. Try a "
                     f"learning rate below {recipe.learning_rate:g}."
                 )
-            if len(window) == 50 or step == steps - 1:
-                curve.append([(step + 1) * recipe.batch_size, sum(window) / len(window)])
-                window = []
+            if len(state.window) == 50 or step == steps - 1:
+                mean = sum(state.window) / len(state.window)
+                state.curve.append([(step + 1) * recipe.batch_size, mean])
+                state.window = []
+            state.step = step + 1
+            state.save_if_due()
             bar.update()
-    return curve
+    return state
 
 
 @torch.no_grad()
@@ -187,6 +201,7 @@ def _card(recipe: Recipe, data, diffusion: Diffusion, curve: list, seconds: floa
         "seed": recipe.seed,
         "variant": recipe.variant,
         "diffusion": diffusion.settings(),
+        "code": denoiser_code(),
         "recipe": asdict(recipe),
         "images_seen": steps * recipe.batch_size,
         "steps": steps,

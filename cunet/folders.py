@@ -2,14 +2,19 @@
 
 import contextlib
 import glob
+import hashlib
 import os
 import re
+import secrets
+import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cunet.errors import InputError
 
 ROOT = "CUNET_ROOT"  # set by the user, rarely: the repository's root
+DATA = "CUNET_DATA"  # set by the user: the data sets that do not ship, see `cunet.datasets.data_root`
 
 
 def root() -> Path:
@@ -18,6 +23,13 @@ def root() -> Path:
         return Path(os.environ[ROOT]).resolve()
     above = Path(__file__).resolve().parents[1]
     return above if (above / "notebooks").is_dir() else Path.cwd()
+
+
+def fix_roots() -> None:
+    """Make the folders that variables of a command name absolute: what it starts works in other folders."""
+    for name in (ROOT, DATA):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
 
 
 def resolve(run_dir: str | Path) -> Path:
@@ -80,7 +92,7 @@ def replacing(path: Path) -> Iterator[Path]:
     and the draft is deleted. A process that is killed leaves its draft: see `clean`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    draft = path.with_name(f".{path.name}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield draft
         with open(draft, "rb+") as stream:
@@ -118,6 +130,22 @@ def clean(path: Path) -> None:
     """Delete the drafts of writers of `path` that were killed. The caller holds the lock of `path`."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
         draft.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    """A few digits that tell machines and containers apart, which may share a folder and have equal pids."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def check_room(path: Path, size: int) -> None:
+    """Raise InputError unless a file of `size` bytes has room where `path` will be, before it is computed."""
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise InputError(
+            f"{path} will take {size / 2**20:.1f} MiB, but {there} has {free / 2**20:.1f} MiB free. Make "
+            "room, or let CUNET_DATA name a folder on a larger disk, and start again."
+        )
 
 
 def check_writable(out: Path) -> None:

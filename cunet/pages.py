@@ -6,16 +6,18 @@ security policy under which a browser executes nothing and fetches nothing, what
 """
 
 import functools
+import html
 import json
 import re
 import struct
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, tostring
 
 import bleach
 import jinja2
-from latex2mathml.converter import convert
+from latex2mathml.converter import Converter
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from mdit_py_plugins.amsmath import amsmath_plugin
@@ -35,6 +37,16 @@ HARMLESS = set(
     "table thead tbody tfoot tr th td caption div span p pre code b i em strong br ul ol li".split()
 )
 ATTRIBUTES = {"*": ["class", "colspan", "rowspan", "scope"]}
+FORMULA = set(
+    "math mrow mi mn mo ms mtext mspace mstyle mpadded mphantom menclose mfrac msqrt mroot msub msup msubsup "
+    "munder mover munderover mmultiscripts mprescripts none mtable mtr mtd".split()
+)
+FORMULA_ATTRIBUTES = set(
+    "xmlns display displaystyle scriptlevel mathvariant mathsize mathcolor mathbackground stretchy "
+    "symmetric fence separator form largeop movablelimits accent accentunder minsize maxsize lspace "
+    "rspace width height depth voffset linethickness linebreak notation columnalign columnlines "
+    "columnspacing rowlines rowspacing frame".split()
+)
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -120,10 +132,10 @@ def picture(base64: str, alternative: str, scale: float = 1.0) -> Markup:
     )
 
 
-def sanitised(html: str) -> Markup:
+def sanitised(text: str) -> Markup:
     """HTML without anything but tables, lists and text; what scripts and styles hold is dropped."""
-    html = re.sub(r"<(script|style)\b.*?(</\1\s*>|$)", "", html, flags=re.IGNORECASE | re.DOTALL)
-    return Markup(bleach.clean(html, tags=HARMLESS, attributes=ATTRIBUTES, strip=True, strip_comments=True))
+    text = re.sub(r"<(script|style)\b.*?(</\1\s*>|$)", "", text, flags=re.IGNORECASE | re.DOTALL)
+    return Markup(bleach.clean(text, tags=HARMLESS, attributes=ATTRIBUTES, strip=True, strip_comments=True))
 
 
 @functools.cache
@@ -144,9 +156,28 @@ def _formula(latex: str, options: dict) -> str:
     """A formula as MathML; as its LaTeX if that cannot be converted."""
     display = "block" if options.get("display_mode") else "inline"
     try:
-        return convert(latex, display=display)
+        return mathml(Converter(display=display).convert_to_element(latex))
     except Exception:  # whatever the converter does not know
         return str(Markup("<code>{}</code>").format(latex))
+
+
+def mathml(tree: Element) -> str:
+    """A formula as HTML with its text escaped and without attributes that are no part of a formula.
+
+    latex2mathml's own way to write its tree takes escapes back, so that a tag in \\text would be a tag of the
+    page. Its symbols are character references in the text; they become what they stand for.
+
+    Raises:
+        ValueError: a tag that is no part of a formula.
+    """
+    for node in tree.iter():
+        if node.tag not in FORMULA:
+            raise ValueError(f"<{node.tag}> is no part of a formula")
+        node.text = html.unescape(node.text or "")
+        kept = {name: html.unescape(value) for name, value in node.items() if name in FORMULA_ATTRIBUTES}
+        node.attrib.clear()
+        node.attrib.update(kept)
+    return tostring(tree, encoding="unicode", short_empty_elements=False)
 
 
 @functools.cache

@@ -31,6 +31,9 @@ DENOISING = (
 )
 """The modules that decide how a network denoises an image, and its scores."""
 
+DENOISERS = (*DENOISING, "denoiser_training", "denoisers", "batches", "recipe")
+"""The modules that decide what the training of a denoiser that is no diffusion network computes."""
+
 NEUTRAL = {
     "errors": "what is refused has no result",
     "provenance": "names results",
@@ -44,8 +47,9 @@ NEUTRAL = {
     "launch": "starts processes, as the settings say",
     "running": "computes the same, compiled or not",
     "resume": "goes on with what was saved, to the same bits",
+    "denoiser_state": "goes on with what was saved, to the same bits",
 }
-"""What modules of the three lists import, and why it decides no number of theirs."""
+"""What modules of the four lists import, and why it decides no number of theirs."""
 
 WEIGHTS = "alexnet/SHA256SUMS"  # names AlexNet's weights by their hashes
 
@@ -88,6 +92,12 @@ def code_version() -> str:
 def training_code() -> str:
     """Hash of what the modules of `TRAINING` say, see `code`."""
     return code(TRAINING)
+
+
+@functools.cache
+def denoiser_code() -> str:
+    """Hash of what the modules of `DENOISERS` say, see `code`."""
+    return code(DENOISERS)
 
 
 @functools.cache

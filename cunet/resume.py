@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cunet import checkpoints, processes, storage
 from cunet.errors import InputError
@@ -104,7 +104,7 @@ def restore(training: Training) -> None:
         parts[part][rest] = value
     checkpoints.fill(training.network, parts["network"], path)
     checkpoints.fill(training.ema, parts["ema"], path)
-    _fill_adam(training, parts["adam"])
+    fill_adam(training.network, training.adam, training.names, parts["adam"])
     if state.get("precision"):
         training.fabric.strategy.precision.load_state_dict(state["precision"])
     for key, owner in _counters(training).items():
@@ -143,11 +143,16 @@ def set_aside(config: TrainConfig, path: Path) -> None:
         card = storage.read(old)[1]
         refuse_other(config, card.get(settings, {}), old)
         if card.get("code") not in (None, training_code()):
-            (old.parent / "aside").mkdir(exist_ok=True)
-            for file in (old, old.with_suffix(".json")):
-                number = f"{card['code'][:8]}-{card['card_sha256'][:8]}"
-                os.replace(file, old.parent / "aside" / f"{old.stem}-{number}{file.suffix}")
-            print(f"{old.name} was trained by other code: it is in aside/ now, and is trained again.")
+            move_aside(old, card)
+
+
+def move_aside(old: Path, card: dict[str, Any]) -> None:
+    """Move a pair, whose card is `card`, to aside/, because other code has trained it; says so."""
+    (old.parent / "aside").mkdir(exist_ok=True)
+    for file in (old, old.with_suffix(".json")):
+        number = f"{card['code'][:8]}-{card['card_sha256'][:8]}"
+        os.replace(file, old.parent / "aside" / f"{old.stem}-{number}{file.suffix}")
+    print(f"{old.name} was trained by other code: it is in aside/ now, and is trained again.")
 
 
 def check_disk(training: Training) -> None:
@@ -187,14 +192,20 @@ def _refuse_foreign(training: Training, state: dict[str, Any], path: Path) -> No
         )
 
 
-def _fill_adam(training: Training, tensors: dict[str, Tensor]) -> None:
-    """Give the optimiser its moments back; `tensors` are named `<parameter>.<key of Adam's state>`."""
+def fill_adam(
+    network: nn.Module, adam: torch.optim.Adam, names: list[str], tensors: dict[str, Tensor]
+) -> None:
+    """Give an optimiser its moments back.
+
+    names: of the network's parameters that it moves, in its order.
+    tensors: named `<parameter>.<key of Adam's state>`.
+    """
     moments: dict[int, dict[str, Tensor]] = {}
-    weights = dict(training.network.named_parameters())
+    weights = dict(network.named_parameters())
     for name, value in tensors.items():
         parameter, _, key = name.rpartition(".")
         if value.shape == weights[parameter].shape:  # the fused Adam pairs values by their place in memory
             value = torch.empty_like(weights[parameter], dtype=value.dtype).copy_(value)
-        moments.setdefault(training.names.index(parameter), {})[key] = value
-    groups = training.adam.state_dict()["param_groups"]
-    training.adam.load_state_dict({"state": moments, "param_groups": groups})
+        moments.setdefault(names.index(parameter), {})[key] = value
+    groups = adam.state_dict()["param_groups"]
+    adam.load_state_dict({"state": moments, "param_groups": groups})

@@ -45,7 +45,7 @@ FIGURE_METADATA = {
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
 }
 SCORECARD = "scorecard"  # the one table that stands in the run's folder itself
-KEYS = set("job notebook profile parameters values claims timings environment inputs outputs".split())
+KEYS = set("job notebook profile parameters values claims timings environment inputs outputs sha256".split())
 _PLAIN = (bool, int, float, str, type(None), list, tuple, dict)
 
 
@@ -256,7 +256,7 @@ def result(run_dir: str | Path, job: str) -> dict:
 
     Returns:
         Dictionary with the keys job, notebook, profile, parameters, values, claims, timings, environment,
-        inputs and outputs.
+        inputs, outputs and sha256.
 
     Raises:
         InputError: there is no such result (the message lists those there are), or the file is damaged.
@@ -288,8 +288,7 @@ def result_file(path: str | Path) -> dict:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         complete = isinstance(content, dict) and KEYS <= content.keys()
         problem = "" if complete else "it is not the result of a job"
-        # results of before they were sealed have all other keys and no more
-        if complete and content.get("sha256", "") != seal(content) and content.keys() != KEYS:
+        if complete and content["sha256"] != seal(content):
             problem = "it does not have the SHA-256 that it carries, so it was edited or damaged"
     except (ValueError, OSError, RecursionError) as error:
         content, problem = None, str(error)

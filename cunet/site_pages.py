@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from cunet import paper, run_outputs, runs, scorecard
+from cunet import pages, paper, run_outputs, runs, scorecard
 from cunet.claims import CLAIMS, Claim
 from cunet.pages import nbformat  # imported there without what takes 2 s
 from cunet.wording import BEYOND, cell, paper_place
 
 PACKAGE = Path(__file__).resolve().parent
+SHOWN = ("image/png", "text/html", "text/markdown", "text/latex", "text/plain")  # of what a cell put out
 LEFT_OUT: set[str] = {"__init__", "__main__"}  # modules without a page
 # what stays as it is when words get links: code, formulas, links
 KEPT = re.compile(
@@ -31,10 +32,13 @@ KEPT = re.compile(
 
 
 def linked(notebook: nbformat.NotebookNode, title: str, used: Sequence[str]) -> None:
-    """Give a notebook its title, links where it names claims and the library, and a list of what it uses."""
+    """Give a notebook its title, links where it names claims and the library, and a list of what it uses; of
+    what its cells put out, keep what runs nothing."""
     named: set[str] = set()
     for part in notebook.cells:
         part.metadata.pop("papermill", None)
+        for output in part.get("outputs", []):
+            _disarm(output.get("data", {}))
         if part.cell_type == "markdown":
             part.source = with_links(part.source)
             named |= set(re.findall(r"\[(C\d\d)\]\(#claim-", part.source))
@@ -50,6 +54,14 @@ def linked(notebook: nbformat.NotebookNode, title: str, used: Sequence[str]) -> 
     words.append("All figures and tables of the run: {doc}`/results`.")
     notebook.cells.append(nbformat.v4.new_markdown_cell("\n\n".join(words)))
     notebook.nbformat_minor = 5
+
+
+def _disarm(data: dict[str, str]) -> None:
+    """Leave of an output's forms those without scripts, and of its HTML what is harmless."""
+    for kind in set(data) - set(SHOWN):
+        del data[kind]
+    if "text/html" in data:
+        data["text/html"] = str(pages.sanitised(data["text/html"]))
 
 
 def with_links(text: str) -> str:

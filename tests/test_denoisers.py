@@ -1,12 +1,24 @@
 """The other denoisers: counts, the one interface, from a diffusion step to a noise level, training."""
 
+import dataclasses
 import json
 from functools import cache, partial
 
 import pytest
 import torch
 
-from cunet import checkpoints, datasets, denoiser_training, denoisers, denoising, models
+from cunet import (
+    checkpoints,
+    datasets,
+    denoiser_state,
+    denoiser_training,
+    denoisers,
+    denoising,
+    models,
+    provenance,
+    resume,
+    storage,
+)
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.sampling import NoiseStreams
@@ -147,6 +159,55 @@ def test_training_is_a_function_of_its_recipe_and_is_not_repeated(trained, tmp_p
     with pytest.raises(InputError, match="highest was 800, is now 400"):
         other = denoiser_training.Recipe("dncnn", size="smoke", images=32, batch_size=16, highest=400)
         denoiser_training.train(other, tmp_path / "a", progress=False)
+
+
+@pytest.mark.parametrize("method, stop_at", [("dncnn", 3), ("autoencoder", 5)])
+def test_stopped_and_resumed_it_ends_with_the_same_bits(tmp_path, monkeypatch, method, stop_at):
+    recipe = denoiser_training.Recipe(method, size="smoke", images=96, batch_size=16)
+    whole = checkpoints.verify(denoiser_training.train(recipe, tmp_path / "whole", progress=False))
+    path = tmp_path / "parts" / f"{recipe.name}.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(denoiser_state, "SECONDS", 0.0)
+        rate = denoiser_training.Recipe.rate
+
+        def stops(self, step, share):
+            if step == stop_at:
+                raise KeyboardInterrupt
+            return rate(self, step, share)
+
+        patch.setattr(denoiser_training.Recipe, "rate", stops)
+        with pytest.raises(KeyboardInterrupt):
+            denoiser_training.train(recipe, path.parent, progress=False)
+    state = resume.state_path(path)
+    assert storage.read(state)[1]["step"] == stop_at and not path.exists()
+    other = dataclasses.replace(recipe, highest=400)
+    with pytest.raises(
+        InputError, match=r"state.safetensors was trained with other settings: highest was 800"
+    ):
+        denoiser_training.train(other, path.parent, progress=False)
+    denoiser_training.train(recipe, path.parent, progress=False)
+    again = checkpoints.verify(path)
+    same = ("sha256", "loss_curve", "validation_mse", "images_seen", "dtype", "code")
+    assert {key: again[key] for key in same} == {key: whole[key] for key in same}
+    assert not storage.exists(state)
+
+
+def test_what_other_code_has_trained_is_set_aside_and_a_released_card_without_a_code_is_not(
+    tmp_path, monkeypatch, capsys
+):
+    recipe = denoiser_training.Recipe("autoencoder", size="smoke", images=16, batch_size=16)
+    path = denoiser_training.train(recipe, tmp_path, progress=False)
+    network, card = checkpoints.load(path)
+    old = {key: value for key, value in card.items() if key != "code"}
+    checkpoints.save(path, network, old)
+    stamp = path.stat().st_mtime_ns
+    assert denoiser_training.train(recipe, tmp_path, progress=False) == path
+    assert path.stat().st_mtime_ns == stamp
+    checkpoints.save(path, network, card | {"code": "0" * 64})
+    denoiser_training.train(recipe, tmp_path, progress=False)
+    assert checkpoints.verify(path)["code"] == card["code"] == provenance.denoiser_code()
+    assert "trained by other code" in capsys.readouterr().out
+    assert [file.suffix for file in sorted((tmp_path / "aside").iterdir())] == [".json", ".safetensors"]
 
 
 def test_a_network_is_for_one_level_or_blind():

@@ -1,6 +1,7 @@
 """Where things are: folders of runs, names of files, and files that are written whole or not at all."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,28 @@ def test_a_file_is_replaced_by_a_draft_that_is_on_the_disk_and_not_by_half_of_on
         draft.write_bytes(b"half")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
+
+
+def test_writers_of_one_file_at_once_have_drafts_of_their_own(tmp_path):
+    """Threads of one process, and containers with equal pids that share a folder."""
+    with folders.replacing(tmp_path / "f") as one, folders.replacing(tmp_path / "f") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "f").read_text() == "one" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(OSError), folders.replacing(tmp_path / "f") as draft:
+        draft.write_text("half")
+        shutil.copy(draft, tmp_path / draft.name.replace(draft.name[-3:], "abc"))  # of one that is killed
+        raise OSError
+    assert len(list(tmp_path.iterdir())) == 2
+    folders.clean(tmp_path / "f")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_what_has_no_room_is_refused_before_it_is_computed(tmp_path):
+    folders.check_room(tmp_path / "new" / "f", 1000)
+    with pytest.raises(InputError, match="f will take .* MiB free. Make room"):
+        folders.check_room(tmp_path / "new" / "f", 2**60)
+    assert not list(tmp_path.iterdir())
 
 
 def test_drafts_of_killed_writers_are_cleaned_away_and_those_of_other_files_are_not(tmp_path):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import nbformat
 import pandas as pd
 import pytest
+from latex2mathml.converter import convert
 from matplotlib.figure import Figure
 
 from cunet import pages, report, runs
@@ -177,6 +178,36 @@ def test_pages_show_words_formulas_code_and_pictures():
     assert tags.count("math") == 2 and "mfrac" in tags and tags.count("table") == 2 and tags.count("img") == 1
     assert ("math", "block") in [(tag, attributes.get("display")) for tag, attributes in page.tags]
     assert ("span", {"class": "c1"}) in page.tags and "# a comment" in page.text
+
+
+@pytest.mark.parametrize(
+    "latex, shown",
+    [
+        (r"\text{<script>alert(1)</script>}", "<script>alert(1)</script>"),
+        (r"\text{&lt;script&gt;alert(1)&lt;/script&gt;}", "<script>alert(1)</script>"),
+        (r"\mathrm{<img src=//evil onerror=alert(1)>}", ""),
+        (r"\operatorname{<iframe>}", "<iframe>"),
+        (r"x<script>alert(1)</script>", ""),
+        (r"\href{javascript:alert(1)}{y}", "y"),
+        (r"\href{//evil}{\text{<b>}}", "<b>"),
+        (r"\style{background:url(//evil)}{x}", ""),
+        (r"\color{red\"onmouseover=\"alert(1)}{y}", "y"),
+        (r"\unknown<script>", ""),
+    ],
+)
+def test_a_formula_cannot_hold_a_tag_an_address_or_a_handler(latex, shown):
+    for text in (f"${latex}$", f"$${latex}$$"):
+        page = Page(str(pages.markdown(text)))
+        assert {tag for tag, _ in page.tags} <= pages.FORMULA | {"p", "code", "div", "span"}
+        names = {name for tag, attributes in page.tags if tag in pages.FORMULA for name in attributes}
+        assert names <= pages.FORMULA_ATTRIBUTES and shown in page.text
+
+
+@pytest.mark.parametrize("latex", [r"\epsilon_\theta", r"\alpha \le \bar x'", r"a < b \& c", r"\max_x \,|x|"])
+def test_a_formula_of_symbols_shows_what_the_converter_makes_of_it(latex):
+    """As a browser reads it: entities that stood in the converter's text are characters."""
+    expected, found = (Page(str(text)) for text in (convert(latex), pages.markdown(f"${latex}$")))
+    assert found.text.strip() == expected.text and found.tags[2:] == expected.tags  # in a span of a paragraph
 
 
 def test_a_formula_that_cannot_be_converted_is_shown_as_it_was_written():

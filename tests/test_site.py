@@ -20,6 +20,21 @@ WORDS = """\
 
 $$\\frac{dx}{ds} = v \\tag{4}$$
 """
+EVIL = """\
+An <img src=x onerror=alert(1)> and [a link](javascript:alert(1)).
+
+<script>alert(1)</script>
+
+```{raw} html
+<script>alert(1)</script>
+```
+
+```{eval-rst}
+.. raw:: html
+
+   <script>alert(1)</script>
+```
+"""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +52,11 @@ def built(tmp_path_factory):
     run.save_table(pd.DataFrame([row, other]), "scorecard")
     run.save_result({})
     output = nbformat.v4.new_output("stream", name="stdout", text="as it was executed\n")
-    cells = [nbformat.v4.new_markdown_cell(WORDS), nbformat.v4.new_code_cell(CODE, outputs=[output])]
+    evil = {"text/html": "<b>kept</b><script>alert(1)</script>", "application/javascript": "alert(1)"}
+    drawn = {"image/svg+xml": "<svg onload='alert(1)'></svg>", "text/plain": "a drawing"}
+    outputs = [output, *(nbformat.v4.new_output("display_data", data=data) for data in (evil, drawn))]
+    cells = [nbformat.v4.new_markdown_cell(WORDS), nbformat.v4.new_code_cell(CODE, outputs=outputs)]
+    cells.append(nbformat.v4.new_markdown_cell(EVIL))
     (folder / "mine" / "executed").mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "mine" / "executed" / "04_networks.ipynb")
     few = folder / "cunet"  # two light modules: all of them take a minute
@@ -93,6 +112,13 @@ def test_the_notebook_is_shown_as_it_was_executed_with_links_to_claims_and_funct
     assert "claim-c02" not in page and "claim-c03" not in page  # code and formulas stay
     assert 'href="../library/errors.html#cunet.errors.InputError"' in page
     assert 'href="../library/docstrings.html#cunet.docstrings.to_rst"' in page
+
+
+def test_nothing_that_a_notebook_holds_runs_in_its_page(built):
+    page = (built / "notebooks" / "04_networks.html").read_text(encoding="utf-8")
+    assert "<b>kept</b>" in page and "a drawing" in page and "&lt;img src=x onerror" in page
+    assert not re.search(r"<script>alert|<img[^>]* onerror|<svg onload|href=.javascript:", page)
+    assert '"[-]": ["html", "require", "autoload"]' in page, "of MathJax, what a formula could run"
 
 
 def test_a_claim_leads_to_its_notebook_and_the_functions_it_calls(built):

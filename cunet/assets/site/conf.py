@@ -21,13 +21,19 @@ nb_output_stderr = "remove"
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # would come from a CDN
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_disable_syntax = ["html_block", "html_inline"]  # tags in words are text; docutils.conf has the rest
 myst_dmath_double_inline = True
 myst_update_mathjax = True
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
 
 # one file, from a package: no CDN, no fonts to load
 mathjax_path = "mathjax/tex-svg-full.js"
-mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
+# without TeX's commands for links, styles and further files: a formula of a notebook runs nothing
+mathjax3_config = {
+    "options": {"enableMenu": False},
+    "svg": {"fontCache": "global"},
+    "tex": {"packages": {"[-]": ["html", "require", "autoload"]}},
+}
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
