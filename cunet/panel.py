@@ -123,7 +123,7 @@ def dearest(networks: Networks) -> list[Setting]:
 
 
 def slowest(image: Tensor, networks: Networks, rounds: int, seed: int = 0) -> tuple[Setting, list[float]]:
-    """The slowest of the settings of `dearest`, timed once each, and its seconds in each of `rounds`."""
+    """The slowest of the settings of `dearest`, each timed once, and its seconds in `rounds` more runs."""
     once = {setting: denoise(image, setting, networks, seed).seconds for setting in dearest(networks)}
     setting = max(once, key=once.__getitem__)
     return setting, [denoise(image, setting, networks, seed).seconds for _ in range(rounds)]
