@@ -63,7 +63,7 @@ def at_best(
     value, words = {}, []
     for rule, what in (("lowest", "for the lowest"), ("flat", "to come within 5 % of it")):
         pair = getattr(ours, rule), getattr(others, rule)
-        spans = ["{:.0f} to {:.0f}".format(*ends(one)) for one in pair]
+        spans = [" to ".join(dict.fromkeys(f"{end:.0f}" for end in ends(one))) for one in pair]
         value |= dict(zip((f"{rule}_low", f"{rule}_high"), ratio_of_steps(*pair, ours.tried), strict=True))
         words.append(f"{spans[0]} steps against {spans[1]} {what}")
     text = f"{label(model)}, in 95 % of resamples: {', '.join(words)}; tried: {list(ours.tried)}"
