@@ -231,7 +231,7 @@ def test_shards_depend_on_the_released_networks_that_they_sample(tmp_path, monke
     there = tmp_path / "cunet" / "assets" / "checkpoints"
     there.mkdir(parents=True)
     names = {"mnist-cunet-laptop-s0.json", "mnist-unet-laptop-s0.safetensors"}
-    for name in (*names, "mnist-cunet-smoke-s0.json", "mnist-dncnn-laptop-s0.json"):
+    for name in (*names, "mnist-unet-smoke-s0.json", "mnist-dncnn-laptop-s0.json"):
         (there / name).touch()
     monkeypatch.setattr(chain, "PACKAGE", tmp_path / "cunet")
     monkeypatch.setattr(dependencies, "modules", lambda path: [])
