@@ -104,7 +104,7 @@ class Run:
         """Folder of the run's own checkpoints; not staged: a training resumes from it."""
         return self._folder(self.run_dir / "checkpoints")
 
-    def save_figure(self, figure, name: str, caption: str = "") -> Path:
+    def save_figure(self, figure, name: str, caption: str = "") -> None:
         """Save a Matplotlib figure as figures/<name>.png (150 dots an inch) and .pdf, without a date inside,
         and show it in the notebook, with its caption below.
 
@@ -114,9 +114,6 @@ class Run:
             figure: a matplotlib Figure.
             name: `figNN_slug` for the paper's figure NN, `ext_slug` for one beyond the paper.
             caption: one sentence, Markdown; the report has it, too.
-
-        Returns:
-            Path of the PNG.
         """
         folder = self._folder(self.target / "figures")
         folders.check_name(name, "figure")
@@ -130,7 +127,6 @@ class Run:
         if get_ipython() is not None:
             number = "" if (where := paper_place(name)) == BEYOND else f"**{where}.** "
             display(figure, Markdown(number + caption))
-        return folder / f"{name}.png"
 
     def save_table(self, table, name: str, caption: str = "") -> Path:
         """Save a pandas DataFrame as tables/<name>.csv (full precision) and .md (four digits, for reading).

@@ -433,7 +433,7 @@ bits = pd.DataFrame(rows)
 run.save_table(bits, "ext_likelihood", f"Bits per dimension of {likelihood_images} test images, {main}")
 picture = beyond_figures.likelihoods(bits)
 caption = f"Bits per dimension of test images, {main}: who needs fewer? Diamonds: mean, with its 95 % interval"
-run.save_figure(picture, "ext_likelihood", caption);
+run.save_figure(picture, "ext_likelihood", caption)
 
 # %%
 likely = {}
@@ -488,7 +488,7 @@ caption = (
     f"Left: error of v at each depth over that at the depth trained with, {main}, 95 % over images; right: the depths"
     " chosen, a row for budgets that choose alike: where it is of one colour, need does not differ along the chain"
 )
-run.save_figure(picture, "ext_depth", caption);
+run.save_figure(picture, "ext_depth", caption)
 
 
 # %%
@@ -540,7 +540,7 @@ caption = (
     f"KID-AlexNet against work a sample, {depth_calls} DDIM steps, {main}, with 95 % over samples: a way saves work"
     " where it lies left of the full network (star), and costs quality where it lies above its interval"
 )
-run.save_figure(picture, "ext_saved_work", caption);
+run.save_figure(picture, "ext_saved_work", caption)
 
 # %%
 evenly = saved[saved.way == "even depth"]
@@ -601,7 +601,7 @@ caption = (
     f"Error of v against the solver's steps, {main}; 95 % over images. Flat to the right of 1: an equation was learned;"
     " rising: layers"
 )
-run.save_figure(picture, "ext_inner_ode", caption);
+run.save_figure(picture, "ext_inner_ode", caption)
 
 # %%
 converged = pd.concat(

@@ -375,10 +375,10 @@ def train_first(repository) -> Path:
     """Have the first notebook train a network before all else; returns the file of the training's state."""
     notebook = repository / "notebooks" / "01_first.py"
     before, run, after = notebook.read_text().partition("run = runs.Run.open(globals())\n")
-    recipe = dict(model="unet", size="smoke", images=2048, batch_size=8, validate_every=0, checkpoint_every=1)
+    recipe = dict(model="cunet", size="smoke", images=128, batch_size=4, validate_every=0, checkpoint_every=1)
     train = f"from cunet import devices, recipe\n\ndevices.run(recipe.configure({recipe}), run.checkpoints)\n"
     notebook.write_text(before + run + train + after)
-    return repository / "papermill_runs" / "tiny" / "checkpoints" / "mnist-unet-smoke-s0.state.json"
+    return repository / "papermill_runs" / "tiny" / "checkpoints" / "mnist-cunet-smoke-s0.state.json"
 
 
 @pytest.mark.parametrize("victim", ["reproduce", *PARTS])
@@ -397,7 +397,7 @@ def test_after_kill_9_of_any_part_the_same_command_finishes_and_orphans_are_gone
     assert done.returncode == 0, done.stderr
     assert set(mtimes(repository / "papermill_runs" / "tiny")) == {"01_first", "12_last"}
     assert not any(processes.running(one) for one in (*kernels, *killed)) and not own(repository)
-    assert state is None or state.with_name("mnist-unet-smoke-s0.safetensors").is_file()
+    assert state is None or state.with_name("mnist-cunet-smoke-s0.safetensors").is_file()
     faults.survived()
 
 

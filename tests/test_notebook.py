@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import nbformat
@@ -168,28 +167,21 @@ def test_two_jobs_cannot_save_a_figure_under_one_name(tmp_path):
 
 @pytest.mark.parametrize("already", [True, False], ids=["dead", "dies"])
 def test_a_job_ends_with_the_chain_that_started_it(tmp_path, monkeypatch, already):
-    """The chain is dead when the job starts, or dies when its kernel computes."""
+    """The chain is dead when the job starts, or dies when its kernel is there."""
     chain = subprocess.Popen(["sleep", "600"])
     monkeypatch.setenv(notebook.GUARD, json.dumps(processes.identity(chain.pid)))
-    kernels = []
-
-    def die():
-        if not already:
-            stage = wait_for(lambda: list((tmp_path / ".staging").glob("01_first~*")), "staging")[0]
-            kernels.extend(wait_for(lambda: processes.marked(runs.STAGING, str(stage)), "a kernel"))
+    if already:
         chain.kill()
         chain.wait()
-
-    killer = threading.Thread(target=die)
-    killer.start()
-    if already:
-        killer.join()
-    with pytest.raises(NotebookError, match="chain that started this job"):
-        notebook.execute(FIRST, tmp_path, {"action": "sleep"})
-    killer.join()
-    assert already or kernels
+    job = start("notebook", str(FIRST), "--out", str(tmp_path), "-p", "action=sleep")
+    kernels = [] if already else wait_for(lambda: left(tmp_path), "a kernel")
+    chain.kill()
+    chain.wait()
+    _, said = job.communicate(timeout=300)
+    assert job.returncode == 1 and "The chain that started this job has been killed" in said, said
     assert not any(processes.running(kernel) for kernel in kernels) and not left(tmp_path)
     assert not list((tmp_path / ".staging").iterdir())
+    assert set(files(tmp_path)) <= {"logs/01_first.ipynb"}, "the notebook as far as it came, and no result"
 
 
 def left(folder) -> list[psutil.Process]:

@@ -39,8 +39,8 @@ def test_figures_are_png_and_pdf_and_the_same_to_the_byte_each_time(run):
 
 
 def saved(run):
-    path = run.save_figure(line(), "fig04_noising", "A line.")
-    return sorted(path.parent.glob("fig04_noising.*"))
+    run.save_figure(line(), "fig04_noising", "A line.")
+    return sorted((run.target / "figures").glob("fig04_noising.*"))
 
 
 def test_a_saved_figure_is_shown_with_its_place_in_the_paper_and_its_caption(run, monkeypatch):

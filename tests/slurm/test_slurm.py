@@ -174,7 +174,7 @@ def test_smoke_chain_through_sbatch_cancelled_in_the_middle_goes_on(cluster, tmp
     text = (ROOT / "papermill_runs" / "profiles" / "smoke.yaml").read_text()
     root = repository(tmp_path / "smoke", ROOT / "notebooks", {"smoke": text})
     profile = root / "papermill_runs" / "profiles" / "smoke.yaml"
-    replaced(profile, "05_training: {images: 1024,", "05_training: {images: 8192, checkpoint_every: 1,")
+    replaced(profile, "05_training: {images: 1024,", "05_training: {images: 3072, checkpoint_every: 1,")
     own = "validate_every = 25_000  #"
     replaced(root / "notebooks" / "05_training.py", own, f"checkpoint_every = 0  # steps\n{own}")
     checkpoints = root / "papermill_runs" / "smoke" / "checkpoints"
