@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from cunet import storage
 from cunet.checkpoint_names import Trained, stem
 from cunet.errors import InputError, one_of
 from cunet.provenance import environment
+
+if TYPE_CHECKING:
+    from cunet.diffusion import Diffusion
 
 ASSETS = Path(__file__).parent / "assets" / "checkpoints"
 """Where the released weights live."""
@@ -223,6 +226,20 @@ def verify(path: str | Path) -> dict[str, Any]:
     _, card = storage.read(Path(path))
     _refuse_foreign(Path(path), card)
     return card
+
+
+def diffusion(card: dict[str, Any], path: str | Path) -> "Diffusion":
+    """The diffusion that the card of the checkpoint `path` describes; InputError if it describes none."""
+    from cunet.diffusion import Diffusion  # here, since this module decides no number
+
+    settings = card.get("diffusion")
+    try:
+        return Diffusion(**settings)
+    except (TypeError, InputError) as error:
+        raise InputError(
+            f"The card of {path} does not say the network's diffusion, so it cannot draw images (it has "
+            f"{settings!r}: {error}). Give a checkpoint of a diffusion network, as `cunet train` writes."
+        ) from error
 
 
 def fill(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

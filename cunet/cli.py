@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from cunet import folders
 from cunet.errors import InputError, explain
 
 
@@ -45,6 +46,9 @@ Dataset = Annotated[str, typer.Option(help="Dataset: mnist, ... (cunet.datasets.
 Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
 Profile = Annotated[str, typer.Option(help="smoke, laptop, reference, paper, or a .yaml file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value, over the profile's.")]
+
+
+COUNTABLE = 10**15  # images of a training
 
 
 def example(*lines: str) -> str:
@@ -165,6 +169,9 @@ def train(
 
     given = {"dataset": dataset, "model": model, "size": size, "seed": seed, "images": images}
     config = training.configure(given | parameters.assignments(settings or []))
+    if config.images > COUNTABLE:
+        digits = len(str(config.images))
+        raise InputError(f"images has {digits} digits: such a training never ends; give {COUNTABLE} at most.")
     if config.devices * config.num_nodes == 1:
         path = training.train(config, out, progress=True)
     else:
@@ -201,19 +208,13 @@ def sample(
 ) -> None:
     """Draw images from a released or a trained network: a sheet to look at, and all of them as an array."""
     from cunet import checkpoints, folders, pictures, running, sampling
-    from cunet.diffusion import Diffusion
 
     path = checkpoint or checkpoints.released(dataset or "mnist", model or "cunet", size or "laptop")
     network, card = checkpoints.load(path, model, size)
     if dataset not in (None, card.get("dataset")):
         raise InputError(f"{path} was trained on {card.get('dataset')!r}, not on {dataset!r}.")
-    if not isinstance(card.get("diffusion"), dict):
-        raise InputError(
-            f"The card of {path} does not say the network's diffusion, so it cannot draw images. Give a "
-            "checkpoint of a diffusion network, as `cunet train` writes."
-        )
+    diffusion = checkpoints.diffusion(card, path)
     folders.check_writable(out)
-    diffusion = Diffusion(**card["diffusion"])
     network = running.prepared(network, min(n, batch_size), compiled, precision, channels_last)
     images = sampling.sample(network, n, diffusion, sampler, steps, seed, batch_size, progress=True)
     sheet = pictures.write_sheet(images, out, f"{Path(path).stem}-{sampler}{steps}-s{seed}")
@@ -268,6 +269,11 @@ def denoise(
     else:
         dataset = dataset or denoisers.suited(noisy.shape[1], model, size)
         denoiser = denoisers.load(model, dataset, size, steps=steps)
+    if denoiser.card and "dataset" not in denoiser.card:
+        raise InputError(
+            f"The card of {checkpoint} does not say on which data set the network was trained, and it "
+            "denoises images like those only. Give a checkpoint as `cunet train` writes."
+        )
     clean = pictures.denoise(denoiser, noisy, noise_level, progress=True)
     print(f"Denoised: {folders.shown(pictures.write(out, clean))}")
     if card := denoiser.card:
@@ -377,6 +383,8 @@ def info(
     """Count a network's parameters, and the MACs of one call with every evaluation of its solver."""
     from cunet import cost, models
 
+    if channels not in (1, 3):
+        raise InputError(f"channels={channels}: expected 1 for grey images or 3 for RGB.")
     network = models.build(model, size=size, channels=channels)
     counts = cost.parameters(network)
     facts = {
@@ -414,6 +422,7 @@ def _show(facts: dict[str, str]) -> None:
 
 def main() -> None:
     """Run the command line; turn what a user can mend into a paragraph and an exit status."""
+    folders.fix_roots()
     try:
         status = app(standalone_mode=False) or 0
     except BaseException as error:

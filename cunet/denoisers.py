@@ -269,7 +269,7 @@ def from_checkpoint(path: Path, steps: int = 10, method: str | None = None) -> F
     network, card = checkpoints.load(path, model=method)
     if card["model"] in NETWORKS:
         return Feedforward(network, card)
-    return Diffusing(network, Diffusion(**card["diffusion"]), steps, card)
+    return Diffusing(network, checkpoints.diffusion(card, path), steps, card)
 
 
 def noisy_images(diffusion: Diffusion, images: Tensor, level: int, seed: int = 0) -> Tensor:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cunet import folders, processes, training_job
-from cunet.errors import InputError, TrainingInterrupted, said
+from cunet.errors import InputError, Interrupted, TrainingInterrupted, said
 from cunet.recipe import TrainConfig
 
 SHUTDOWN = 20
@@ -44,6 +44,7 @@ def run(config: TrainConfig, out: Path, say: Callable[[str], object] = print) ->
 
     Raises:
         InputError: what the training itself refused, in its words; or how it ended.
+        TrainingInterrupted: SIGINT or SIGTERM came; the processes have saved their state and ended.
     """
     settings = out / f"{config.name}.recipe.json"
     folders.write_atomically(settings, config.model_dump_json(indent=1))
@@ -57,13 +58,18 @@ def run(config: TrainConfig, out: Path, say: Callable[[str], object] = print) ->
     )
     lines = []
     try:
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            say(lines[-1])
-    except BaseException:  # an interrupted cell: the training saves its state, and does not go on unseen
-        process.terminate()
-        process.wait()
-        raise
+        with processes.interruptible():
+            try:
+                for line in process.stdout:
+                    lines.append(line.rstrip())
+                    say(lines[-1])
+            except BaseException:  # the training saves its state, and does not go on unseen
+                process.terminate()
+                process.stdout.read()  # a full pipe would keep it from ending
+                process.wait()
+                raise
+    except Interrupted as error:
+        raise TrainingInterrupted(config.name, _kept(config, out)) from error
     if status := process.wait():
         told = said(lines)
         if config.devices * config.num_nodes > 1:  # torchrun stops the others, which say so: that is no cause
@@ -71,6 +77,13 @@ def run(config: TrainConfig, out: Path, say: Callable[[str], object] = print) ->
         why = f": {told[0]}" if told else f" with status {status}: {lines[-1:]}"
         raise InputError(f"The training {config.name} ended{why}")
     return out / f"{config.name}.safetensors"
+
+
+def _kept(config: TrainConfig, out: Path) -> str:
+    """What is left of a training that was stopped, and how to go on."""
+    state = out / f"{config.name}.state.safetensors"
+    saved = f"and its state is saved in {state}" if state.is_file() else "before it had a state to save"
+    return f"with all its processes, {saved}. Start it again with the same settings and folder."
 
 
 def command(config: TrainConfig, settings: Path, out: Path) -> list[str]:

@@ -155,14 +155,42 @@ def path(name: str, root: Path, counts: dict[str, int] | None = None) -> Path:
 
 
 def built(file: Path) -> bool:
-    """Whether a rendered file and its card are there; `load` says whether they are whole."""
-    return file.is_file() and file.with_suffix(".json").is_file()
+    """Whether a rendered file and its card are there; `load` says whether they are whole. A card without a
+    hash of its own is of earlier code: what belongs to it is drawn again."""
+    card = file.with_suffix(".json")
+    return file.is_file() and card.is_file() and b'"card_sha256"' in card.read_bytes()
 
 
 def card(name: str, root: Path) -> dict[str, Any]:
-    """What the card of a data set in `root` says, `build` lists it; empty when it was not drawn yet."""
+    """What the card of a data set in `root` says, `build` lists it; empty when it was not drawn yet.
+
+    Raises:
+        InputError: the card was edited or is damaged.
+    """
     file = path(name, root)
-    return json.loads(file.with_suffix(".json").read_text()) if built(file) else {}
+    return read_card(file) if built(file) else {}
+
+
+def read_card(file: Path) -> dict[str, Any]:
+    """The card of a rendered file; InputError unless it is as it was written."""
+    card = file.with_suffix(".json")
+    try:
+        content = json.loads(card.read_text(encoding="utf-8"))
+        if content["card_sha256"] == _seal(content):
+            return content
+        problem = "its content does not have the card_sha256 that it carries"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    raise InputError(
+        f"The card {card} of a drawn data set was edited or is damaged ({problem}); delete it, and the data "
+        "set will be drawn again."
+    )
+
+
+def _seal(card: dict[str, Any]) -> str:
+    """SHA-256 of a card, whatever `card_sha256` it carries."""
+    rest = {key: value for key, value in card.items() if key != "card_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def check(name: str, root: Path) -> None:
@@ -189,15 +217,16 @@ def build(
 
     Returns:
         The safetensors file. It holds uint8 tensors "<split>/<side>"; its JSON card (same name) holds the
-        SHA-256 of the file and of every tensor, the recipe, the package versions, the credits, and how near
-        test images come to training images. Both appear at once when they are whole, and a second process
-        waits for the first.
+        SHA-256 of the file, of every tensor and of the card itself, the recipe, the package versions, the
+        credits, and how near test images come to training images. Both appear at once when they are whole,
+        and a second process waits for the first.
     """
     target, counts = path(name, root, counts), counts or COUNTS
     with processes.locked(target.with_suffix(".lock"), f"the data set {name}", wait=math.inf):
         if built(target):
             return target
         folders.clean(target)
+        folders.check_room(target, 3 * sum(counts.values()) * sum(side**2 for side in SIDES))
         versions, tensors = _versions(), {}
         for split, images in _render_all(name, counts, workers or processes.cores(), progress).items():
             tensors |= {f"{split}/64": images, f"{split}/32": _halve(images)}
@@ -205,6 +234,7 @@ def build(
             save_file(tensors, draft)
             card = _card(name, counts, draft, tensors) | {"packages": versions, "credits": credits(name)}
             card["near_duplicates"] = _near_duplicates(tensors)
+            card["card_sha256"] = _seal(card)
             folders.write_atomically(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     return target
 
@@ -246,13 +276,13 @@ def load(file: Path, split: str, side: int) -> np.ndarray:
         InputError: the file or its card is damaged.
     """
     key = f"{split}/{side}"
+    expected = read_card(file)["tensors"][key]
     try:
-        expected = json.loads(file.with_suffix(".json").read_text())["tensors"][key]
         with safe_open(file, "numpy") as store:
             images = store.get_tensor(key)
         found = _digest(images)
-    except Exception as error:  # safetensors and json each raise their own kinds
-        expected, found = "a readable file and card", f"{type(error).__name__}: {error}"
+    except Exception as error:  # safetensors raises kinds of its own
+        found = f"{type(error).__name__}: {error}"
     if found != expected:
         raise InputError(
             f"The drawn data set {file} is damaged ({key}: found {found}, expected {expected}); delete it, "

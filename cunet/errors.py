@@ -4,6 +4,7 @@ A process of the library that ends with one of them leaves one paragraph, which 
 exit status. Whoever started the process reads the paragraph back with `said`.
 """
 
+import errno
 import functools
 import signal
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from numbers import Integral
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what a write fails with, without a file's name
 MARK = "cunet: "
 """What a command's paragraph begins with."""
 
@@ -112,6 +114,12 @@ def explain(error: BaseException) -> int:
         return say("Stopped. The same command resumes.", 130)
     if isinstance(error, BrokenPipeError):
         return 1
+    if isinstance(error, OSError) and not error.filename and error.errno in NO_ROOM:
+        return say(
+            f"{error.strerror}. Make room on the disk, or choose a folder that can be written (--out, "
+            "CUNET_DATA, TMPDIR), and give the same command again.",
+            2,
+        )
     if isinstance(error, OSError) and error.filename:
         return say(
             f"{error.filename}: {error.strerror}. Check the path, its permissions and the free space.", 2

@@ -44,6 +44,11 @@ def environment() -> dict[str, str]:
     return {name: str(home / place) for name, place in places.items()} | {"JUPYTER_PREFER_ENV_PATH": "1"}
 
 
+def loosening() -> set[str]:
+    """Variables around us that could give JupyterLab another token, or none, or further settings."""
+    return {name for name in os.environ if name.startswith("JUPYTER")} - set(environment())
+
+
 def configure() -> None:
     """Write the settings and the extension that make .py files of notebooks/ open as notebooks."""
     config = folder() / "config" / "labconfig" / "default_setting_overrides.json"
@@ -59,7 +64,8 @@ def configure() -> None:
 
 
 def command(port: int | None = None, browser: bool = True) -> list[str]:
-    """JupyterLab's command line: loopback only, a fresh token (its default), the repository as root.
+    """JupyterLab's command line: loopback only, a fresh token, the repository as root. What it says goes over
+    any settings of the system or the user.
 
     Arguments:
         port: the one to listen on, or nothing; None takes JupyterLab's usual one, or the next that is free.
@@ -70,6 +76,7 @@ def command(port: int | None = None, browser: bool = True) -> list[str]:
     return [
         *(sys.executable, "-m", "jupyter", "lab"),
         "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.identity_provider_class=cunet.lab_token.FreshToken",
         f"--ServerApp.root_dir={folders.root()}",
         f"--LabApp.default_url={opened}",
         *((f"--ServerApp.port={port}", "--ServerApp.port_retries=0") if port is not None else ()),
@@ -86,6 +93,8 @@ def main() -> None:
     given = parser.parse_args()
     screen = bool(os.environ.get("DISPLAY")) or not sys.platform.startswith("linux")
     configure()
+    for name in loosening():
+        del os.environ[name]
     os.environ.update(environment())
     print(
         "JupyterLab: open the address with the token that it prints; Ctrl-C twice ends it.", file=sys.stderr

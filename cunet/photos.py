@@ -8,6 +8,7 @@ of the sources.
 
 import hashlib
 import io
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +21,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cunet import storage
+from cunet import folders, storage
 from cunet.errors import InputError
 from cunet.processes import cores
 
+UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
+"""What Pillow raises for files that are no pictures, or damaged ones."""
+META, SPARE = ((40, 44), (136, 144), (144, 152)), 16  # of LMDB, see `_refuse_cut`
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 
 
@@ -86,6 +90,7 @@ def lsun_church(root: Path, split: str) -> Photos:
             "http://dl.yf.io/lsun/scenes/ and unpack both there, or use a folder of images as "
             "`folder:PATH`. The environment variable CUNET_DATA moves the root."
         )
+    _refuse_cut(folder / "data.mdb")
     try:
         environment = lmdb.open(str(folder), readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
@@ -98,6 +103,27 @@ def lsun_church(root: Path, split: str) -> Photos:
             return transaction.get(key)
 
     return Photos(keys, read, _fingerprint(folder, [folder / "data.mdb"]))
+
+
+def _refuse_cut(file: Path) -> None:
+    """Raise InputError for an LMDB file that ends before its last page: reading there ends the process.
+
+    Each of its first two pages (MDB_meta in LMDB's mdb.c) has the size of a page at byte 40, the number of
+    the last page at 136 and that of the transaction at 144. The later transaction counts. Pages at the very
+    end may never have been written, where they were given up at once: hence the `SPARE` ones.
+    """
+    size, page, found = file.stat().st_size, 0, []
+    with file.open("rb") as stream:
+        for _ in range(2):
+            stream.seek(page)
+            head = stream.read(152)
+            page, last, transaction = (int.from_bytes(head[i:j], sys.byteorder) for i, j in META)
+            found.append((transaction, (last + 1) * page))
+    if size < max(found)[1] - SPARE * page:
+        raise InputError(
+            f"The LMDB file {file} is cut: it has {size} bytes, and its last page ends at byte "
+            f"{max(found)[1]}. Fetch it again."
+        )
 
 
 def folder(root: Path, split: str) -> Photos:
@@ -134,6 +160,7 @@ def decode(photos: Photos, image_size: int, cache: Path, name: str) -> Tensor:
     if found is not None:
         return found
     count = len(photos.items)
+    folders.check_room(file, count * 3 * image_size**2)
     images = np.empty((count, 3, image_size, image_size), np.uint8)
     with ThreadPool(cores()) as pool:  # Pillow decodes without Python's lock
         squares = pool.imap(partial(_square, photos.read, image_size), photos.items, chunksize=16)
@@ -150,7 +177,7 @@ def _square(read: Callable[..., Path | bytes], image_size: int, item: Path | byt
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
             square = ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"The image {item} cannot be read ({error}); remove it or fetch it again."
         ) from error

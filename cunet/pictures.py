@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from . import folders
 from .datasets import from_uint8, to_uint8
 from .denoisers import SMALLEST, Denoiser
 from .errors import InputError
+from .photos import UNREADABLE
 from .sampling import progress_bar, whole_numbers
 
 FORMATS = ("PNG", "JPEG", "MPO")  # MPO: a camera's JPEG with a second picture behind the first
@@ -45,7 +46,7 @@ def read(path: str | Path) -> Tensor:
             pixels = np.array(ImageOps.exif_transpose(image).convert("L" if grey else "RGB"))
     except InputError:
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(
             f"The picture {path} cannot be read ({reason}). Give an existing, whole PNG or JPEG file."

@@ -87,6 +87,7 @@ class Profile(BaseModel):
                 raise ValueError(f"{stem!r} is not the name of a notebook, such as 04_networks")
             if not isinstance(parameters or {}, dict):
                 raise ValueError(f"{stem} holds {parameters!r}; it needs lines such as 'samples: 64'")
+            _own(stem, parameters or {})
             taken = [name for name in parameters or {} if name in RESERVED]
             if taken:
                 raise ValueError(f"{stem}.{taken[0]} is set by the chain, not by a profile")
@@ -97,6 +98,14 @@ class Profile(BaseModel):
         """The profile that results carry: its name, but `smoke` at that size whatever the name, because the
         numbers then mean nothing."""
         return runs.SMOKE if self.size == runs.SMOKE else self.name
+
+
+def _own(stem: str, parameters: dict[str, Any]) -> None:
+    """Raise ValueError unless a notebook's own lists of networks hold what the names of jobs are made of."""
+    for key, kind, words in (("datasets", str, "names"), ("models", str, "names"), ("seeds", int, "numbers")):
+        values = parameters.get(key)
+        if isinstance(values, list) and not all(type(value) is kind for value in values):
+            raise ValueError(f"{stem}.{key} is {values!r}; it needs {words}")
 
 
 def _once(values: list) -> list:

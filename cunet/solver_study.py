@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from . import checkpoints, cost, datasets, folders, models, sampling, training
+from . import checkpoints, cost, datasets, folders, models, processes, sampling, training
 from .diffusion import Diffusion
 from .errors import InputError
 from .frechet import FrechetAlexNet, Statistics, dataset_features, features
@@ -153,9 +153,16 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> pd.DataF
     a call; macs, of a call; loss, the validation loss; fd, FD-AlexNet of the samples, NaN where none were
     drawn. The file keeps rows of other settings, too.
 
-    Raises InputError for settings that cannot be, or a folder whose trainings had others.
+    Raises InputError for settings that cannot be, a folder whose trainings had others, or one that another
+    process works in.
     """
-    study = Study(settings, Path(out))
+    out = Path(out)
+    with processes.locked(out / "checkpoints" / ".solvers.lock", f"The study in {out}"):
+        return _run(Study(settings, out), settings, progress)
+
+
+def _run(study: Study, settings: Settings, progress: bool) -> pd.DataFrame:
+    """`run`, for the holder of the folder's lock: the rows of two at once would replace each other's."""
     choices = [choice(text) for text in settings.choices]
     with tqdm(total=len(choices) ** 2, desc="cells", disable=not progress, file=sys.stderr) as bar:
         for trained in sorted(choices, key=lambda c: c.evaluations):

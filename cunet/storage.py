@@ -100,11 +100,19 @@ def keep(path: Path, what: Tensor | dict[str, Tensor]) -> None:
     """Write a cache, with its hash, atomically; the folder is made if needed.
 
     what: a CPU tensor of any dtype, or several by name.
+
+    Raises InputError where the system refuses (disk full, folder read-only).
     """
     named = what if isinstance(what, dict) else {ALONE: what}
     tensors = {name: tensor.contiguous() for name, tensor in named.items()}
-    with folders.replacing(path) as draft:
-        save_file(tensors, draft, metadata={"sha256": _digest(tensors), "name": path.name})
+    try:
+        with folders.replacing(path) as draft:
+            save_file(tensors, draft, metadata={"sha256": _digest(tensors, path)})
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"The cache {path} could not be written: {error}. Make room on the disk, or set CUNET_DATA or "
+            "the run to a folder that can be written, and start again."
+        ) from error
 
 
 def kept(path: Path) -> Tensor | dict[str, Tensor] | None:
@@ -117,18 +125,19 @@ def kept(path: Path) -> Tensor | dict[str, Tensor] | None:
             # copies: whoever writes into the file would change a tensor that is mapped from it
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
             written = file.metadata() or {}
-        if _digest(tensors) == written.get("sha256") and written.get("name", path.name) == path.name:
+        if _digest(tensors, path) == written.get("sha256"):
             return tensors[ALONE] if tensors.keys() == {ALONE} else tensors
-        problem = "its content or its name is not the one that it carries"
+        problem = "its content, its name or its folder's name is not the one that was hashed"
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         problem = str(error)
     warnings.warn(f"The cache {path} is damaged ({problem}) and is made again.", stacklevel=2)
     return None
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of the tensors' names, dtypes, shapes and bytes; without its name of one that is alone."""
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], path: Path) -> str:
+    """SHA-256 of the names of the file and its folder, which together say what is in it, and of the tensors'
+    names, dtypes, shapes and bytes; without its name of one that is alone."""
+    digest = hashlib.sha256("/".join(path.absolute().parts[-2:]).encode())
     for name, tensor in sorted(tensors.items()):
         named = () if name == ALONE else (name,)
         digest.update(repr((*named, str(tensor.dtype), tuple(tensor.shape))).encode())

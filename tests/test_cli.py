@@ -12,7 +12,8 @@ from conftest import TINY, call
 from PIL import Image
 from typer.testing import CliRunner
 
-from cunet import cli, errors
+from cunet import checkpoints, cli, datasets, errors, folders, models
+from cunet.diffusion import Diffusion
 from cunet.errors import InputError, Interrupted
 
 COMMANDS = ("reproduce", "estimate", "notebook", "train", "sample", "denoise", "bench", "solvers", "info")
@@ -101,6 +102,8 @@ def test_the_shell_completes_commands_and_options():
         (["info", "cunt"], "Did you mean 'cunet'"),
         (["info", "cunet", "--size", "huge"], "huge"),
         (["info", "cunet", "--channels", "0"], "channels"),
+        (["info", "unet", "--channels", "100000000"], "channels=100000000"),
+        (["train", "--images", "1" + "0" * 400], "images has 401 digits"),
         (["notebook", "nowhere.py"], "no notebook 'nowhere.py'"),
         (["notebook", str(TINY / "01_first.py"), "-p", "cuont=1"], "did you mean 'count'"),
         (["notebook", str(TINY / "01_first.py"), "-f", "nowhere.yaml"], "nowhere.yaml cannot be read"),
@@ -122,6 +125,28 @@ def test_bad_input_is_an_input_error_and_writes_nothing(arguments, message, tmp_
     status, _, error = run(*arguments)
     assert status == -1 and error.startswith("InputError(") and message in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("diffusion", [{"foo": 1}, {"schedule": "x"}, [1], 3, None])
+def test_a_card_without_a_diffusion_is_refused_before_the_work(diffusion, tmp_path, monkeypatch):
+    network, path = models.build("unet", "smoke", 1), tmp_path / "x.safetensors"
+    checkpoints.save(path, network, {"dataset": "mnist", "diffusion": diffusion})
+    Image.new("L", (16, 16)).save(tmp_path / "x.png")
+    for command in (["sample"], ["denoise", str(tmp_path / "x.png"), "--noise-level", "0.1"]):
+        status, _, error = run(*command, "--checkpoint", str(path), "--out", str(tmp_path / "y.png"))
+        assert status == -1 and "does not say the network's diffusion" in error and str(path) in error
+
+
+def test_a_card_without_its_data_set_is_refused_before_a_picture_is_denoised(tmp_path, monkeypatch):
+    monkeypatch.setattr("cunet.pictures.denoise", lambda *_, **__: pytest.fail("it worked first"))
+    network, path = models.build("unet", "smoke", 1), tmp_path / "x.safetensors"
+    checkpoints.save(path, network, {"diffusion": Diffusion().settings()})
+    Image.new("L", (16, 16)).save(tmp_path / "x.png")
+    status, _, error = run(
+        "denoise", str(tmp_path / "x.png"), "--noise-level", "0.1", "--checkpoint", str(path)
+    )
+    assert status == -1 and "does not say on which data set" in error
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".png", ".safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +182,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(arguments, w
         (KeyboardInterrupt(), 130, "cunet: Stopped."),
         (FileNotFoundError(2, "No such file", "/x/y"), 2, "cunet: /x/y: No such file"),
         (OSError(28, "No space left on device", "/x/y"), 2, "cunet: /x/y: No space left"),
+        (OSError(28, "No space left on device"), 2, "cunet: No space left on device. Make room"),
+        (OSError(30, "Read-only file system"), 2, "cunet: Read-only file system. Make room"),
         (SystemExit(3), 3, ""),
     ],
 )
@@ -208,8 +235,21 @@ def test_what_a_command_says_is_read_back_from_its_output(capsys):
 def test_an_error_of_the_program_itself_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         errors.explain(ZeroDivisionError())
+    with pytest.raises(OSError, match="Bad file"):
+        errors.explain(OSError(9, "Bad file descriptor"))
     with pytest.raises(ZeroDivisionError):
         errors.command(lambda: 1 / 0)()
+
+
+def test_folders_of_variables_are_absolute_for_all_that_a_command_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUNET_ROOT", "repo")
+    monkeypatch.setenv("CUNET_DATA", "data")
+    monkeypatch.setattr(sys, "argv", ["cunet", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert folders.root() == tmp_path / "repo" and os.environ["CUNET_ROOT"] == str(tmp_path / "repo")
+    assert datasets.data_root() == tmp_path / "data"
 
 
 def test_as_a_process_bad_input_is_one_paragraph_and_status_2_from_any_folder(tmp_path):

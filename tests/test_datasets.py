@@ -206,6 +206,21 @@ def test_a_damaged_drawn_file_is_refused(avatars, tmp_path):
         drawn.load(copy, "train", 64)
 
 
+def test_an_edited_card_of_a_drawn_data_set_is_refused_and_one_of_earlier_code_made_again(avatars, tmp_path):
+    copy = drawn.path("avatars", tmp_path, COUNTS)
+    card = copy.with_suffix(".json")
+    shutil.copy(avatars, copy)
+    good = json.loads(avatars.with_suffix(".json").read_text())
+    credits = [{**entry, "text": "by nobody"} for entry in good["credits"]]
+    for bad in (good | {"credits": credits}, {k: v for k, v in good.items() if k != "credits"}, [], "x"):
+        card.write_text(json.dumps(bad))
+        with pytest.raises(InputError, match=f"{card.name} of a drawn data set was edited or is damaged"):
+            drawn.load(copy, "train", 64)
+    card.write_text(json.dumps({k: v for k, v in good.items() if k != "card_sha256"}))
+    drawn.build("avatars", tmp_path, COUNTS, workers=1, progress=False)
+    assert card.read_text() == avatars.with_suffix(".json").read_text()
+
+
 def test_load_draws_a_missing_data_set_and_labels_the_style(monkeypatch):
     monkeypatch.setattr(drawn, "COUNTS", {"train": 5, "test": 4})
     monkeypatch.setattr(drawn.processes, "cores", lambda: 1)
@@ -294,6 +309,24 @@ def test_lsun_is_read_from_lmdb_as_torchvision_reads_it(tmp_path, monkeypatch):
         )
 
 
+def test_a_cut_lmdb_file_is_refused_before_it_is_read(tmp_path):
+    """LMDB maps the file: a page that is not there would end the process with SIGBUS."""
+    lmdb = pytest.importorskip("lmdb")
+    folder = tmp_path / "church_outdoor_train_lmdb"
+    for number in range(3):  # transactions: the two headers differ
+        environment = lmdb.open(str(folder), map_size=2**24)
+        with environment.begin(write=True) as transaction:
+            transaction.put(b"%d" % number, bytes(500_000))
+        environment.close()
+    file = folder / "data.mdb"
+    whole = file.read_bytes()
+    assert len(photos.lsun_church(tmp_path, "train").items) == 3
+    for kept in (4096, 8192, 600_000, len(whole) - 200_000):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(InputError, match="data.mdb is cut: it has .* Fetch it again|cannot be opened"):
+            photos.lsun_church(tmp_path, "train")
+
+
 def test_a_folder_is_split_by_its_sub_folders_or_every_tenth(tmp_path):
     for index in range(20):
         photograph(tmp_path / "flat" / f"{index:02d}.PNG", (40, 40), seed=index)
@@ -324,9 +357,19 @@ def test_decoded_photographs_are_kept_until_the_folder_changes(tmp_path, monkeyp
 def test_an_unreadable_photograph_is_named_and_nothing_is_kept(tmp_path):
     for index in range(10):
         photograph(tmp_path / "in" / f"{index}.jpg")
-    (tmp_path / "in" / "3.jpg").write_bytes(b"no image")
-    with pytest.raises(InputError, match="3.jpg"):
-        load(f"folder:{tmp_path / 'in'}", "train", 16)
+    for spoil in (
+        b"no image",
+        b"P6 2x 2 255 " + bytes(12),  # ValueError
+        b"BM"
+        + bytes(8)
+        + b"\x36\0\0\0\x28\0\0\0"
+        + b"\xff\xff\0\0" * 2
+        + b"\1\0\x18\0"
+        + bytes(24),  # a bomb
+    ):
+        (tmp_path / "in" / "3.jpg").write_bytes(spoil)
+        with pytest.raises(InputError, match="3.jpg cannot be read"):
+            load(f"folder:{tmp_path / 'in'}", "train", 16)
     assert not list((tmp_path / "root").rglob("*.safetensors"))
 
 

@@ -84,6 +84,32 @@ def test_why_a_training_ended_is_what_a_process_refused_or_else_the_last_line(
     assert str(refused.value) == f"The training {NAME} ended{why}"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_parent_stops_the_training_which_saves_its_state(tmp_path, monkeypatch, number):
+    """A stand-in for torchrun, which saves at SIGTERM and says more than a pipe holds."""
+    state = tmp_path / f"{NAME}.state.safetensors"
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_):\n"
+        "    print('x' * 200_000, flush=True)\n"
+        f"    pathlib.Path({str(state)!r}).touch()\n"
+        "    sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    monkeypatch.setattr(devices, "command", lambda *_: [sys.executable, "-c", code])
+    before = signal.getsignal(number)
+    with pytest.raises(
+        TrainingInterrupted, match=f"{NAME} was stopped with all its processes, and its state"
+    ):
+        devices.run(configure({**SMALL, "devices": 2}), tmp_path, lambda line: os.kill(os.getpid(), number))
+    assert state.is_file() and signal.getsignal(number) is before
+    me = psutil.Process()
+    assert not [child for child in me.children() if processes.running(child) and code in child.cmdline()]
+
+
 def final(folder) -> dict:
     return storage.read(folder / f"{NAME}.safetensors")[1]
 

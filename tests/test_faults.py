@@ -24,6 +24,7 @@ from dangers import dangers
 from cunet import (
     checkpoints,
     datasets,
+    drawn,
     metrics,
     models,
     photos,
@@ -184,6 +185,20 @@ def test_a_damaged_file_is_refused_by_name_or_made_again(tmp_path, bomb, faults,
     assert faults.counts[0] > count / 2
 
 
+def test_a_cache_from_another_folder_is_made_again(tmp_path):
+    """Blocks of two sets of samples have the same names: the folder says whose they are."""
+    files = [tmp_path / name / "0-512-features.safetensors" for name in ("set-a", "set-b")]
+    for number, file in enumerate(files):
+        storage.keep(file, torch.full((4, 2), float(number)))
+    files[0].write_bytes(files[1].read_bytes())
+    with pytest.warns(UserWarning, match="its folder's name is not the one that was hashed"):
+        assert storage.kept(files[0]) is None
+    (tmp_path / "set-b").rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / "elsewhere").parent.mkdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "run" / "set-b")
+    assert storage.kept(tmp_path / "run" / "set-b" / files[1].name) is not None, "a run may be moved"
+
+
 def test_what_was_read_from_a_cache_does_not_change_with_its_file(tmp_path):
     path, tensor = tmp_path / "x.safetensors", torch.arange(5000)
     storage.keep(path, tensor)
@@ -258,6 +273,27 @@ def test_on_a_full_disk_the_old_checkpoint_stays_and_nothing_is_half_written(tmp
             with pytest.raises(InputError, match="MiB free, but training .* needs"):
                 training.train(config, disk / "run", progress=False)
             assert [p.name for p in (disk / "run").iterdir()] == [f".{config.name}.lock"]
+
+
+def test_data_sets_that_have_no_room_are_refused_before_they_are_decoded_or_drawn(
+    tmp_path, faults, monkeypatch
+):
+    from PIL import Image
+
+    for index in range(10):
+        Image.new("RGB", (20, 30), (index, 90, 200)).save(tmp_path / f"{index}.png")
+    found = photos.folder(tmp_path, "train")
+    with mounted(tmp_path / "small", "-o", "size=16k") as disk:
+        monkeypatch.setattr(photos, "_square", None)
+        monkeypatch.setattr(drawn, "_render_all", None)
+        with faults.one(), pytest.raises(InputError, match="will take .* MiB free. Make room"):
+            photos.decode(found, 64, disk / "cache", "x")
+        with faults.one(), pytest.raises(InputError, match="will take .* MiB free. Make room"):
+            drawn.build("avatars", disk / "drawn")
+        (disk / "filler").write_bytes(bytes(8192))
+        with faults.one(), pytest.raises(InputError, match="x could not be written: .*No space left"):
+            storage.keep(disk / "cache" / "x", torch.zeros(1000))
+        assert not list((disk / "cache").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,17 @@ def test_it_listens_on_loopback_only_and_asks_for_the_token(tmp_path):
         "HOME": str(tmp_path / "home"),
         "PATH": "/usr/bin:/bin",
         "CUNET_ROOT": str(tmp_path),
+        "JUPYTER_TOKEN": "",  # this and the next would open it
+        "JUPYTER_CONFIG_PATH": str(tmp_path / "settings"),
     }
+    (tmp_path / "settings").mkdir()
+    open_to_all = {"IdentityProvider": {"token": ""}, "PasswordIdentityProvider": {"token": ""}}
+    (tmp_path / "settings" / "jupyter_server_config.json").write_text(json.dumps(open_to_all))
+    lasting = tmp_path / ".cache" / "lab" / "config"  # as /etc/jupyter, which tests leave alone
+    lasting.mkdir(parents=True)
+    (lasting / "jupyter_server_config.json").write_text(
+        json.dumps(open_to_all | {"FreshToken": {"token": ""}})
+    )
     clean.pop("DISPLAY", None)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "00_start_here.py").write_text("# %%\n1\n")

@@ -88,6 +88,11 @@ def test_settings_go_over_lines_and_over_a_notebooks_parameters(profile):
         ("seeds", "not of the form key=value"),
         ("seeds=[", "not valid YAML"),
         ("01_first.job=x", "set by the chain"),
+        ("01_first.models=[1]", r"01_first.models is \[1\]; it needs names"),
+        ("01_first.models=[[1]]", r"01_first.models is \[\[1\]\]; it needs names"),
+        ("01_first.datasets=[{a: 1}]", "01_first.datasets is .*; it needs names"),
+        ("01_first.seeds=[[1]]", r"01_first.seeds is \[\[1\]\]; it needs numbers"),
+        ("01_first.seeds=[x]", "01_first.seeds is .*; it needs numbers"),
     ],
 )
 def test_wrong_settings_are_refused(profile, setting, message):

@@ -62,7 +62,7 @@ def declared(*extras: str) -> set[str]:
 @pytest.mark.parametrize(
     "folder, extras, also",
     [
-        ("cunet", (), {"traitlets"}),  # comes with jupyterlab and nbclient, and cannot be absent
+        ("cunet", (), {"traitlets", "jupyter-server"}),  # come with jupyterlab, and cannot be absent
         ("tests", ("dev",), {"traitlets", "packaging"}),
         ("notebooks", (), {"ipython"}),
     ],

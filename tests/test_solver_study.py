@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cunet import checkpoints, convergence, datasets, models, solver_study, training
+from cunet import checkpoints, convergence, datasets, models, processes, solver_study, training
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.validation import validation_losses
@@ -85,6 +85,12 @@ def test_what_is_there_is_not_computed_again_and_other_settings_are_kept(study, 
     kept = pd.read_csv(out / "solvers.csv")
     assert len(kept) == 10 and set(kept["samples"]) == {0, 4}
     assert (out / "solvers.png").stat().st_size > 5000
+
+
+def test_a_second_study_in_one_folder_is_refused_while_the_first_is_at_work(tmp_path):
+    with processes.locked(tmp_path / "checkpoints" / ".solvers.lock", "a study"):
+        with pytest.raises(InputError, match=f"The study in {tmp_path} is being made by process"):
+            solver_study.run(TINY, tmp_path)
 
 
 def test_the_longest_study_is_read_back_and_told_in_words(study):
