@@ -1,4 +1,4 @@
-"""What importing costs: a module that is hidden meanwhile, and what the library leaves for those who need it."""
+"""What importing costs: a module that is hidden meanwhile, and what the library leaves to its users."""
 
 import importlib
 import subprocess

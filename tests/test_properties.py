@@ -378,6 +378,7 @@ OPTIONS = {  # no option that only prints, and no argument after -- for Snakemak
 NEEDED = {  # without which nothing else of a command line is looked at
     "reproduce": ["--profile", "tiny"],
     "estimate": ["--profile", "tiny"],
+    "notebook": ["notebooks/01_first.py"],
     "denoise": ["picture.png", "--noise-level", "0.1"],
     "info": ["cunet"],
 }
