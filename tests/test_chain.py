@@ -378,6 +378,8 @@ def train_first(repository) -> Path:
     recipe = dict(model="cunet", size="smoke", images=128, batch_size=4, validate_every=0, checkpoint_every=1)
     train = f"from cunet import devices, recipe\n\ndevices.run(recipe.configure({recipe}), run.checkpoints)\n"
     notebook.write_text(before + run + train + after)
+    profile = repository / "papermill_runs" / "profiles" / "tiny.yaml"
+    profile.write_text(f"jobs: {processes.cores()}\n{profile.read_text()}")  # so that each job has one thread
     return repository / "papermill_runs" / "tiny" / "checkpoints" / "mnist-cunet-smoke-s0.state.json"
 
 

@@ -127,7 +127,7 @@ def ranks(folder) -> list[psutil.Process]:
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if str(folder) in words and "torch.distributed.run" not in words:
-            with contextlib.suppress(psutil.Error):  # one that has just ended
+            with contextlib.suppress(psutil.Error, KeyError):  # one that has just ended, or is about to
                 found[int(process.environ()["RANK"])] = process
     return [found[rank] for rank in sorted(found)]
 

@@ -377,9 +377,16 @@ OPTIONS = {  # no option that only prints, and no argument after -- for Snakemak
     "nonsense": ["--x"],
 }  # fmt: skip
 NEEDED = {  # without which nothing else of a command line is looked at
+    "reproduce": ["--profile", "tiny"],
     "estimate": ["--profile", "tiny"],
+    "notebook": ["notebooks/01_first.py"],
     "denoise": ["picture.png", "--noise-level", "0.1"],
     "info": ["cunet"],
+}
+GOOD = {  # every other time, so that nonsense meets what makes sense
+    **{"--jobs": "2", "--gpus": "1", "--run": "mine", "--set": "01_first.count=3", "--size": "smoke"},
+    **{"--n": "1", "--steps": "2", "--seed": "1", "--images": "64", "--samples": "0", "--dataset": "mnist"},
+    **{"--model": "cunet", "--noise-level": "0.1", "--choices": "midpoint:4,own", "--out": "made"},
 }
 sensible = st.sampled_from(
     ["tiny", "01_first", "01_first.py", "count=3", "rate=x", "learning_rate=1e-3", "ddim"]
@@ -414,6 +421,7 @@ def command_lines(draw) -> list[str]:
     line = [command, *(NEEDED.get(command, []) if draw(st.integers(0, 3)) else [])]
     for option in draw(st.lists(st.sampled_from(OPTIONS[command]), max_size=4)):
         value = draw(words | sensible | st.builds("{}={}".format, words, words))
+        value = GOOD.get(option, value) if draw(st.booleans()) else value
         if option.upper() in ("MODEL", "--MODEL", "--MODELS") and draw(st.booleans()):
             value = draw(changed)
         if option in PATHS:  # nothing outside the test's own folder
