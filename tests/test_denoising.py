@@ -213,7 +213,7 @@ def test_a_disk_that_fills_up_leaves_nothing_of_a_group(tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "save_file", full)
     arguments = dict(images=images(2), diffusion=Diffusion(timesteps=20), levels=[8], metrics=["psnr"])
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left.*Make room on the disk"):
         denoise(Net(), **arguments, resume=tmp_path)
     assert not list(tmp_path.iterdir())
 
