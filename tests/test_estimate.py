@@ -18,6 +18,7 @@ from cunet import (
     parameters,
     profiles,
     reproduce,
+    runs,
     synthesis_work,
     work,
 )
@@ -497,6 +498,19 @@ def test_memory_besides_networks_and_data_is_what_the_greediest_finished_job_hel
     results[1]["timings"]["peak_mb"] = results[2]["timings"]["peak_mb"] = 1.0
     results[0]["timings"]["peak_mb"] = 1.0
     assert calibration.memory_from(600.0, results) == {"03_sde": 0.0}, "never below what is explained"
+
+
+def test_the_estimate_of_the_committed_run_is_within_30_per_cent_of_what_it_took():
+    """Costs and run are of one machine; who commits a run of another one calibrates there, too."""
+    committed = ROOT / "papermill_runs" / "reference"
+    results = runs.results(committed)
+    plan = chain.plan(profiles.load(str(committed / "profile.yaml")), reproduce.folder("none"))
+    (threads,) = {result["environment"]["threads"] for result in results.values()} - {1} or {1}
+    costs = calibration.load()
+    needs = [need for need in estimate.needs(plan, costs, 0, threads) if need.name in results]
+    took = sum(results[need.name]["timings"]["wall_time_s"] for need in needs)
+    expected = sum(need.seconds - costs.start for need in needs)  # a wall time begins in the kernel
+    assert len(needs) == len(results) and 0.7 < expected / took < 1.3
 
 
 def test_the_committed_costs_know_what_every_notebook_holds():
