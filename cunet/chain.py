@@ -293,7 +293,7 @@ def prepare(plan: Plan) -> None:
     folders.write_if_new(run_dir / "profile.yaml", profiles.dump(plan.profile))
     for job in plan.jobs:
         text = yaml.safe_dump(runs.plain(job.parameters), sort_keys=False, allow_unicode=True)
-        folders.write_if_new(run_dir / "params" / f"{job.name}.yaml", text)
+        folders.write_if_new(run_dir / "params" / f"{job.name}.yaml", text, made(run_dir))
     listed = [{"name": job.name, "notebook": job.notebook, "needs": job.needs} for job in plan.jobs]
     folders.write_if_new(run_dir / PLAN, json.dumps(listed, indent=1) + "\n")
     names = {job.name for job in plan.jobs}
@@ -301,6 +301,12 @@ def prepare(plan: Plan) -> None:
         if path.stem not in names:
             (run_dir / "aside").mkdir(exist_ok=True)
             os.replace(path, run_dir / "aside" / path.name)
+
+
+def made(run_dir: Path) -> Iterator[Path]:
+    """What jobs have made in a run, by whose times Snakemake goes."""
+    for pattern in ("results/*.json", "executed/*.ipynb", "samples/*.txt", "report/index.html"):
+        yield from run_dir.glob(pattern)
 
 
 def snapshot(plan: Plan, run_dir: Path) -> Plan:

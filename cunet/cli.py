@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from cunet import folders
-from cunet.errors import InputError, explain
+from cunet.errors import InputError, explain, whole_numbers
 
 
 class Commands(TyperGroup):
@@ -215,6 +215,7 @@ def sample(
         raise InputError(f"{path} was trained on {card.get('dataset')!r}, not on {dataset!r}.")
     diffusion = checkpoints.diffusion(card, path)
     folders.check_writable(out)
+    whole_numbers(n=(n, 1), batch_size=(batch_size, 1))
     network = running.prepared(network, min(n, batch_size), compiled, precision, channels_last)
     images = sampling.sample(network, n, diffusion, sampler, steps, seed, batch_size, progress=True)
     sheet = pictures.write_sheet(images, out, f"{Path(path).stem}-{sampler}{steps}-s{seed}")

@@ -81,7 +81,7 @@ def record(plan: chain.Plan) -> dict[str, list[str]]:
         if there.is_file() and (old := there.read_text(encoding="utf-8")) != text:
             lines = set(old.splitlines()) ^ set(text.splitlines())
             changed[name] = sorted({line.partition("  ")[2] for line in lines})
-        folders.write_if_new(there, text)
+        folders.write_if_new(there, text, chain.made(plan.run_dir))
     for path in (plan.run_dir / "params").glob("*.sources"):
         if path.stem not in lists:
             path.unlink()

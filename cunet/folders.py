@@ -108,19 +108,23 @@ def write_atomically(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def write_if_new(path: Path, text: str) -> None:
-    """Write a text file unless it has this content already: then its time stays, too."""
+def write_if_new(path: Path, text: str, than: Iterable[Path] = ()) -> None:
+    """Write a text file unless it has this content already: then its time stays, too.
+
+    than: files that count as older than what is written, even where their times are of a clock ahead.
+    """
     if not path.is_file() or path.read_bytes() != text.encode():
         write_atomically(path, text)
+        not_older([path], than, by=10**7)
 
 
-def not_older(paths: Iterable[Path], than: Iterable[Path]) -> None:
-    """Give files at least the time of the newest of `than`.
+def not_older(paths: Iterable[Path], than: Iterable[Path], by: int = 0) -> None:
+    """Give files at least the time of the newest of `than`, and `by` nanoseconds.
 
     So they count as made afterwards, even where the clock was set back meanwhile, for those who go by times:
     Snakemake deletes what a job has just made if it seems older than what the job waited for.
     """
-    newest = max((path.stat().st_mtime_ns for path in than), default=0)
+    newest = max((path.stat().st_mtime_ns for path in than), default=0) + by
     for path in paths:
         if path.stat().st_mtime_ns < newest:
             os.utime(path, ns=(newest, newest))

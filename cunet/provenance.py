@@ -32,7 +32,8 @@ DENOISING = (
 """The modules that decide how a network denoises an image, and its scores."""
 
 DENOISERS = (*DENOISING, "denoiser_training", "denoisers", "batches", "recipe")
-"""The modules that decide what the training of a denoiser that is no diffusion network computes."""
+"""The modules that decide what the training of a denoiser that is no diffusion network computes, and those
+that `denoisers` imports for scores."""
 
 NEUTRAL = {
     "errors": "what is refused has no result",

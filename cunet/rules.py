@@ -64,8 +64,11 @@ def weighed(confirmed: float, contradicted: float, levels: float) -> str:
     """A verdict from a test a level: how many found what the paper says, how many the opposite.
 
     Reproduced when three quarters of the levels or more found it and none the opposite; undecided when fewer
-    than a quarter found the one, and fewer than a quarter the other; else partly when more found it.
+    than a quarter found the one, and fewer than a quarter the other; else partly when more found it. Without
+    a level it cannot be tested.
     """
+    if not levels:
+        return NOT_TESTABLE
     if not contradicted and confirmed >= 0.75 * levels:
         return REPRODUCED
     if max(confirmed, contradicted) < 0.25 * levels:

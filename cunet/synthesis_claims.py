@@ -27,6 +27,7 @@ WHY = {
     "C23": "the paper shows no curve; the learning rate falls to zero at the end of each training",
 }
 NO_FLOOR = "not measured: there are fewer real images to read the floor from than samples"
+AT_THE_FLOOR = "a distance is not above that of real images, so that its ratio over seeds has no logarithm"
 STAND_IN = "; a stand-in's distances say nothing of the paper's data set"
 TOLERANCE = 1.1  # times the first's distance above the floor still counts as no worse (as rule C08 has it)
 
@@ -97,6 +98,8 @@ def over_seeds(model: str, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
     ours, others = (frame.loc[frame.groupby("seed").fd.idxmin()] for frame in (pairs, first))
     if pairs[["above", "above_first"]].isna().any(axis=None):
         yield _unmeasured("C06", model)
+    elif min(ours.above.min(), others.above.min()) <= 0:
+        yield dict(id="C06", measured=f"{label(model)}: {AT_THE_FLOOR}", value=None)
     else:
         middle, low, high = over_pairs((ours.above.to_numpy() / others.above.to_numpy()).tolist())
         text = (
@@ -105,6 +108,9 @@ def over_seeds(model: str, pairs: pd.DataFrame) -> Iterator[dict[str, Any]]:
             f" {interval(middle, low, high)}"
         )
         yield dict(id="C06", measured=text, value=dict(low=low, high=high))
+    if (pairs.share <= 0).any():
+        yield dict(id="C08", measured=f"{label(model)}: {AT_THE_FLOOR}", value=None, n=int(pairs.n.max()))
+        return
     rows = [(n, *over_pairs(part.share.tolist())) for n, part in pairs.groupby("steps", sort=False)]
     many = pd.DataFrame(rows, columns=["steps", "share", "share_low", "share_high"])
     yield at_equal_steps(model, many.assign(n=int(pairs.n.max())))

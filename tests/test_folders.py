@@ -87,3 +87,15 @@ def test_drafts_of_killed_writers_are_cleaned_away_and_those_of_other_files_are_
         (tmp_path / name).touch()
     folders.clean(tmp_path / "f[1]")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(set(names) - {".f[1].tmp-7"})
+
+
+def test_what_is_written_anew_is_newer_than_what_jobs_made_under_a_clock_that_was_ahead(tmp_path):
+    made, path = tmp_path / "result.json", tmp_path / "job.sources"
+    made.touch()
+    ahead = made.stat().st_mtime_ns + 10**14
+    os.utime(made, ns=(ahead, ahead))
+    folders.write_if_new(path, "one", [made])
+    written = path.stat().st_mtime_ns
+    assert written > ahead
+    folders.write_if_new(path, "one", [made])
+    assert path.stat().st_mtime_ns == written

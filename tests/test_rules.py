@@ -7,3 +7,7 @@ def test_every_rule_prints_a_sentence():
     table = rules.table()
     assert list(table.id) == sorted(rules.RULES)
     assert table.rule.str.endswith(".").all() and not table.rule.str.contains("\n").any()
+
+
+def test_without_a_level_nothing_is_tested():
+    assert rules.weighed(0, 0, 0) == rules.NOT_TESTABLE
