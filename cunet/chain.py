@@ -291,9 +291,10 @@ def prepare(plan: Plan) -> None:
     """
     run_dir = plan.run_dir
     folders.write_if_new(run_dir / "profile.yaml", profiles.dump(plan.profile))
+    latest = folders.newest(made(run_dir))
     for job in plan.jobs:
         text = yaml.safe_dump(runs.plain(job.parameters), sort_keys=False, allow_unicode=True)
-        folders.write_if_new(run_dir / "params" / f"{job.name}.yaml", text, made(run_dir))
+        folders.write_if_new(run_dir / "params" / f"{job.name}.yaml", text, latest)
     listed = [{"name": job.name, "notebook": job.notebook, "needs": job.needs} for job in plan.jobs]
     folders.write_if_new(run_dir / PLAN, json.dumps(listed, indent=1) + "\n")
     names = {job.name for job in plan.jobs}

@@ -72,7 +72,7 @@ def record(plan: chain.Plan) -> dict[str, list[str]]:
     known: dict[Path, str] = {}
     lists = {job.name: sources(plan, job) for job in plan.jobs} | {REPORT: report_sources()}
     lists |= {SAMPLES: shard_sources(plan)} if plan.receipts else {}
-    changed = {}
+    changed, made = {}, folders.newest(chain.made(plan.run_dir))
     for name, files in lists.items():
         for path in set(files) - known.keys():
             known[path] = sha256(path)
@@ -81,7 +81,7 @@ def record(plan: chain.Plan) -> dict[str, list[str]]:
         if there.is_file() and (old := there.read_text(encoding="utf-8")) != text:
             lines = set(old.splitlines()) ^ set(text.splitlines())
             changed[name] = sorted({line.partition("  ")[2] for line in lines})
-        folders.write_if_new(there, text, chain.made(plan.run_dir))
+        folders.write_if_new(there, text, made)
     for path in (plan.run_dir / "params").glob("*.sources"):
         if path.stem not in lists:
             path.unlink()

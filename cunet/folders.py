@@ -108,26 +108,30 @@ def write_atomically(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def write_if_new(path: Path, text: str, than: Iterable[Path] = ()) -> None:
+def write_if_new(path: Path, text: str, after: int = 0) -> None:
     """Write a text file unless it has this content already: then its time stays, too.
 
-    than: files that count as older than what is written, even where their times are of a clock ahead.
+    after: a time in nanoseconds, see `newest`, that what is written is later than, even if a clock was ahead.
     """
     if not path.is_file() or path.read_bytes() != text.encode():
         write_atomically(path, text)
-        not_older([path], than, by=10**7)
+        not_older([path], after + 10**7)
 
 
-def not_older(paths: Iterable[Path], than: Iterable[Path], by: int = 0) -> None:
-    """Give files at least the time of the newest of `than`, and `by` nanoseconds.
+def newest(paths: Iterable[Path]) -> int:
+    """The latest of the times of files, in nanoseconds; 0 without any."""
+    return max((path.stat().st_mtime_ns for path in paths), default=0)
+
+
+def not_older(paths: Iterable[Path], than: int) -> None:
+    """Give files at least a time, in nanoseconds, see `newest`.
 
     So they count as made afterwards, even where the clock was set back meanwhile, for those who go by times:
     Snakemake deletes what a job has just made if it seems older than what the job waited for.
     """
-    newest = max((path.stat().st_mtime_ns for path in than), default=0) + by
     for path in paths:
-        if path.stat().st_mtime_ns < newest:
-            os.utime(path, ns=(newest, newest))
+        if path.stat().st_mtime_ns < than:
+            os.utime(path, ns=(than, than))
 
 
 def clean(path: Path) -> None:

@@ -291,7 +291,7 @@ def place(stage: Path, out: Path, job: str) -> Path:
         for path in sorted((stage / folder).glob("*")):
             os.replace(path, out / folder / path.name)
     waited_for = [path for folder in ("params", "results") for path in (out / folder).glob("*")]
-    folders.not_older([*(out / "executed").glob(f"{job}.ipynb"), result], waited_for)
+    folders.not_older([*(out / "executed").glob(f"{job}.ipynb"), result], folders.newest(waited_for))
     (out / "logs" / f"{job}.ipynb").unlink(missing_ok=True)
     return result
 

@@ -65,7 +65,7 @@ def build(run_dir: str | Path) -> Path:
         )
     )
     folders.write_atomically(folder / "index.html", text)
-    folders.not_older([folder / "index.html"], (run_dir / "results").glob("*.json"))
+    folders.not_older([folder / "index.html"], folders.newest((run_dir / "results").glob("*.json")))
     return folder / "index.html"
 
 

@@ -41,7 +41,8 @@ def run(run_dir: Path, shard: int, of: int, say: Callable[[str], object] = print
         say(f"shard {shard} of {of}: {done[-1]}")
     path = run_dir / chain.receipt(shard, of)
     folders.write_atomically(path, "".join(f"{name}\n" for name in done))
-    folders.not_older([path], [*(run_dir / "params").glob("*"), *(run_dir / "results").glob("*.json")])
+    waited_for = [*(run_dir / "params").glob("*"), *(run_dir / "results").glob("*.json")]
+    folders.not_older([path], folders.newest(waited_for))
     return path
 
 

@@ -94,8 +94,8 @@ def test_what_is_written_anew_is_newer_than_what_jobs_made_under_a_clock_that_wa
     made.touch()
     ahead = made.stat().st_mtime_ns + 10**14
     os.utime(made, ns=(ahead, ahead))
-    folders.write_if_new(path, "one", [made])
+    folders.write_if_new(path, "one", folders.newest([made]))
     written = path.stat().st_mtime_ns
     assert written > ahead
-    folders.write_if_new(path, "one", [made])
+    folders.write_if_new(path, "one", folders.newest([made]))
     assert path.stat().st_mtime_ns == written
