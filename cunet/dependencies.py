@@ -41,22 +41,22 @@ def inputs(plan: chain.Plan, job: chain.Job) -> list[str]:
     sources, its parameters, and the results of other jobs.
     """
     shards = plan.receipts if job.notebook == chain.SHARDED else []
-    return [*_own(job.name), f"params/{job.name}.yaml", *_results(job.needs), *shards]
+    return [_list(job.name), f"params/{job.name}.yaml", *_results(job.needs), *shards]
 
 
 def shard_inputs(plan: chain.Plan) -> list[str]:
     """The same for the shards of the samples."""
     (job,) = plan.of(chain.SHARDED)
-    return [*_own(SAMPLES), f"params/{job.name}.yaml", *_results(job.needs)]
+    return [_list(SAMPLES), f"params/{job.name}.yaml", *_results(job.needs)]
 
 
 def report_inputs(plan: chain.Plan) -> list[str]:
     """The same for the report."""
-    return [*_own(REPORT), *_results(job.name for job in plan.jobs)]
+    return [_list(REPORT), *_results(job.name for job in plan.jobs)]
 
 
-def _own(name: str) -> list[str]:
-    return [f"params/{name}.sources"]
+def _list(name: str) -> str:
+    return f"params/{name}.sources"
 
 
 def _results(names: Iterable[str]) -> list[str]:
@@ -77,7 +77,7 @@ def record(plan: chain.Plan) -> dict[str, list[str]]:
         for path in set(files) - known.keys():
             known[path] = sha256(path)
         text = "".join(sorted(f"{known[path]}  {_from_root(path)}\n" for path in files))
-        (there,) = (plan.run_dir / path for path in _own(name))
+        there = plan.run_dir / _list(name)
         if there.is_file() and (old := there.read_text(encoding="utf-8")) != text:
             lines = set(old.splitlines()) ^ set(text.splitlines())
             changed[name] = sorted({line.partition("  ")[2] for line in lines})
