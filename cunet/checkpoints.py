@@ -7,7 +7,6 @@ dataset, seed, diffusion (settings), images_seen, steps, batch_size, recipe (eve
 packages, sha256, dtype`; that of a training also `code`, the hash of the modules that decided it.
 """
 
-import copy
 import itertools
 import re
 from collections.abc import Iterable
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 
 from cunet import storage
 from cunet.checkpoint_names import Trained, stem
-from cunet.errors import InputError, one_of
+from cunet.errors import InputError
+from cunet.precision import packed, unpacked
 from cunet.provenance import environment
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets" / "checkpoints"
 """Where the released weights live."""
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
-"""How weights may be stored; they are always float32 again after :func:`load`."""
 
 
 def released(dataset: str, model: str, size: str, seed: int = 0, variant: str = "") -> Path:
@@ -119,7 +116,7 @@ def save(path: str | Path, model: nn.Module, card: dict[str, Any], dtype: str = 
         model: a network from `cunet.models.build`; its name, size, channels and image_size go into the card.
         card: what to remember; must be JSON. `model, size, channels, image_size, dtype, sha256` and where
             the weights were made (`code_version, processor, packages`) are filled in.
-        dtype: how floating-point weights are stored: `float32`, or `float16` (half the size, 3 digits).
+        dtype: how float32 weights are stored, one of `cunet.precision.DTYPES`.
 
     Returns:
         The path of the `.safetensors` file.
@@ -128,7 +125,6 @@ def save(path: str | Path, model: nn.Module, card: dict[str, Any], dtype: str = 
         InputError: an unknown `dtype`, a weight is not finite (or overflows float16), the card is no JSON or
             speaks of another network, or the disk refuses.
     """
-    one_of("dtype", dtype, DTYPES)
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path.with_name(path.name + ".safetensors")
@@ -139,20 +135,9 @@ def save(path: str | Path, model: nn.Module, card: dict[str, Any], dtype: str = 
                 f"The card for {path} says {key}={card[key]!r}, but the network has {key}={value!r}. Leave "
                 "the key out of the card (it is filled in) or save the network that the card describes."
             )
-    tensors = {}
-    for name, value in model.state_dict().items():
-        value = value.detach().to("cpu", DTYPES[dtype] if value.dtype == torch.float32 else value.dtype)
-        tensors[name] = value.contiguous().clone()
+    tensors = packed(model.state_dict(), dtype)
     storage.write(path, tensors, {**environment(), **card, **own, "dtype": dtype})
     return path
-
-
-def rounded(network: nn.Module) -> nn.Module:
-    """A copy of a network as :func:`load` gives it back where :func:`save` stored it in 16 bits."""
-    other = copy.deepcopy(network)  # what is stored is the state; tables that are computed are not
-    state = network.state_dict()
-    other.load_state_dict({k: v.half().float() if v.dtype == torch.float32 else v for k, v in state.items()})
-    return other
 
 
 def load(
@@ -185,7 +170,7 @@ def load(
     with torch.random.fork_rng(devices=[]):  # building draws initial weights that are then overwritten
         build = denoisers.build if card["model"] in denoisers.NETWORKS else models.build
         network = build(card["model"], size=card["size"], channels=card["channels"])
-    fill(network, tensors, path)
+    fill(network, unpacked(tensors), path)
     return network.eval(), card
 
 
@@ -213,7 +198,7 @@ def start(network: nn.Module, name: str, diffusion: dict[str, Any]) -> str:
             f"{diffusion}: its answers mean something else. Take the settings of the checkpoint."
         )
     added = {key: value for key, value in network.state_dict().items() if key.startswith("labels.")}
-    fill(network, {**added, **tensors}, path)
+    fill(network, {**added, **unpacked(tensors)}, path)
     return card["sha256"]
 
 

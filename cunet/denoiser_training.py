@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoints, datasets, denoisers, resume, storage
+from . import checkpoints, datasets, denoisers, precision, resume, storage
 from .batches import BatchOrder
 from .denoiser_state import State
 from .denoising import noise_std, noise_stds
@@ -109,7 +109,7 @@ def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
         state = _fit(network, recipe, data, diffusion, path, progress)
         card = _card(recipe, data, diffusion, state.curve, state.elapsed())
         card["validation_mse"], card["validation_mse_float16"] = (
-            validate(of.eval(), test, diffusion) for of in (network, checkpoints.rounded(network))
+            validate(of.eval(), test, diffusion) for of in (network, precision.rounded(network, "float16"))
         )
         pairs = zip(card["validation_mse_float16"], card["validation_mse"], strict=True)
         free = all(half[1] <= (1 + FREE) * full[1] for half, full in pairs)

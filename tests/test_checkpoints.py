@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import Bomb, mutate
 
-from cunet import checkpoints, models, storage
+from cunet import checkpoints, models, precision, storage
 from cunet.errors import InputError
 
 CARD = {"dataset": "mnist", "seed": 0, "recipe": {"learning_rate": 1e-3}, "loss_curve": [[64, 0.5]]}
@@ -59,25 +59,26 @@ def test_loading_leaves_the_random_numbers_alone(saved):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_float16_halves_the_file_and_comes_back_as_float32(network, saved, tmp_path):
-    half = checkpoints.save(tmp_path / "half", network, {}, dtype="float16")
-    assert half.name == "half.safetensors" and half.stat().st_size < 0.6 * saved.stat().st_size
-    back, card = checkpoints.load(half)
-    assert card["dtype"] == "float16"
-    for a, b in zip(network.parameters(), back.parameters(), strict=True):
-        assert b.dtype == torch.float32
-        assert torch.equal(a.half().float(), b)
-    rounded = checkpoints.rounded(network).state_dict()
+@pytest.mark.parametrize(("dtype", "share"), [("float16", 0.6), ("int8", 0.5)])
+def test_fewer_bits_make_a_smaller_file_that_comes_back_as_float32(network, saved, tmp_path, dtype, share):
+    small = checkpoints.save(tmp_path / "small", network, {}, dtype=dtype)
+    assert small.name == "small.safetensors" and small.stat().st_size < share * saved.stat().st_size
+    back, card = checkpoints.load(small)
+    assert card["dtype"] == dtype
+    assert all(value.dtype == torch.float32 for value in back.parameters())
+    rounded = precision.rounded(network, dtype).state_dict()
     assert all(torch.equal(rounded[name], value) for name, value in back.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", precision.DTYPES[1:])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e6])
-def test_weights_that_are_not_finite_are_not_saved(network, tmp_path, bad):
+def test_weights_that_are_not_finite_are_not_saved(network, tmp_path, bad, dtype):
     broken = models.build("cunet", size="smoke", channels=1)
+    few = next(value for value in broken.parameters() if value.dim() == 1)  # 16 bits, or 8 beside a scale
     with torch.no_grad():
-        next(broken.parameters()).view(-1)[0] = bad
+        few[0] = bad
     with pytest.raises(InputError, match="NaN or infinite"):
-        checkpoints.save(tmp_path / NAME, broken, CARD, dtype="float16")  # 1e6 overflows float16
+        checkpoints.save(tmp_path / NAME, broken, CARD, dtype=dtype)  # 1e6 overflows float16
     assert list(tmp_path.iterdir()) == []
 
 
