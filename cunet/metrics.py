@@ -66,7 +66,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         float32 (B,), at most 1.
 
     Raises:
-        InputError: shapes that differ or are too small; values that are not finite or not in [-1, 1].
+        InputError: shapes that differ or are too small; values that are not finite or not in [-1, 1]; a
+            batch whose pixels all have one value. (One constant image among others is compared: the windows'
+            small constants are there for it.)
     """
     a, b = _pair(a, b, smallest=11)
     rows, columns = (_windows(side) for side in a.shape[-2:])
@@ -132,6 +134,13 @@ def _pair(a: Tensor, b: Tensor, smallest: int) -> tuple[Tensor, Tensor]:
             f"Images of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared; expected two "
             f"batches of one shape with sides of {smallest} pixels or more."
         )
+    for images in (a, b):
+        if images.min() == images.max():
+            raise InputError(
+                f"Every pixel of a batch of {len(images)} images is {float(images.min()):.4g}, so they show "
+                "nothing that could be compared. Look at the images: they were cleared, not loaded, or "
+                "clipped at an end of [-1, 1]."
+            )
     return (a.double() + 1) / 2, (b.double() + 1) / 2
 
 

@@ -133,6 +133,19 @@ def test_images_that_are_empty_or_not_in_range_are_refused(metric, spoil, named)
             metric(*pair)
 
 
+@pytest.mark.parametrize("metric", PAIRWISE, ids=lambda metric: metric.__name__)
+@pytest.mark.parametrize("level", [-1.0, 0.25])
+def test_batches_of_one_value_throughout_are_not_compared_and_one_blank_image_among_others_is(metric, level):
+    a = smooth(3, 1, 16)
+    blank = torch.full_like(a, level)
+    for pair in ((a, blank), (blank, a), (blank[:1], a[:1])):
+        with pytest.raises(InputError, match=f"Every pixel of a batch of .* is {level:.4g}"):
+            metric(*pair)
+    b = noisy(a)
+    b[1] = level
+    assert bool(torch.isfinite(metric(a, b)).all())
+
+
 @pytest.mark.parametrize("metric", [metrics.frechet_distance, metrics.kid, metrics.precision_recall])
 @pytest.mark.parametrize("alike", [torch.zeros(5, 1, 16, 16), smooth(1, 1, 16).repeat(5, 1, 1, 1)])
 def test_sets_of_one_and_the_same_image_are_refused(metric, alike):
