@@ -366,6 +366,46 @@ def solvers(
     print(f"Rows: trained with, columns: evaluated with. Results: {folders.shown(out / 'solvers.csv')}")
 
 
+@app.command(
+    epilog=example(
+        "cunet recipes --images 50000",
+        "cunet recipes --vary schedule=linear,prediction_type=epsilon --vary ema_decay=0 --models unet",
+    )
+)
+def recipes(
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="key=value, with commas, over the released recipe; again for the next. By default all of "
+            "cunet.recipe_choices."
+        ),
+    ] = None,
+    models: Annotated[str, typer.Option(help="Names of networks, with commas.")] = "unet,cunet",
+    images: Annotated[int, typer.Option(help="Images that each training sees.")] = 50_000,
+    samples: Annotated[int, typer.Option(help="Images behind each distance; 0 leaves distances out.")] = 500,
+    dataset: Dataset = "mnist",
+    size: Size = "laptop",
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder of trainings, table and figure.")] = Path(
+        "papermill_runs/recipes"
+    ),
+) -> None:
+    """Train networks by the released recipe and by others, and compare; resumes where it stopped."""
+    from cunet import folders, model_names, recipe_figures, recipe_study
+
+    chosen = {"variations": tuple(vary)} if vary else {}
+    chosen["models"] = tuple(model_names.listed(models))
+    settings = recipe_study.Settings(
+        images=images, samples=samples, dataset=dataset, size=size, seed=seed, **chosen
+    )
+    folders.check_writable(out)
+    frame = recipe_study.run(settings, out, progress=True)
+    print(recipe_figures.table(frame).to_markdown(index=False, floatfmt=".4g"))
+    known = recipe_study.spread(frame, out)
+    print(f"Largest loss over smallest by seed: {known.ratio:.3f} ({known.words})")
+    print(f"Results: {folders.shown(out / 'recipes.csv')}")
+
+
 def _whole(text: str, option: str) -> int:
     """A whole number from the command line."""
     try:

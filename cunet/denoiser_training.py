@@ -69,7 +69,8 @@ class Recipe:
         """Stem of the checkpoint's files."""
         return checkpoints.stem(self.dataset, self.method, self.size, self.seed, self.variant)
 
-    rate = TrainConfig.rate  # of the fields learning_rate and warmup, as every training here
+    decay = "cosine"  # no field: that of every denoiser
+    rate = TrainConfig.rate  # of learning_rate, warmup and decay, as every training here
 
 
 def recipe_for(method: str, level: int | None = None, **settings) -> Recipe:

@@ -27,9 +27,10 @@ from cunet.provenance import sha256
 
 MEASURED = {
     "solver_study.kept(": Path("papermill_runs", "reference_solvers", "solvers.csv"),
+    "recipe_study.kept(": Path("papermill_runs", "reference_recipes", "recipes.csv"),
     "bench_variants.csv": Path("papermill_runs", "reference_bench", "bench_variants.csv"),
 }
-"""Words of a notebook's text -> the committed file that it reads: of `cunet solvers`, of `cunet bench`."""
+"""Words of a notebook's text -> the committed file that it reads: of `cunet solvers`, `recipes`, `bench`."""
 RIVALS = ("autoencoder", "dncnn")  # cunet.denoisers.NETWORKS, whose import takes seconds
 
 
@@ -104,11 +105,18 @@ def sources(plan: chain.Plan, job: chain.Job) -> list[Path]:
 
 def _committed(job: chain.Job) -> list[Path]:
     """The committed measurements that a notebook reads, of those that are there."""
-    if job.notebook.startswith(chain.TRAINING):
-        return []  # reads none: of a thousand, no file is read
-    text = chain.source(job.notebook).read_text(encoding="utf-8")
-    paths = [folders.root() / path for call, path in MEASURED.items() if call in text]
+    source = chain.source(job.notebook)
+    known = source.stat()
+    named = _words(source, tuple(MEASURED), known.st_mtime_ns, known.st_size)
+    paths = [folders.root() / path for call, path in MEASURED.items() if call in named]
     return [path for path in paths if path.is_file()]
+
+
+@functools.cache
+def _words(path: Path, words: tuple[str, ...], *stamp: int) -> frozenset[str]:
+    """Which of some words a notebook has, read once for all jobs: a thousand may be of notebook 05."""
+    text = path.read_text(encoding="utf-8")
+    return frozenset(word for word in words if word in text)
 
 
 def _released(plan: chain.Plan, job: chain.Job) -> list[Path]:

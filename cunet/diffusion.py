@@ -64,6 +64,8 @@ def _betas_from(signal: Callable[[Tensor], Tensor], timesteps: int) -> Tensor:
 
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+LOSS_WEIGHTINGS = ("uniform", "min_snr")
+LARGEST_SNR = 5.0  # gamma of Hang et al. (2023), whose choice it is
 
 
 class Diffusion:
@@ -170,13 +172,31 @@ class Diffusion:
 
         x0, noise: (B, C, H, W); t: (B,) int64; labels: (B,) int64, handed to the model if there are any.
         Returns (B,) float32 (float64 for float64 images), the average over channels and pixels; equal weight
-        for every t. `model` may compute in half precision.
+        for every t, see `loss_weights` for others. `model` may compute in half precision.
         """
         x_t = self.add_noise(x0, noise, t)
         out = model(x_t, t) if labels is None else model(x_t, t, labels)
         target = self.target(x0, noise, t)
         wide = torch.promote_types(target.dtype, torch.float32)
         return (out.to(wide) - target.to(wide)).square().flatten(1).mean(1)
+
+    def loss_weights(self, weighting: str = "uniform") -> Tensor:
+        """What `loss` at each step is multiplied with in training.
+
+        weighting: `uniform`, 1 everywhere (Ho et al. 2020), or `min_snr` (Hang et al. 2023, section 3.4),
+        which gives the clean image's error the weight min(SNR, gamma), gamma = 5. That of the network's
+        answer is SNR times smaller for epsilon and SNR + 1 times for v, so that its loss gets the weight
+
+            epsilon   min(SNR, gamma) / SNR      sample   min(SNR, gamma)      v   min(SNR, gamma) / (SNR + 1)
+
+        Returns (T,) float64 on the CPU, above 0. Raises InputError for an unknown weighting.
+        """
+        one_of("loss weighting", weighting, LOSS_WEIGHTINGS)
+        snr = self.alphas_cumprod / (1 - self.alphas_cumprod)
+        if weighting == "uniform":
+            return torch.ones_like(snr)
+        scale = {"epsilon": snr, "sample": 1.0, "v_prediction": snr + 1}
+        return snr.clamp(max=LARGEST_SNR) / scale[self.prediction_type]
 
     def _coefficients(self, t: int | Tensor, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(abar_t) and sqrt(1 - abar_t) in the dtype and on the device of x, shaped to multiply it."""

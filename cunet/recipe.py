@@ -26,7 +26,7 @@ class TrainConfig(BaseModel):
     """What to train and how. Every field is part of the checkpoint's card (`recipe`).
 
     The budget is `images`, or `max_seconds` of training if that is above 0 (then `images` is not used): the
-    learning rate decays to 0 over the budget, and training stops at its end.
+    learning rate decays to 0 over the budget (unless `decay` says otherwise), and training stops at its end.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -45,6 +45,9 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(64, ge=1, description="images an optimiser step, over all devices; default 64")
     learning_rate: float = Field(1.5e-3, gt=0, description="peak learning rate of Adam; default 0.0015")
     warmup: int = Field(200, ge=0, description="steps of linear rise to the peak; default 200")
+    decay: Literal["cosine", "constant"] = Field(
+        "cosine", description="learning rate after the rise: cosine to 0 over the budget (default), constant"
+    )
     beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the first moment; default 0.9")
     beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the second moment; default 0.99")
     clip: float = Field(1.0, ge=0, description="largest 2-norm of the gradient, 0: no limit; default 1")
@@ -53,6 +56,9 @@ class TrainConfig(BaseModel):
     timesteps: int = Field(TIMESTEPS, ge=1, le=TIMESTEPS, description="diffusion steps T; default 1000")
     prediction_type: str = Field(
         "v_prediction", description="what the network predicts: epsilon, sample, v_prediction (default)"
+    )
+    loss_weighting: str = Field(
+        "uniform", description="weight of each step's loss: uniform (default), min_snr (Hang et al. 2023)"
     )
     flip: bool = Field(False, description="mirror images left-right with probability 1/2; default no")
     start: str = Field(
@@ -96,16 +102,25 @@ class TrainConfig(BaseModel):
     def rate(self, step: int, progress: float) -> float:
         """The learning rate of step `step` (from 0) when the share `progress` (0..1) of the budget is used.
 
-        Linear warm-up times cosine decay to 0 (Loshchilov and Hutter 2017, equation 5, without restarts).
+        Linear warm-up times cosine decay to 0 (Loshchilov and Hutter 2017, equation 5, without restarts), or
+        linear warm-up alone if `decay` is "constant".
         """
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.decay == "constant":
+            return self.learning_rate * rise
         return self.learning_rate * rise * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
 
     def changes(self, saved: dict[str, Any]) -> str:
-        """In words, the settings that differ from `saved` and make another training; empty if none does."""
+        """In words, the settings that differ from `saved` and make another training; empty if none does.
+
+        saved: settings of a card or a state. One that it lacks, since it came later, had its default; where
+        there are none at all, nothing is known of the training, and all settings differ.
+        """
         now = self.model_dump()
-        fields = [key for key in now if key not in OPERATIONAL and now[key] != saved.get(key)]
-        return "; ".join(f"{key} was {saved.get(key)!r} and is now {now[key]!r}" for key in fields)
+        usual = {key: field.default for key, field in type(self).model_fields.items()} if saved else {}
+        before = {key: saved.get(key, usual.get(key)) for key in now}
+        fields = [key for key in now if key not in OPERATIONAL and now[key] != before[key]]
+        return "; ".join(f"{key} was {before[key]!r} and is now {now[key]!r}" for key in fields)
 
 
 def configure(values: dict[str, Any]) -> TrainConfig:

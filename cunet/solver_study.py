@@ -22,69 +22,44 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from . import checkpoints, cost, datasets, folders, models, processes, sampling, training
+from . import checkpoints, cost, datasets, folders, models, studies, training
 from .diffusion import Diffusion
 from .errors import InputError
-from .frechet import FrechetAlexNet, Statistics, dataset_features, features
-from .recipe import TrainConfig, configure
+from .recipe import TrainConfig
 from .solver_choices import CHOICES, OWN, Choice, choice
 from .solver_figures import figure, matrix
 from .validation import validation_losses
 
-KEYS = ["trained", "evaluated", "images", "dataset", "size", "seed", "samples", "sampling_steps"]
-COLUMNS = [*KEYS, "evaluations", "macs", "loss", "fd"]
+KEYS = ["trained", "evaluated", *studies.KEYS]
+VALUES = ["evaluations", "macs", "loss", "fd"]
+COLUMNS = [*KEYS, *VALUES]
 KEPT = Path("papermill_runs") / "reference_solvers"  # the committed study: `cunet solvers --out` this folder
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What to train and to evaluate.
+class Settings(studies.Settings):
+    """What to train and to evaluate, beside what every study has.
 
-    choices: solver:evaluations or own, trained with and evaluated with. images: that each training sees.
-    dataset, size: as everywhere. seed: of weights, batches and samples. samples: images behind a distance, 0
-    for none. sampling_steps: of DDIM. batch_size: of `cunet.recipe`, whose defaults are all other settings.
+    choices: solver:evaluations or own, trained with and evaluated with. batch_size: images a step.
 
-    Raises InputError for a choice that is not known or comes twice, or samples that are too few.
+    Raises InputError as `studies.Settings`, and for a choice that is not known or comes twice.
     """
 
     choices: tuple[str, ...] = CHOICES
-    images: int = 50_000
-    dataset: str = "mnist"
-    size: str = "laptop"
-    seed: int = 0
-    samples: int = 500
-    sampling_steps: int = 20
     batch_size: int = 64
 
     def __post_init__(self):
+        super().__post_init__()
         for text in self.choices:
             choice(text)
         if not self.choices or len(set(self.choices)) < len(self.choices):
             raise InputError(f"choices={self.choices}: give one or more, each once.")
-        if self.samples < 0 or self.samples == 1:
-            raise InputError(f"samples={self.samples}: a distance takes two images or more; 0 leaves it out.")
-        models.image_size(self.size)
 
     def recipe(self, trained: Choice) -> TrainConfig:
         """The training with this solver."""
-        return configure(
-            dict(
-                model=trained.model,
-                dataset=self.dataset,
-                size=self.size,
-                seed=self.seed,
-                images=self.images,
-                batch_size=self.batch_size,
-                validate_every=0,
-            )
-        )
-
-    def key(self, trained: str, evaluated: str) -> tuple:
-        """What a row of the table is about, in the order of KEYS."""
-        return (trained, evaluated, *(getattr(self, name) for name in KEYS[2:]))
+        return self.training(trained.model, batch_size=self.batch_size)
 
 
 class Study:
@@ -92,21 +67,10 @@ class Study:
 
     def __init__(self, settings: Settings, out: Path):
         self.settings, self.out = settings, out
-        self.rows = self.known()
+        self.table = studies.Table(out / "solvers.csv", KEYS, VALUES)
         self.side = models.image_size(settings.size)
         self.test = datasets.load(settings.dataset, "test", image_size=self.side)
-        self.reference: Statistics | None = None
-
-    @property
-    def file(self) -> Path:
-        return self.out / "solvers.csv"
-
-    def known(self) -> dict[tuple, tuple]:
-        """Rows of earlier calls, of whatever settings, by key."""
-        if not self.file.is_file():
-            return {}
-        frame = pd.read_csv(self.file).reindex(columns=COLUMNS)
-        return {row[: len(KEYS)]: row for row in frame.itertuples(index=False, name=None)}
+        self.distance = studies.Distance(settings)
 
     def train(self, trained: Choice) -> Path:
         return training.train(self.settings.recipe(trained), self.out / "checkpoints")
@@ -114,36 +78,22 @@ class Study:
     def evaluate(self, path: Path, trained: Choice, evaluated: Choice) -> None:
         """Measure one cell and write it down, if an earlier call has not."""
         key = self.settings.key(trained.text, evaluated.text)
-        if key in self.rows:
+        if key in self.table:
             return
         network, card = checkpoints.load(path)
         network = evaluated.applied(network).eval()
         diffusion = Diffusion(**card["diffusion"])
         loss = validation_losses(network, self.test, diffusion)[:, 0].mean().item()
         lowered = evaluated.solver == trained.solver and evaluated.evaluations <= trained.evaluations
-        distance = self.distance(network, diffusion) if lowered and self.settings.samples else math.nan
+        distance = self.distance(network, diffusion) if lowered else math.nan
         with torch.no_grad():
             network(torch.zeros(1, network.channels, self.side, self.side), 0)
-        self.rows[key] = (*key, network.evaluations, cost.macs(network, self.side), loss, distance)
-        every = pd.DataFrame(list(self.rows.values()), columns=COLUMNS)
-        folders.write_atomically(self.file, every.to_csv(index=False))
-
-    def distance(self, network: nn.Module, diffusion: Diffusion) -> float:
-        """FD-AlexNet of samples to the training images."""
-        chosen = self.settings
-        if self.reference is None:
-            train = datasets.load(chosen.dataset, "train", image_size=self.side)
-            found = dataset_features(train, min(10_000, len(train)))
-            self.reference = FrechetAlexNet(found).statistics()
-        images = sampling.sample(
-            network, chosen.samples, diffusion, "ddim", chosen.sampling_steps, chosen.seed, batch_size=125
-        )
-        return FrechetAlexNet(self.reference).update(features(images), real=False).compute().value
+        self.table.add(key, network.evaluations, cost.macs(network, self.side), loss, distance)
 
     def frame(self) -> pd.DataFrame:
         """The rows of these settings, trained by trained."""
         pairs = itertools.product(self.settings.choices, repeat=2)
-        return pd.DataFrame([self.rows[self.settings.key(*pair)] for pair in pairs], columns=COLUMNS)
+        return self.table.frame(self.settings.key(*pair) for pair in pairs)
 
 
 def run(settings: Settings, out: str | Path, progress: bool = False) -> pd.DataFrame:
@@ -157,12 +107,12 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> pd.DataF
     process works in.
     """
     out = Path(out)
-    with processes.locked(out / "checkpoints" / ".solvers.lock", f"The study in {out}"):
+    with studies.locked(out, "solvers"):
         return _run(Study(settings, out), settings, progress)
 
 
 def _run(study: Study, settings: Settings, progress: bool) -> pd.DataFrame:
-    """`run`, for the holder of the folder's lock: the rows of two at once would replace each other's."""
+    """`run`, for the holder of the folder's lock."""
     choices = [choice(text) for text in settings.choices]
     with tqdm(total=len(choices) ** 2, desc="cells", disable=not progress, file=sys.stderr) as bar:
         for trained in sorted(choices, key=lambda c: c.evaluations):
@@ -186,17 +136,7 @@ def kept(dataset: str, size: str, folder: Path | None = None) -> pd.DataFrame:
     Raises InputError for a file that is none of `run`.
     """
     path = (folder or folders.resolve(KEPT)) / "solvers.csv"
-    if not path.is_file():
-        return pd.DataFrame(columns=COLUMNS)
-    try:
-        frame = pd.read_csv(path)[COLUMNS]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{folders.shown(path)} is none of `cunet solvers`: {error}. Run it again."
-        ) from None
-    frame = frame[(frame["dataset"] == dataset) & (frame["size"] == size)]
-    of_settings = frame.groupby(["images", "seed", "samples", "sampling_steps"])
-    frame = max((_whole(rows) for _, rows in of_settings), key=_effort, default=frame)
+    frame = studies.longest(studies.read(path, COLUMNS, "cunet solvers"), dataset, size, _whole)
     order = {text: i for i, text in enumerate(CHOICES)}
     return frame.sort_values(["trained", "evaluated"], key=lambda names: names.map(order), ignore_index=True)
 
@@ -206,11 +146,6 @@ def _whole(rows: pd.DataFrame) -> pd.DataFrame:
     done = matrix(rows, list(dict.fromkeys(rows["trained"]))).notna().all(axis=1)
     names = done.index[done]
     return rows[rows["trained"].isin(names) & rows["evaluated"].isin(names)]
-
-
-def _effort(rows: pd.DataFrame) -> tuple[bool, int, int]:
-    """How much a study is worth: one that compares before one that does not, longer trainings, more cells."""
-    return (len(rows) > 1, int(rows["images"].max()), len(rows)) if len(rows) else (False, 0, 0)
 
 
 def findings(frame: pd.DataFrame) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Training a network on Lightning Fabric, so that it can be stopped anywhere and goes on exactly.
 
 One step draws images x_0 from the data, diffusion steps t and noise, and descends on the mean over the batch
-of `Diffusion.loss` (Ho et al. 2020, algorithm 1; the prediction target is a setting). The weights are
-averaged over the steps with an exponential moving average (EMA); the average is what is validated and kept.
+of `Diffusion.loss` (Ho et al. 2020, algorithm 1; the prediction target is a setting, and so is the weight of
+each t, `Diffusion.loss_weights`). The weights of the network are averaged over the steps with an exponential
+moving average (EMA); the average is what is validated, with all t weighted alike, and kept.
 
 Everything random about step k is a function of (seed, k): see `cunet.batches`. A training that was killed and
 started again therefore ends with the same bits, on the same machine and number of threads (but for 16-mixed,
@@ -117,6 +118,8 @@ class Training:
 
         self.config, self.path, self.fabric, self.stop = config, path, fabric, stop
         self.diffusion = Diffusion(config.schedule, config.timesteps, config.prediction_type)
+        weights = self.diffusion.loss_weights(config.loss_weighting)
+        self.loss_weights = weights.float().to(fabric.device)  # (T,)
         side, root = models.image_size(config.size), config.data_root or None
         self.data = datasets.load(config.dataset, "train", image_size=side, root=root)
         self.test = datasets.load(config.dataset, "test", image_size=side, root=root)
@@ -165,7 +168,7 @@ class Training:
         return min(1.0, self.images_seen / self.config.images)
 
     def train_step(self) -> float:
-        """One optimiser step; returns the mean loss over the whole batch."""
+        """One optimiser step; returns the mean loss, weighted as it is trained on, over the whole batch."""
         config, parts = self.config, self.config.accumulate
         self.batches.seed_network(self.network, self.step, self.fabric)
         batch = self.batches(self.step)
@@ -173,7 +176,8 @@ class Training:
         for part in range(parts):
             with self.fabric.no_backward_sync(self.module, enabled=part < parts - 1):
                 given = self.batches.share(batch, part, self.fabric)
-                loss = self.diffusion.loss(self.module, *given).mean() / parts
+                losses = self.diffusion.loss(self.module, *given)
+                loss = (losses * self.loss_weights[given[1]]).mean() / parts  # times 1 is the same to the bit
                 self.fabric.backward(loss)
             total += loss.detach()
         # `inf` as limit changes no gradient, but tells whether one is not finite

@@ -19,6 +19,32 @@ VALIDATION_BATCH = 100
 """Images a forward pass in validation; fixed, so that the value does not depend on the training's batches."""
 
 
+def validation_steps(dataset: "ImageDataset", timesteps: int) -> Tensor:
+    """The diffusion step of each image of a validation: evenly over 0 ... T - 1, in a random, fixed order.
+
+    dataset: the first `VALIDATION_IMAGES` of it count.    timesteps: T. Returns (N,) int64.
+    """
+    n = min(VALIDATION_IMAGES, len(dataset))
+    t = ((torch.arange(n) + 0.5) * timesteps / n).long()
+    return t[torch.randperm(n, generator=generator(0, "validation"))]
+
+
+def validation_batches(dataset: "ImageDataset") -> int:
+    """How many batches a validation on `dataset` has."""
+    return -(-min(VALIDATION_IMAGES, len(dataset)) // VALIDATION_BATCH)
+
+
+def validation_batch(dataset: "ImageDataset", number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One batch of a validation on `dataset`, the same for whatever is validated; number: from 0.
+
+    Returns the images' numbers (B,) int64, the images and their noise, (B, C, H, W) float32.
+    """
+    first = number * VALIDATION_BATCH
+    index = torch.arange(first, min(first + VALIDATION_BATCH, VALIDATION_IMAGES, len(dataset)))
+    images = dataset.batch(index)
+    return index, images, torch.randn(images.shape, generator=generator(0, "validation", number))
+
+
 @torch.no_grad()
 def validation_losses(
     model: nn.Module,
@@ -43,18 +69,13 @@ def validation_losses(
     Returns:
         (N, 2) float64 on the CPU: loss and diffusion step.
     """
-    n, device = min(VALIDATION_IMAGES, len(dataset)), next(model.parameters()).device
-    t = ((torch.arange(n) + 0.5) * len(diffusion.alphas_cumprod) / n).long()
-    t = t[torch.randperm(n, generator=generator(0, "validation"))]
-    losses = torch.zeros(n, dtype=torch.float64)
-    for number, start in enumerate(range(0, n, VALIDATION_BATCH)):
-        if number % world != rank:
-            continue
+    device = next(model.parameters()).device
+    t = validation_steps(dataset, len(diffusion.alphas_cumprod))
+    losses = torch.zeros(len(t), dtype=torch.float64)
+    for number in range(rank, validation_batches(dataset), world):
         if stop is not None and stop():
             break
-        index = torch.arange(start, min(start + VALIDATION_BATCH, n))
-        images = dataset.batch(index)
-        noise = torch.randn(images.shape, generator=generator(0, "validation", number))
+        index, images, noise = validation_batch(dataset, number)
         given = [images, t[index], noise]
         if getattr(model, "classes", 0):
             given.append(dataset.labels[index])

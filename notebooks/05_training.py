@@ -74,6 +74,8 @@ from cunet import (
     palette,
     paper,
     recipe,
+    recipe_figures,
+    recipe_study,
     runs,
     sampling,
     subsets,
@@ -158,6 +160,46 @@ caption = (
     "the two sheets apart?"
 )
 run.save_figure(picture, f"ext_samples_{slug}", caption)
+
+# %% [markdown]
+# ## 4. What was tried
+#
+# **Would another recipe have trained better networks, and would it have helped one network more than the other?** One
+# setting at a time is changed, for each network alike, from the same first weights and on the same images. Losses of
+# different targets and noise schedules are different things, so all are measured with one yardstick: the squared error
+# of $v$, which is that of the clean image $\hat x$ that the network sees, cut to $[-1, 1]$, times
+# $1/(1-\bar\alpha_t) = 1 + \mathrm{SNR}_t$,
+#
+# $$ L = \mathbb E_{x_0, t, \epsilon}\ (1 + \mathrm{SNR}_t)\, \big\| \mathrm{clip}\,\hat x(x_t, t) - x_0 \big\|^2 , $$
+#
+# at the same levels of noise for all, those of the released recipe's validation. It is the released recipe's own
+# yardstick; FD-AlexNet of samples, beside it, is nobody's. Each recipe was trained once, so ratios are to be held
+# against those of trainings that differ in their seed alone, where such were measured (grey). The trainings take hours:
+# `cunet recipes --out papermill_runs/reference_recipes` makes them, and where its table is committed, it is read. It
+# stands on the pages of its own networks.
+
+# %%
+study = recipe_study.kept(dataset, size)
+if not len(study):
+    print(f"Not measured: cunet recipes --dataset {dataset} --size {size} --out {recipe_study.KEPT}")
+elif variant or model not in set(study.model) or seed not in set(study.seed):
+    print(f"See the page of one of: {', '.join(study.model.unique())}, seed {study.seed[0]}")
+else:
+    about, seeds = study.iloc[0], recipe_study.spread(study)
+    measured = (
+        f"each trained once on {about.images:,} images, {dataset}; FD-AlexNet of {about.samples} samples of"
+        f" {about.sampling_steps} DDIM steps"
+    )
+    caption = f"Recipes: loss by one yardstick, its ratio to the released recipe's; {measured}"
+    run.save_table(recipe_figures.table(study), f"ext_recipes_{slug}", caption)
+    caption = (
+        "Loss and FD-AlexNet of each recipe over those of the released one, logarithmic; left of the line: better."
+        " Is there a recipe that is left of it for one network and right of it for the other? Grey: largest over"
+        f" smallest loss by seed ({seeds.words}); {measured}"
+    )
+    run.save_figure(recipe_figures.figure(study, seeds.ratio), f"ext_recipes_{slug}", caption)
+    for asked, answer in recipe_study.findings(study, seeds.ratio):
+        print(f"{asked}: {answer}")
 
 # %%
 values = {

@@ -16,7 +16,10 @@ from cunet import checkpoints, cli, datasets, errors, folders, models
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError, Interrupted
 
-COMMANDS = ("reproduce", "estimate", "notebook", "train", "sample", "denoise", "bench", "solvers", "info")
+COMMANDS = (
+    *("reproduce", "estimate", "notebook", "train", "sample", "denoise", "bench", "solvers", "recipes"),
+    "info",
+)
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -118,6 +121,9 @@ def test_the_shell_completes_commands_and_options():
         (["bench", "--tasks", "fly"], "fly"),
         (["bench", "--batches", "x"], "--batches has 'x'"),
         (["solvers", "--choices", "rk4:3"], "'rk4:3' is no solver"),
+        (["recipes", "--vary", "images=3"], "'images=3' changes images, which is no part of a recipe"),
+        (["recipes", "--vary", "schedule=liner"], "'liner'"),
+        (["recipes", "--models", "unet,unet"], "models=unet, unet: give one or more, each once"),
     ],
 )
 def test_bad_input_is_an_input_error_and_writes_nothing(arguments, message, tmp_path, monkeypatch):
@@ -154,6 +160,7 @@ def test_a_card_without_its_data_set_is_refused_before_a_picture_is_denoised(tmp
     [
         (["bench"], "cunet.bench.run"),
         (["solvers"], "cunet.solver_study.run"),
+        (["recipes"], "cunet.recipe_study.run"),
         (["denoise", "x.png", "--noise-level", "0.1"], "cunet.pictures.denoise"),
     ],
 )

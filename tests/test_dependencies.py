@@ -2,7 +2,16 @@
 
 import pytest
 
-from cunet import chain, denoisers, dependencies, pages, profiles, results_page, solver_study
+from cunet import (
+    chain,
+    denoisers,
+    dependencies,
+    pages,
+    profiles,
+    recipe_study,
+    results_page,
+    solver_study,
+)
 
 
 def test_a_job_depends_on_the_modules_it_imports_and_on_no_others(tmp_path):
@@ -83,6 +92,7 @@ def test_a_notebooks_own_line_says_whether_it_reads_released_checkpoints(tmp_pat
     "words, path, reader",
     [
         ("solver_study.kept(", solver_study.KEPT / "solvers.csv", "11_beyond"),
+        ("recipe_study.kept(", recipe_study.KEPT / "recipes.csv", "05_training"),
         ("bench_variants.csv", results_page.BENCH / "bench_variants.csv", "04_networks"),
     ],
 )
@@ -95,7 +105,7 @@ def test_a_notebook_that_reads_a_committed_measurement_depends_on_it_once_it_is_
     for expected in (set(), {reader}):
         reads = {
             stem
-            for stem in ("04_networks", "10_ablations", "11_beyond")
+            for stem in ("04_networks", "05_training", "10_ablations", "11_beyond")
             if tmp_path / path.name in dependencies.sources(plan, plan.of(stem)[0])
         }
         assert reads == expected

@@ -130,6 +130,35 @@ def test_loss_is_the_mean_square_error_of_each_image():
     assert half.dtype == torch.float32 and half.shape == (3,)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_weights_are_those_of_hang_et_al_for_the_quantity_that_is_predicted(schedule, kind):
+    diffusion = Diffusion(schedule, prediction_type=kind)
+    weights = diffusion.loss_weights("min_snr")
+    assert weights.shape == (1000,) and weights.dtype == torch.float64
+    for t in (0, 100, 400, 700, 999):
+        abar = diffusion.alphas_cumprod[t].item()
+        snr = abar / (1 - abar)
+        divided = {"epsilon": snr, "sample": 1.0, "v_prediction": snr + 1.0}[kind]
+        assert weights[t].item() == pytest.approx(min(snr, 5.0) / divided, rel=1e-9)
+    assert torch.equal(diffusion.loss_weights(), torch.ones(1000, dtype=torch.float64))
+    with pytest.raises(InputError, match="min_snr"):
+        diffusion.loss_weights("min_snt")
+
+
+def test_weighted_losses_of_one_error_are_the_same_whatever_is_predicted():
+    """By hand from the errors: that of the clean image, times min(SNR, 5)."""
+    x0, noise, t = normal(5, 1, 4, 4), normal(5, 1, 4, 4, seed=1), torch.tensor([20, 200, 500, 700, 900])
+    for kind in PREDICTION_TYPES:
+        diffusion = Diffusion("cosine", prediction_type=kind)
+        losses = diffusion.loss(lambda x, t, d=diffusion: d.to_output(0.5 * x, x, t), x0, t, noise)
+        error = (0.5 * diffusion.add_noise(x0, noise, t) - x0).square().mean((1, 2, 3)).double()
+        expected = diffusion.snr(t).clamp(max=5) * error
+        torch.testing.assert_close(
+            diffusion.loss_weights("min_snr")[t] * losses.double(), expected, rtol=1e-3, atol=1e-5
+        )
+
+
 def test_compiles_to_one_graph():
     torch._dynamo.reset()  # what other tests compiled counts against a limit
     diffusion = Diffusion("sigmoid")

@@ -371,6 +371,7 @@ OPTIONS = {  # no option that only prints, and no argument after -- for Snakemak
     "train": ["--dataset", "--model", "--size", "--seed", "--images", "--set", "--out"],
     "sample": ["--dataset", "--model", "--size", "--checkpoint", "--n", "--sampler", "--steps", "--out"],
     "denoise": ["IMAGE", "--noise-level", "--model", "--dataset", "--size", "--checkpoint", "--steps"],
+    "recipes": ["--vary", "--models", "--images", "--samples", "--dataset", "--size", "--seed", "--out"],
     "solvers": ["--choices", "--images", "--samples", "--dataset", "--size", "--seed", "--out"],
     "bench": ["--size", "--models", "--tasks", "--modes", "--batches", "--repeats", "--out"],
     "info": ["MODEL", "--size", "--channels", "--json", "--jsn"],
@@ -387,6 +388,7 @@ GOOD = {  # every other time, so that nonsense meets what makes sense
     **{"--jobs": "2", "--gpus": "1", "--run": "mine", "--set": "01_first.count=3", "--size": "smoke"},
     **{"--n": "1", "--steps": "2", "--seed": "1", "--images": "64", "--samples": "0", "--dataset": "mnist"},
     **{"--model": "cunet", "--noise-level": "0.1", "--choices": "midpoint:4,own", "--out": "made"},
+    **{"--vary": "decay=constant,ema_decay=0"},
 }
 sensible = st.sampled_from(
     ["tiny", "01_first", "01_first.py", "count=3", "rate=x", "learning_rate=1e-3", "ddim"]
@@ -433,7 +435,18 @@ def command_lines(draw) -> list[str]:
 @pytest.fixture
 def idle(repository, monkeypatch):
     """The command line with everything behind it that takes time taken out, in a folder of its own."""
-    from cunet import bench, checkpoints, cost, models, notebook, pictures, sampling, solver_study, training
+    from cunet import (
+        bench,
+        checkpoints,
+        cost,
+        models,
+        notebook,
+        pictures,
+        recipe_study,
+        sampling,
+        solver_study,
+        training,
+    )
 
     def refuse(*_, **__):
         raise InputError("Nothing is measured here.")
@@ -448,6 +461,7 @@ def idle(repository, monkeypatch):
     monkeypatch.setattr(sampling, "sample", lambda *_, **__: torch.zeros(1, 1, 8, 8))
     monkeypatch.setattr(bench, "run", refuse)
     monkeypatch.setattr(solver_study.Study, "train", refuse)
+    monkeypatch.setattr(recipe_study.Study, "train", refuse)
     monkeypatch.setattr(pictures, "tiled", lambda denoiser, planes, *_: planes)
     pictures.write(repository / "picture.png", torch.zeros(1, 1, 16, 16))
     shutil.copy(ROOT / "papermill_runs" / "calibration.yaml", repository / "papermill_runs")

@@ -141,6 +141,60 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine_to_zero():
     assert settings(warmup=0, learning_rate=0.01).rate(0, 0.0) == 0.01
 
 
+def test_a_constant_learning_rate_rises_and_stays():
+    config = settings(learning_rate=0.01, warmup=10, decay="constant")
+    assert [config.rate(step, 0.9) for step in (0, 4, 9)] == pytest.approx([0.001, 0.005, 0.01])
+    assert config.rate(100, 0.5) == config.rate(100, 1.0) == 0.01
+
+
+def test_a_step_descends_on_the_weighted_loss_and_validation_has_no_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAIN", "1")
+    run = make(settings(loss_weighting="min_snr", accumulate=2, channels_last=False), tmp_path / "weighted")
+    x, t, noise = run.batches(0)
+    abar = run.diffusion.alphas_cumprod[t]
+    snr = abar / (1 - abar)
+    with torch.no_grad():
+        losses = run.diffusion.loss(run.network, x, t, noise).double()
+    expected = (losses * snr.clamp(max=5) / (snr + 1)).mean().item()
+    plain = make(settings(channels_last=False), tmp_path / "plain")
+    for each in (run, plain):
+        each.step = 64 // each.config.batch_size
+        assert each.validate_if_due()
+        each.step = 0
+    assert run.validation == plain.validation
+    assert run.train_step() == pytest.approx(expected, rel=1e-5)
+    assert abs(expected / losses.mean().item() - 1) > 0.05, "they differ in this batch"
+
+
+def test_without_weights_a_step_is_that_of_the_plain_mean_to_the_last_bit(tmp_path):
+    class Nothing:
+        """What a loss is multiplied with without being touched."""
+
+        def __getitem__(self, t):
+            return self
+
+        def __rmul__(self, losses):
+            return losses
+
+    run, plain = (make(settings(), tmp_path / name) for name in ("run", "plain"))
+    plain.loss_weights = Nothing()
+    for _ in range(3):
+        assert run.train_step() == plain.train_step()
+    for one, other in zip(run.current, plain.current, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_setting_that_a_card_lacks_had_its_default():
+    saved = settings().model_dump()
+    del saved["decay"], saved["loss_weighting"]
+    assert settings().changes(saved) == ""
+    assert settings(decay="constant").changes(saved) == "decay was 'cosine' and is now 'constant'"
+    assert (
+        settings().changes({"seed": 0, "decay": "constant"}).startswith("model was 'cunet' and is now 'unet'")
+    )
+    assert "seed was None and is now 0" in settings().changes({}), "of a card without any, nothing is known"
+
+
 def test_the_first_step_is_adam_on_the_clipped_gradient_of_the_mean_loss(tmp_path):
     """From the formulas: after one step Adam's update is -rate * g / (|g| + eps), g clipped to norm 1."""
     run = make(settings(clip=0.01, channels_last=False), tmp_path)  # else gradients near 0 round otherwise
@@ -615,6 +669,7 @@ def test_a_full_disk_or_a_folder_that_cannot_be_used_is_refused_before_the_first
         ({"variant": "../x"}, "variant='../x'"),
         ({"timesteps": 1001}, "timesteps=1001"),
         ({"precision": "8-bit"}, "precision='8-bit'"),
+        ({"decay": "linear"}, "decay='linear'.*'cosine' or 'constant'"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(changes, words):
