@@ -71,14 +71,12 @@ def averages(scores: Scores, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("noise", kind="stable", ignore_index=True)
 
 
-def table_4(
-    frame: pd.DataFrame, cards: Mapping[tuple[str, int | None], Mapping[str, Any]] | None = None
-) -> pd.DataFrame:
+def table_4(frame: pd.DataFrame, cards: Mapping[tuple[str, int | None], Mapping[str, Any]]) -> pd.DataFrame:
     """Table 4: a row a noise level and method, scores with their intervals, and what the paper prints.
 
     frame: of `averages`. The paper's autoencoder and DnCNN stand beside those with one network a level.
-    cards: (network, the level it was trained for or None) -> its checkpoint's card, for a column
-    `images_seen` in training; empty for a method that is not trained. None: no such column.
+    cards: (network, the level it was trained for or None) -> its checkpoint's card. The last column,
+    `images seen` in training, is from them: empty for a method that is not trained.
     """
     printed = {(row.noise, row.method): row for row in paper.TABLE_4}
     rows = {}
@@ -91,11 +89,8 @@ def table_4(
         name = method.removesuffix("-level")
         theirs = None if method in denoisers.NETWORKS else printed.get((noise, name))
         row |= {f"paper: {m.upper()}": getattr(theirs, m, "") for m in SCORES}
-        if cards is not None:
-            row["images_seen"] = cards.get((name, None if name == method else noise), {}).get(
-                "images_seen", ""
-            )
-        rows[noise, label(method)] = row
+        card = cards.get((name, None if name == method else noise), {})
+        rows[noise, label(method)] = row | {"images seen": card.get("images_seen", "")}
     index = pd.MultiIndex.from_tuples(rows, names=["noise steps", "method"])
     return pd.DataFrame(list(rows.values()), index=index)
 
