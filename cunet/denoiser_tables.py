@@ -144,16 +144,20 @@ def leaders(scores: Scores, metric: str = "lpips", seed: int = 0) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def wins(frame: pd.DataFrame) -> dict[str, float]:
-    """What the rule of C12 takes: the shares of the comparisons won, in LPIPS at all levels, in SSIM at the
-    lowest. frame: of `duels`.
+def shares(frame: pd.DataFrame) -> dict[str, float]:
+    """What the rule of C12 takes: the shares of the comparisons won and, with `_lost`, lost, each 0 ... 1, in
+    LPIPS at all levels, in SSIM at the lowest. What is neither, the images do not decide.
+
+    frame: of `duels`.
     """
-    won = frame.winner == "chosen"
-    lowest = frame.noise == frame.noise.min()
-    return {
-        "lpips": float(won[frame.metric == "lpips"].mean()),
-        "ssim": float(won[(frame.metric == "ssim") & lowest].mean()),
-    }
+    found = {}
+    for metric, part in (("lpips", frame), ("ssim", frame[frame.noise == frame.noise.min()])):
+        winner = part.winner[part.metric == metric]
+        found |= {
+            metric: float((winner == "chosen").mean()),
+            f"{metric}_lost": float((winner == "rival").mean()),
+        }
+    return found
 
 
 def in_words(frame: pd.DataFrame) -> str:
@@ -194,7 +198,7 @@ def claims(
             gone = [name for name in missing if _takes_part(name, dataset, way)]
             text, value, why = f"rivals {way}: missing are {', '.join(gone)}", None, None
             if frame is not None:
-                text, value = f"rivals {way}: {in_words(frame)}", wins(frame)
+                text, value = f"rivals {way}: {in_words(frame)}", shares(frame)
                 part = protocol[(protocol.dataset == dataset) & (protocol.rivals == way)].set_index("walk")
                 kinds = ", ".join(f"{walk} {part.C12[walk]}" for walk in part.index)
                 why = (

@@ -289,15 +289,14 @@ for d in datasets:
         for reading, found in readings[d].items():
             frame = denoiser_tables.duels(scores[d] | found, pair[1], others, seed)
             duels[d, way, reading] = frame
-            share = denoiser_tables.wins(frame)
-            lost = {f"{q} lost": float((frame[frame.metric == q].winner == "rival").mean()) for q in share}
+            share = denoiser_tables.shares(frame)
             judged = scorecard.verdict("C12", share)
-            rows.append(dict(dataset=d, rivals=way, walk=reading) | share | lost | {"C12": judged})
+            rows.append(dict(dataset=d, rivals=way, walk=reading) | share | {"C12": judged})
 protocol = pd.DataFrame(
-    rows, columns=["dataset", "rivals", "walk", "lpips", "ssim", "lpips lost", "ssim lost", "C12"]
+    rows, columns=["dataset", "rivals", "walk", "lpips", "lpips_lost", "ssim", "ssim_lost", "C12"]
 )
 if len(protocol):
-    run.save_table(protocol, "ext_denoisers_protocol", "Comparisons that cU-Net wins, by what is counted")
+    run.save_table(protocol, "ext_denoisers_protocol", "Comparisons that cU-Net wins and loses, by what is counted")
 protocol.round(2)
 
 # %% [markdown]
