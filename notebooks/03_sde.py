@@ -647,8 +647,8 @@ for name, errors in every.items():
     sides[beside_the_sde(errors)].append(name)
 said = "; ".join(f"*{side}*: {', '.join(names) or 'nowhere'}" for side, names in sides.items())
 Markdown(
-    f"Each line is lowest at this $\\lambda$: {found}.\n\nThe flow ($\\lambda=0$) beside the reverse SDE ($\\lambda=1$),"
-    f" where their errors differ by more than the floor of {floor:.3f}: {said}."
+    f"Each line is lowest at this $\\lambda$: {found}.\n\nThe flow ($\\lambda=0$) beside the reverse SDE"
+    f" ($\\lambda=1$), where their errors differ by more than the floor of {floor:.3f}: {said}."
 )
 
 # %% [markdown]
