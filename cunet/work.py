@@ -34,7 +34,9 @@ from cunet.validation import VALIDATION_IMAGES
 
 IMAGES = {name: (of.train, of.test, of.channels) for name, of in SOURCES.items() if of.train}
 """Training images, test images and channels of the data sets of which this is known before they are read."""
-FEATURES = 4 * 256  # bytes of an image's features
+WIDTH = 256  # features of an image
+FEATURES = 4 * WIDTH  # bytes of them
+DISTANCE_IMAGES = 300  # behind the distance that `cunet.calibration` measures
 READERS = ("07_synthesis", "08_denoising", "10_ablations", "11_beyond")  # of a data set's kept features
 STOPS = 8  # moments of a walk at which it takes distances
 BACKWARD = 3  # calls that an image costs forward and backward
@@ -90,6 +92,21 @@ def macs(network: Network) -> int:
     from cunet import cost
 
     return cost.macs(build(network), models.image_size(network[1]))
+
+
+def distance_share(images: int) -> float:
+    """What a distance of that many images takes, over one of `DISTANCE_IMAGES`.
+
+    By the operations of `cunet.frechet.distance_to`: the features times the root of the real covariance; the
+    smaller of the two products of the result with itself; its eigenvalues, 4/3 of the cube of its side (Golub
+    and Van Loan, Matrix Computations, section 8.3).
+    """
+
+    def operations(n: int) -> float:
+        side = min(n, WIDTH)
+        return 2 * n * WIDTH**2 + 2 * n * side * WIDTH + 4 / 3 * side**3
+
+    return operations(images) / operations(DISTANCE_IMAGES)
 
 
 def count(notebook: str, given: dict[str, Any]) -> Work:
@@ -244,8 +261,8 @@ def _ablations(of: dict[str, Any]) -> Work:
         for model in (of["discrete"], full):
             work[Item("call", (model, size, channels))] += tried * disturbed + read
             work[Item("feature")] += tried * of["disturbed_samples"]
-            share = min(1, of["disturbed_samples"] / 450)  # of few features a distance takes less
-            work[Item("distance")] += math.ceil(tried * (of["disturbed_resamples"] + 1) * share)
+            distances = tried * (of["disturbed_resamples"] + 1)
+            work[Item("distance")] += math.ceil(distances * distance_share(of["disturbed_samples"]))
             work[Item("score")] += tried * 2 * of["images"] * len(of["levels"])
     return work
 
