@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from cunet import checkpoints, datasets, models, paper
-from cunet.checkpoint_names import Trained, guided
+from cunet.checkpoint_names import Trained, besides, further, guided
 from cunet.sources import SOURCES
 from cunet.trajectories import VARIANTS
 from cunet.validation import VALIDATION_IMAGES
@@ -153,7 +153,7 @@ def read(notebook: str, of: dict[str, Any]) -> dict[tuple, int]:
         return {}
     from cunet import synthesis_work
 
-    found, told = [], _further(of, guided(of)) if "guided_datasets" in of else []
+    found, told = [], _shipped(of, besides(of))
     for dataset in dict.fromkeys([*of["datasets"], *(dataset for dataset, _ in told)]):
         train, test, _ = images(dataset)
         limit = min(of["reference_images"], train)
@@ -294,15 +294,14 @@ def _beyond(of: dict[str, Any]) -> Work:
         work[networks[1]] += of["depth_images"] * of["depth_calls"] * sum(of["depths"])
         solved = of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
         solved += of["ode_samples"] * of["depth_calls"] * sum(of["ode_sample_depths"])
-        for _, model in [(dataset, pair[1]), *_further(of, [(dataset, model) for model in of["further"]])]:
+        for _, model in [(dataset, pair[1]), *_shipped(of, further(of))]:
             work[Item("call", (model, of["size"], channels))] += solved
             work[Item("feature")] += of["ode_samples"] * len(of["ode_sample_depths"])
     return work + _told(of)
 
 
-def _further(of: dict[str, Any], pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Of the (data set, network) that notebook 11 asks for besides its two networks, those that ship; all in
-    a run that trains."""
+def _shipped(of: dict[str, Any], pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Of (data set, network) that a notebook asks for those that ship; all in a run that trains."""
     if of["checkpoints"] != "released":
         return pairs
     names = {pair: Trained(*pair, of["seeds"][0]).stem(of["size"]) for pair in pairs}
@@ -312,7 +311,7 @@ def _further(of: dict[str, Any], pairs: list[tuple[str, str]]) -> list[tuple[str
 def _told(of: dict[str, Any]) -> Work:
     """Images of a class, of networks that know classes: two calls a step, one at 0 and 1; and test images of
     data sets that are not among `datasets`, which they are held against."""
-    work, pairs = Work(), _further(of, guided(of))
+    work, pairs = Work(), _shipped(of, guided(of))
     for dataset, model in pairs:
         calls = sum(1 if scale in (0.0, 1.0) else 2 for scale in of["scales"]) * of["guided_steps"]
         network = (model, of["size"], images(dataset)[2])
