@@ -121,10 +121,6 @@ class Bench:
     def build(self, spec: str) -> nn.Module:
         return network(spec, self.settings.size, self.settings.channels)
 
-    def model(self, spec: str, how: Mode) -> nn.Module:
-        layout = torch.channels_last if how.channels_last else torch.preserve_format
-        return self.build(spec).eval().to(memory_format=layout)
-
     def images(self, batch: int, how: Mode) -> Tensor:
         x = torch.randn(batch, self.settings.channels, self.side, self.side)
         return x.to(memory_format=torch.channels_last) if how.channels_last else x
@@ -151,7 +147,7 @@ class Bench:
         for spec in self.specs:
             if task != "training" and only_gradient(spec):
                 continue
-            model = self.model(spec, how)
+            model = self.build(spec).eval()
             function = RUNNERS[task](callable_in(model, how), self.images(batch, how), model)
             start = time.perf_counter()
             try:
@@ -185,7 +181,7 @@ class Bench:
         modes = [text for text in self.settings.modes if not mode(text).compiled] or ["eager"]
         for text, spec in itertools.product(modes, self.specs):
             if not only_gradient(spec):
-                model, images = self.model(spec, mode(text)), self.images(batch, mode(text))
+                model, images = self.build(spec).eval(), self.images(batch, mode(text))
                 table = cost.operator_table(forward_task(callable_in(model, mode(text)), images, model))
                 tables.append(table.assign(model=spec, mode=text, batch=batch))
         columns = ["model", "mode", "batch", "operator", "calls", "seconds", "share"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import sampling
 from .diffusion import Diffusion
 from .errors import InputError
+from .running import Running
 from .samplers import trailing_timesteps
 
 BASES, OPTIONS = ("eager", "compiled"), ("channels_last", "bf16")
@@ -79,13 +80,6 @@ RUNNERS = {"forward": forward_task, "step": step_task, "training": training_task
 
 
 def callable_in(model: nn.Module, how: Mode) -> Callable[[Tensor, Tensor], Tensor]:
-    """The network as a function of (sample, timestep), run the way `how` says."""
+    """The network as a function of (sample, timestep), run the way `how` says; as it is in eager mode."""
     call = torch.compile(model, dynamic=False) if how.compiled else model
-    if not how.bf16:
-        return call
-
-    def half(sample: Tensor, timestep: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return call(sample, timestep)
-
-    return half
+    return Running(call, how.bf16, how.channels_last) if how.bf16 or how.channels_last else call

@@ -190,8 +190,8 @@ def measure(names: tuple[str, ...] = ("unet", "cunet"), sizes: tuple[str, ...] =
                 "macs": work.macs((name, size, 1)),
             }
     a, b = (torch.rand(32, 1, 32, 32) * 2 - 1 for _ in range(2))
-    known = frechet.FrechetAlexNet(torch.randn(1000, 256)).statistics()
-    distance, some = frechet.distance_to(known), torch.randn(300, 256)
+    known = frechet.FrechetAlexNet(torch.randn(1000, work.WIDTH)).statistics()
+    distance, some = frechet.distance_to(known), torch.randn(work.DISTANCE_IMAGES, work.WIDTH)
     scores = (metrics.ssim, metrics.psnr, metrics.lpips)
     other = {
         "feature": seconds(lambda: frechet.features(a)) / len(a),

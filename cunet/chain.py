@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from cunet import folders, profiles, runs
-from cunet.checkpoint_names import Trained, guided
+from cunet.checkpoint_names import Trained, besides
 from cunet.errors import InputError
 from cunet.parameters import declaration, nearest, parameters_file, validate
 from cunet.profiles import Profile
@@ -119,20 +119,16 @@ def _trainings(profile: Profile, stem: str) -> list[Trained]:
         own = [mine if isinstance(mine, list) else shared for mine, shared in lists]  # types are judged later
         own[1] = profile.networks(own[1])
         found |= dict.fromkeys(product(*own))
-        for dataset, model in _further(name, lines, own[0][:1]):
+        for dataset, model in _besides(name, lines, own[0]):
             found |= dict.fromkeys(product([dataset], [model], own[2][:1]))
     variant = profile.notebooks[stem].get("variant")
     return [Trained(*which, variant if isinstance(variant, str) else "") for which in found]
 
 
-def _further(stem: str, lines: dict[str, Any], first: list[str]) -> list[tuple[str, str]]:
-    """(data set, network) that a notebook's lines ask for besides its `models`: those of `further` for its
-    first data set, and those that are told the classes of its `guided_datasets`."""
-    further = lines.get("further")
-    pairs = list(product(first, further)) if isinstance(further, list) else []
-    if "guided_datasets" in lines:
-        pairs += guided({**declaration(source(stem)), **lines})
-    return pairs
+def _besides(stem: str, lines: dict[str, Any], datasets: list[str]) -> list[tuple[str, str]]:
+    """What `besides` finds in a notebook's lines: lists that only the notebook declares train nothing."""
+    declared = declaration(source(stem)) if "guided_datasets" in lines else {}
+    return besides({"guided_models": declared.get("guided_models"), **lines, "datasets": datasets})
 
 
 def _unreleased(profile: Profile, stem: str) -> list[Trained]:

@@ -44,8 +44,22 @@ def told(dataset: str, models: Iterable[str]) -> list[str]:
 def guided(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(data set, network) of what a notebook draws by class: `guided_models`, each told the classes of each
     of `guided_datasets` that has some. What is no list of texts names none: types are judged elsewhere."""
-    lists = (parameters.get(key) for key in ("guided_datasets", "guided_models"))
-    datasets, models = (
-        [x for x in some if isinstance(x, str)] if isinstance(some, list) else [] for some in lists
-    )
+    datasets, models = (_texts(parameters.get(key)) for key in ("guided_datasets", "guided_models"))
     return [(dataset, model) for dataset in datasets for model in told(dataset, models)]
+
+
+def further(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(data set, network) of what a notebook solves in finer steps besides its `models`: those of `further`,
+    of the first of its `datasets`. As in `guided`, what is no list of texts names none."""
+    datasets, models = (_texts(parameters.get(key)) for key in ("datasets", "further"))
+    return [(dataset, model) for dataset in datasets[:1] for model in models]
+
+
+def besides(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(data set, network) of all that a notebook asks for besides its `models`."""
+    return further(parameters) + guided(parameters)
+
+
+def _texts(found: Any) -> list[str]:
+    """The texts of a list; none of what is no list."""
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []

@@ -71,14 +71,12 @@ def averages(scores: Scores, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("noise", kind="stable", ignore_index=True)
 
 
-def table_4(
-    frame: pd.DataFrame, cards: Mapping[tuple[str, int | None], Mapping[str, Any]] | None = None
-) -> pd.DataFrame:
+def table_4(frame: pd.DataFrame, cards: Mapping[tuple[str, int | None], Mapping[str, Any]]) -> pd.DataFrame:
     """Table 4: a row a noise level and method, scores with their intervals, and what the paper prints.
 
     frame: of `averages`. The paper's autoencoder and DnCNN stand beside those with one network a level.
-    cards: (network, the level it was trained for or None) -> its checkpoint's card, for a column
-    `images_seen` in training; empty for a method that is not trained. None: no such column.
+    cards: (network, the level it was trained for or None) -> its checkpoint's card. The last column,
+    `images seen` in training, is from them: empty for a method that is not trained.
     """
     printed = {(row.noise, row.method): row for row in paper.TABLE_4}
     rows = {}
@@ -91,11 +89,8 @@ def table_4(
         name = method.removesuffix("-level")
         theirs = None if method in denoisers.NETWORKS else printed.get((noise, name))
         row |= {f"paper: {m.upper()}": getattr(theirs, m, "") for m in SCORES}
-        if cards is not None:
-            row["images_seen"] = cards.get((name, None if name == method else noise), {}).get(
-                "images_seen", ""
-            )
-        rows[noise, label(method)] = row
+        card = cards.get((name, None if name == method else noise), {})
+        rows[noise, label(method)] = row | {"images seen": card.get("images_seen", "")}
     index = pd.MultiIndex.from_tuples(rows, names=["noise steps", "method"])
     return pd.DataFrame(list(rows.values()), index=index)
 
@@ -149,16 +144,20 @@ def leaders(scores: Scores, metric: str = "lpips", seed: int = 0) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def wins(frame: pd.DataFrame) -> dict[str, float]:
-    """What the rule of C12 takes: the shares of the comparisons won, in LPIPS at all levels, in SSIM at the
-    lowest. frame: of `duels`.
+def shares(frame: pd.DataFrame) -> dict[str, float]:
+    """What the rule of C12 takes: the shares of the comparisons won and, with `_lost`, lost, each 0 ... 1, in
+    LPIPS at all levels, in SSIM at the lowest. What is neither, the images do not decide.
+
+    frame: of `duels`.
     """
-    won = frame.winner == "chosen"
-    lowest = frame.noise == frame.noise.min()
-    return {
-        "lpips": float(won[frame.metric == "lpips"].mean()),
-        "ssim": float(won[(frame.metric == "ssim") & lowest].mean()),
-    }
+    found = {}
+    for metric, part in (("lpips", frame), ("ssim", frame[frame.noise == frame.noise.min()])):
+        winner = part.winner[part.metric == metric]
+        found |= {
+            metric: float((winner == "chosen").mean()),
+            f"{metric}_lost": float((winner == "rival").mean()),
+        }
+    return found
 
 
 def in_words(frame: pd.DataFrame) -> str:
@@ -199,7 +198,7 @@ def claims(
             gone = [name for name in missing if _takes_part(name, dataset, way)]
             text, value, why = f"rivals {way}: missing are {', '.join(gone)}", None, None
             if frame is not None:
-                text, value = f"rivals {way}: {in_words(frame)}", wins(frame)
+                text, value = f"rivals {way}: {in_words(frame)}", shares(frame)
                 part = protocol[(protocol.dataset == dataset) & (protocol.rivals == way)].set_index("walk")
                 kinds = ", ".join(f"{walk} {part.C12[walk]}" for walk in part.index)
                 why = (

@@ -23,10 +23,9 @@ CURVES, BEST, SHEETS = "ext_fd_against_steps", "tab01_synthesis", "fig03_samples
 SHOWN = "cunet"  # the network whose samples are shown
 LIMIT = 200_000  # bytes
 WHITE = 253  # of 255: a pixel whose channels all reach this belongs to no sheet
-CAPTION = (
+QUALITY = (
     "**Quality against time.** FD-AlexNet (lower is better) against the seconds that a sample takes, a panel "
-    "a data set, a point a number of sampling steps, with 95 % intervals: which line is lower at equal time? "
-    "Below, the first samples of the cU-Net as described at its best steps, none selected."
+    "a data set, a point a number of sampling steps, with 95 % intervals: which line is lower at equal time?"
 )
 
 
@@ -36,21 +35,44 @@ def there(run_dir: Path) -> bool:
 
 
 def draw(run_dir: Path) -> bytes:
-    """The picture of a run as a PNG of at most `LIMIT` bytes, without sheets if there is no figure 3.
+    """The picture of a run as a PNG of at most `LIMIT` bytes, without sheets if there are none.
 
     Raises InputError for tables that are damaged, or not there.
     """
-    lines = curves(run_dir)
-    path = run_dir / "figures" / f"{SHEETS}.png"
-    rows = lines.groupby("dataset", sort=False)["model"].agg(lambda models: list(dict.fromkeys(models)))
-    sheets = cut(path.read_bytes(), [len(models) for models in rows]) if path.is_file() else []
-    found = zip(rows.items(), sheets, strict=False)
-    chosen = {d: sheet[models.index(SHOWN)] for (d, models), sheet in found if SHOWN in models}
-    stream = io.BytesIO()
-    figure(lines, chosen).savefig(
+    lines, stream = curves(run_dir), io.BytesIO()
+    figure(lines, sheets(run_dir, lines)).savefig(
         stream, format="png", dpi=150, metadata={"Software": None}, bbox_inches="tight"
     )
     return smaller(stream.getvalue())
+
+
+def markdown(run_dir: Path, address: str) -> str:
+    """The picture at an address, and its caption, which names what is there: panels, and sheets below them.
+
+    Empty where there is no curve. Raises InputError as `draw` does.
+    """
+    lines = curves(run_dir) if there(run_dir) else pd.DataFrame()
+    if not len(lines):
+        return ""
+    title, caption, shown = "Quality against time", QUALITY, sheets(run_dir, lines)
+    if shown:
+        title += ", and samples"
+        caption += f" Below, the first samples of the {label(SHOWN)} at its best steps, none selected"
+        some = len(shown) < lines.dataset.nunique()
+        caption += f": {', '.join(map(sources.label, shown))}." if some else "."
+    return f"![{title}]({address})\n\n{caption}"
+
+
+def sheets(run_dir: Path, lines: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Of the network `SHOWN`, the sheets of samples in a run's figure 3, by data set, (H, W, 3) each; empty
+    without the figure, and where it is not laid out as expected. lines: of `curves`.
+    """
+    path = run_dir / "figures" / f"{SHEETS}.png"
+    if not path.is_file():
+        return {}
+    rows = lines.groupby("dataset", sort=False)["model"].agg(lambda models: list(dict.fromkeys(models)))
+    found = zip(rows.items(), cut(path.read_bytes(), [len(models) for models in rows]), strict=False)
+    return {d: sheet[models.index(SHOWN)] for (d, models), sheet in found if SHOWN in models}
 
 
 def curves(run_dir: Path) -> pd.DataFrame:

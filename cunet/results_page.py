@@ -67,10 +67,8 @@ def block(run_dir: Path) -> str:
     card = run_outputs.card(run_dir)  # judged by the rules of then
     card = scorecard.scorecard(results.values()) if card.empty else card
     tally = [f"{n} {verdict}" for verdict, n in scorecard.counts(card).items() if n]
-    drawn = readme_picture.there(run_dir) and len(readme_picture.curves(run_dir)) > 0
     parts = [
-        f"![Quality against time, and samples]({FOLDER / PICTURE})" if drawn else "",
-        readme_picture.CAPTION if drawn else "",
+        readme_picture.markdown(run_dir, f"{FOLDER / PICTURE}"),
         "**Table 1.** Best distance of generated images from real ones, by the paper's rule (the number of "
         "sampling steps where it is lowest). FD-AlexNet is not the paper's FID: compare order and ratios.",
         table_1(run_dir),

@@ -204,13 +204,16 @@ def peaks_earlier_and_sooner(
 
 
 @rule("C12")
-def beats_the_other_denoisers(lpips: float, ssim: float) -> str:
-    """Shares of the comparisons with BM3D, autoencoder and DnCNN that cU-Net wins by a paired test as in C09:
-    LPIPS at all levels of table 4, SSIM at 50. Reproduced when both shares are 1; partly when one of them is
-    at least a half; otherwise not."""
+def beats_the_other_denoisers(lpips: float, lpips_lost: float, ssim: float, ssim_lost: float) -> str:
+    """Shares of the comparisons with BM3D, autoencoder and DnCNN that cU-Net wins, and loses, by a paired
+    test as in C09: LPIPS at all levels of table 4, SSIM at 50. Reproduced when all are won; partly when at
+    least half of either score's are; otherwise not when more than half of each score's are lost, so that
+    whatever the rest would turn out to be, no score had half of them won; else undecided."""
     if min(lpips, ssim) >= 1:
         return REPRODUCED
-    return PARTLY if max(lpips, ssim) >= 0.5 else NOT_REPRODUCED
+    if max(lpips, ssim) >= 0.5:
+        return PARTLY
+    return NOT_REPRODUCED if min(lpips_lost, ssim_lost) > 0.5 else UNDECIDED
 
 
 @rule("C13")

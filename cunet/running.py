@@ -19,13 +19,14 @@ PRECISIONS = ("32", "bf16")
 class Running(nn.Module):
     """A network whose images are laid out with the channels last, or which runs under bfloat16 autocast.
 
-    forward is the network's; the answer has the dtype of the images. channels, image_size: the network's.
+    forward is the network's; the answer has the dtype of the images. channels, image_size: the network's, or
+    None where it does not say, as one of another library may not.
     """
 
     def __init__(self, network: nn.Module, bf16: bool, channels_last: bool):
         super().__init__()
         self.network, self.bf16, self.channels_last = network, bf16, channels_last
-        self.channels, self.image_size = network.channels, network.image_size
+        self.channels, self.image_size = (getattr(network, k, None) for k in ("channels", "image_size"))
         if channels_last:
             network.to(memory_format=torch.channels_last)
 

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from . import bench_tasks, cost, models, palette, paper
 from .errors import InputError
-from .sources import label as shown  # the name by which notebook 07 asks for it
-from .sources import place
+from .sources import label, place
 
 MOST = 64  # images of a training step that is timed: the paper's batch of 256 takes 12 GB and minutes here
 FLAT = 1.05  # within 5 % of the lowest distance
@@ -155,7 +154,7 @@ def as_printed(table: pd.DataFrame) -> pd.DataFrame:
     cells = []
     for line in table.itertuples():
         original, network = place(line.dataset), palette.label(line.model)
-        where = shown(original) + (f" / {shown(line.dataset)}" if original != line.dataset else "")
+        where = label(original) + (f" / {label(line.dataset)}" if original != line.dataset else "")
         theirs = [line.paper_fid, line.paper_steps, line.paper_seconds]
         ours = [f"{line.fd:.2f}", f"{line.steps:.0f}", f"{line.seconds_per_sample:.3g}"]
         rows = {f"{network}, paper: FID": [f"{x:g}" if pd.notna(x) else "-" for x in theirs]}

@@ -27,14 +27,16 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from cunet import checkpoints, datasets, models, paper
-from cunet.checkpoint_names import Trained, guided
+from cunet.checkpoint_names import Trained, besides, further, guided
 from cunet.sources import SOURCES
 from cunet.trajectories import VARIANTS
 from cunet.validation import VALIDATION_IMAGES
 
 IMAGES = {name: (of.train, of.test, of.channels) for name, of in SOURCES.items() if of.train}
 """Training images, test images and channels of the data sets of which this is known before they are read."""
-FEATURES = 4 * 256  # bytes of an image's features
+WIDTH = 256  # features of an image
+FEATURES = 4 * WIDTH  # bytes of them
+DISTANCE_IMAGES = 300  # behind the distance that `cunet.calibration` measures
 READERS = ("07_synthesis", "08_denoising", "10_ablations", "11_beyond")  # of a data set's kept features
 STOPS = 8  # moments of a walk at which it takes distances
 BACKWARD = 3  # calls that an image costs forward and backward
@@ -92,6 +94,21 @@ def macs(network: Network) -> int:
     return cost.macs(build(network), models.image_size(network[1]))
 
 
+def distance_share(images: int) -> float:
+    """What a distance of that many images takes, over one of `DISTANCE_IMAGES`.
+
+    By the operations of `cunet.frechet.distance_to`: the features times the root of the real covariance; the
+    smaller of the two products of the result with itself; its eigenvalues, 4/3 of the cube of its side (Golub
+    and Van Loan, Matrix Computations, section 8.3).
+    """
+
+    def operations(n: int) -> float:
+        side = min(n, WIDTH)
+        return 2 * n * WIDTH**2 + 2 * n * side * WIDTH + 4 / 3 * side**3
+
+    return operations(images) / operations(DISTANCE_IMAGES)
+
+
 def count(notebook: str, given: dict[str, Any]) -> Work:
     """The work of one job: a notebook's name, and all its parameters; what it `read`s included."""
     work = _COUNTS[notebook](given) if notebook in _COUNTS else Work()
@@ -136,7 +153,7 @@ def read(notebook: str, of: dict[str, Any]) -> dict[tuple, int]:
         return {}
     from cunet import synthesis_work
 
-    found, told = [], _further(of, guided(of)) if "guided_datasets" in of else []
+    found, told = [], _shipped(of, besides(of))
     for dataset in dict.fromkeys([*of["datasets"], *(dataset for dataset, _ in told)]):
         train, test, _ = images(dataset)
         limit = min(of["reference_images"], train)
@@ -244,8 +261,8 @@ def _ablations(of: dict[str, Any]) -> Work:
         for model in (of["discrete"], full):
             work[Item("call", (model, size, channels))] += tried * disturbed + read
             work[Item("feature")] += tried * of["disturbed_samples"]
-            share = min(1, of["disturbed_samples"] / 450)  # of few features a distance takes less
-            work[Item("distance")] += math.ceil(tried * (of["disturbed_resamples"] + 1) * share)
+            distances = tried * (of["disturbed_resamples"] + 1)
+            work[Item("distance")] += math.ceil(distances * distance_share(of["disturbed_samples"]))
             work[Item("score")] += tried * 2 * of["images"] * len(of["levels"])
     return work
 
@@ -277,15 +294,14 @@ def _beyond(of: dict[str, Any]) -> Work:
         work[networks[1]] += of["depth_images"] * of["depth_calls"] * sum(of["depths"])
         solved = of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
         solved += of["ode_samples"] * of["depth_calls"] * sum(of["ode_sample_depths"])
-        for _, model in [(dataset, pair[1]), *_further(of, [(dataset, model) for model in of["further"]])]:
+        for _, model in [(dataset, pair[1]), *_shipped(of, further(of))]:
             work[Item("call", (model, of["size"], channels))] += solved
             work[Item("feature")] += of["ode_samples"] * len(of["ode_sample_depths"])
     return work + _told(of)
 
 
-def _further(of: dict[str, Any], pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Of the (data set, network) that notebook 11 asks for besides its two networks, those that ship; all in
-    a run that trains."""
+def _shipped(of: dict[str, Any], pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Of (data set, network) that a notebook asks for those that ship; all in a run that trains."""
     if of["checkpoints"] != "released":
         return pairs
     names = {pair: Trained(*pair, of["seeds"][0]).stem(of["size"]) for pair in pairs}
@@ -295,7 +311,7 @@ def _further(of: dict[str, Any], pairs: list[tuple[str, str]]) -> list[tuple[str
 def _told(of: dict[str, Any]) -> Work:
     """Images of a class, of networks that know classes: two calls a step, one at 0 and 1; and test images of
     data sets that are not among `datasets`, which they are held against."""
-    work, pairs = Work(), _further(of, guided(of))
+    work, pairs = Work(), _shipped(of, guided(of))
     for dataset, model in pairs:
         calls = sum(1 if scale in (0.0, 1.0) else 2 for scale in of["scales"]) * of["guided_steps"]
         network = (model, of["size"], images(dataset)[2])

@@ -73,6 +73,7 @@ from cunet import (
     sampling,
     scorecard,
     shards,
+    sources,
     subsets,
     synthesis,
 )
@@ -104,7 +105,7 @@ print("The samples are computed on", device)
 for d in datasets:
     if d not in sets_of:
         print(
-            f"{tables.shown(d)}: no network to compare with in {folders.shown(folder)}, so nothing below is about it"
+            f"{sources.label(d)}: no network to compare with in {folders.shown(folder)}, so nothing below is about it"
         )
 
 # %%
@@ -182,8 +183,8 @@ limits.round(2)
 
 # %%
 for d in sets_of:
-    display(Markdown(f"- **{tables.shown(d)}**: {yardsticks[d].train.credit}"))
-near = {tables.shown(d): yardsticks[d].near_duplicates for d in sets_of if yardsticks[d].near_duplicates}
+    display(Markdown(f"- **{sources.label(d)}**: {yardsticks[d].train.credit}"))
+near = {sources.label(d): yardsticks[d].near_duplicates for d in sets_of if yardsticks[d].near_duplicates}
 pd.DataFrame(near).T
 
 # %% [markdown]
@@ -337,7 +338,7 @@ table.round(3)
 
 # %%
 sheets = {
-    tables.shown(d): {
+    sources.label(d): {
         f"{palette.label(m)}, {best[d, m].steps} steps": data.from_uint8(
             shards.pixels(at_best[d, m].samples, run.run_dir)[:32]
         )
@@ -460,7 +461,7 @@ result = run.save_result(
 
 # %%
 values = result["values"]
-found = ", ".join(f"{tables.shown(d)}" for d in sets_of)
+found = ", ".join(sources.label(d) for d in sets_of)
 most = max(row["n"] for row in values["chosen"])
 lacking = f" Without {', '.join(values['missing'])}, which are not there." if values["missing"] else ""
 display(Markdown(f"*Setting:* {size} size, {found}, up to {most} samples a set.{lacking}"))

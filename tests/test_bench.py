@@ -289,8 +289,10 @@ def test_modes_set_memory_format_and_precision():
     assert how == (False, True, True)
     images = bench.Bench(bench.Settings(channels=2, size="smoke")).images(2, how)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    bench_tasks.callable_in(spy, how)(images, torch.tensor([0, 0]))
-    assert seen["out"].dtype == torch.bfloat16
+    answer = bench_tasks.callable_in(spy, how)(images, torch.tensor([0, 0]))
+    assert seen["out"].dtype == torch.bfloat16 and answer.dtype == torch.float32
+    assert spy.weight.is_contiguous(memory_format=torch.channels_last)
+    assert bench_tasks.callable_in(spy, bench_tasks.mode("eager")) is spy, "nothing is measured besides"
 
 
 @pytest.mark.parametrize("name", ["diffusers-unet2d", "lucidrains-unet"])

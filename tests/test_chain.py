@@ -14,6 +14,7 @@ import yaml
 from conftest import PARTS, ROOT, call, copied, hit, parts, start, wait_for
 
 from cunet import chain, dependencies, processes, profiles, reproduce, runs
+from cunet.checkpoint_names import besides
 from cunet.errors import InputError
 
 TRAINING = "05_training"
@@ -93,6 +94,15 @@ def test_further_networks_and_those_that_are_told_classes_are_trained_where_a_no
     for line in ("guided_datasets=[avatras]", "guided_models=[unte]"):
         with pytest.raises(InputError, match="did you mean '(avatars|unet)'"):
             chain.check(prepared((train, f"06_sampling.{line}")))
+
+
+def test_what_a_notebook_asks_for_besides_its_models_is_said_once_for_the_chain_and_the_estimate():
+    of = {"datasets": ["mnist", "avatars"], "further": ["cunet-randomdepth"]}
+    of |= {"guided_datasets": ["avatars"], "guided_models": ["unet"]}
+    deep, told = ("mnist", "cunet-randomdepth"), ("avatars", "unet@classes=4")
+    assert besides(of) == [deep, told], "further ones are of the first data set"
+    assert besides(of | {"further": "cunet"}) == [told] and besides(of | {"datasets": 3}) == [told]
+    assert besides({}) == []
 
 
 def test_released_networks_that_are_not_there_are_left_out_by_name(training, tmp_path, monkeypatch):

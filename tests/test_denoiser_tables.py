@@ -47,7 +47,7 @@ def test_the_table_has_each_method_with_its_interval_and_the_papers_numbers():
     frame = tables.averages(AHEAD)
     assert len(frame) == len(METHODS) * len(LEVELS) * 3 and (frame.n == 12).all()
     assert ((frame.low <= frame["mean"]) & (frame["mean"] <= frame.high) & (frame.low < frame.high)).all()
-    table = tables.table_4(frame)
+    table = tables.table_4(frame, {})
     assert table.index[0] == (50, "BM3D") and (50, "DnCNN, one a level") in table.index
     printed = {(row.noise, row.method): row for row in paper.TABLE_4}
     row = table.loc[(150, "DnCNN, one a level")]
@@ -56,13 +56,13 @@ def test_the_table_has_each_method_with_its_interval_and_the_papers_numbers():
     assert table.loc[(150, "DnCNN, blind")]["paper: SSIM"] == "", "the paper's is not blind"
 
 
-def test_the_table_says_how_many_images_each_network_has_seen_if_its_cards_are_given():
+def test_the_table_says_how_many_images_each_network_has_seen_as_its_card_has_it():
     frame = tables.averages(AHEAD)
-    assert "images_seen" not in tables.table_4(frame)
+    assert (tables.table_4(frame, {})["images seen"] == "").all(), "no card, no number"
     cards = {("dncnn", None): 800, ("dncnn", 50): 200, ("dncnn", 150): 300, ("cunet", None): 5000}
     cards = {key: {"images_seen": number} for key, number in cards.items()}
     table = tables.table_4(frame, cards | {("autoencoder", 50): {}})
-    seen = {key: number for key, number in table["images_seen"].items() if number != ""}
+    seen = {key: number for key, number in table["images seen"].items() if number != ""}
     assert seen == {
         (50, "DnCNN, one a level"): 200,
         (150, "DnCNN, one a level"): 300,
@@ -74,11 +74,12 @@ def test_who_wins_is_a_paired_test_whose_good_end_is_the_metrics():
     frame = tables.duels(AHEAD, "cunet", tables.AUTHORS)
     assert len(frame) == 2 * len(LEVELS) * 3 and (frame.winner == "chosen").all()
     assert (frame.p_holm >= frame.p).all()
-    assert tables.wins(frame) == {"lpips": 1.0, "ssim": 1.0}
-    assert scorecard.verdict("C12", tables.wins(frame)) == rules.REPRODUCED
+    assert tables.shares(frame) == dict(lpips=1, lpips_lost=0, ssim=1, ssim_lost=0)
+    assert scorecard.verdict("C12", tables.shares(frame)) == rules.REPRODUCED
     behind = tables.duels(AHEAD, "bm3d", ("dncnn", "cunet"))
-    assert (behind.winner == "rival").all() and tables.wins(behind) == {"lpips": 0.0, "ssim": 0.0}
-    assert scorecard.verdict("C12", tables.wins(behind)) == rules.NOT_REPRODUCED
+    assert (behind.winner == "rival").all()
+    assert tables.shares(behind) == dict(lpips=0, lpips_lost=1, ssim=0, ssim_lost=1)
+    assert scorecard.verdict("C12", tables.shares(behind)) == rules.NOT_REPRODUCED
 
 
 def test_what_the_images_do_not_decide_is_won_by_nobody_and_ssim_counts_at_the_lowest_level_alone():
@@ -90,10 +91,21 @@ def test_what_the_images_do_not_decide_is_won_by_nobody_and_ssim_counts_at_the_l
     frame = tables.duels(mixed, "cunet", tables.AUTHORS)
     undecided = frame[(frame.metric == "lpips") & (frame.rival == "bm3d")]
     assert (undecided.winner == "").all()
-    assert tables.wins(frame) == {"lpips": pytest.approx(4 / 6), "ssim": 1.0}
+    assert tables.shares(frame) == dict(lpips=pytest.approx(4 / 6), lpips_lost=0, ssim=1, ssim_lost=0)
     assert tables.in_words(frame) == (
         "LPIPS at all levels: 4 of 6 comparisons won, 0 lost; SSIM at 50: 3 of 3 comparisons won, 0 lost"
     )
+
+
+def test_images_that_decide_nothing_leave_the_claim_undecided_and_ones_that_decide_the_opposite_do_not():
+    """The same differences, in all images and then in too few for any test, with the cU-Net behind all."""
+    behind = scores(dict(zip(METHODS, (0.9, 0.8, 0.7, 0.6, 0.2), strict=True)))
+    few = {key: {metric: values[:3] for metric, values in found.items()} for key, found in behind.items()}
+    verdicts = [
+        scorecard.verdict("C12", tables.shares(tables.duels(found, "cunet", tables.AUTHORS)))
+        for found in (behind, few)
+    ]
+    assert verdicts == [rules.NOT_REPRODUCED, rules.UNDECIDED]
 
 
 def test_methods_are_named_with_how_they_were_trained():
@@ -139,7 +151,7 @@ def test_the_claim_has_a_row_for_each_way_to_train_the_rivals_and_says_what_was_
     given = dict(datasets=["mnist"], images=12, size="laptop")
     missing = ["mnist-dncnn-laptop-s0", "avatars-dncnn-laptop-s0"]
     met, unmet = tables.claims(given, {("mnist", "one a level", "best"): frame}, protocol, missing)
-    assert met["value"] == tables.wins(frame) and met["measured"].startswith("rivals one a level: LPIPS")
+    assert met["value"] == tables.shares(frame) and met["measured"].startswith("rivals one a level: LPIPS")
     assert "best reproduced, end not reproduced. And every network here is smaller" in met["why"]
     assert unmet["measured"] == "rivals blind: missing are mnist-dncnn-laptop-s0" and unmet["value"] is None
     assert all(row["id"] == "C12" and row["n"] == 12 and row["size"] == "laptop" for row in (met, unmet))

@@ -253,6 +253,15 @@ def test_what_a_training_notebook_does_besides_does_not_grow_with_the_training()
     assert COSTS.units("05_training", found) == 0 < COSTS.units("06_sampling", found)
 
 
+def test_a_distance_of_fewer_images_takes_less_and_that_of_the_calibration_takes_one():
+    counts = (8, 96, work.WIDTH, work.DISTANCE_IMAGES, 2000)
+    shares = [work.distance_share(n) for n in counts]
+    assert shares == sorted(shares) and shares[3] == 1 and shares[0] < 0.05 < 4 < shares[4]
+    of = given("10_ablations", size="smoke", models=["cunet"], disturbed_samples=work.DISTANCE_IMAGES)
+    whole, few = (work.count("10_ablations", g) for g in (of, of | {"disturbed_samples": 8}))
+    assert whole[Item("distance")] > few[Item("distance")] > 0
+
+
 def test_costs_scale_by_macs_from_the_size_that_was_measured():
     macs = work.macs(("unet", "paper", 3))
     assert COSTS.seconds(Item("call", ("unet", "paper", 3)), 2) == pytest.approx(2 * 0.005 * macs / 1e8)

@@ -1,6 +1,7 @@
 """The README's picture: curves as the tables have them, sheets cut out of figure 3 whole."""
 
 import io
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,14 @@ from cunet.errors import InputError
 SHADES = {("a", "unet"): -0.9, ("a", "cunet"): -0.3, ("b", "unet"): 0.1, ("b", "cunet"): 0.5}
 
 
-def sheet_figure() -> bytes:
-    """A figure 3 with sheets of one grey each, saved as a run saves it."""
+def sheet_figure(datasets=("a", "b"), without=()) -> bytes:
+    """A figure 3 with sheets of one grey each, saved as a run saves it; `without`: one that is not there."""
     sheet = {key: torch.full((32, 1, 32, 32), shade) for key, shade in SHADES.items()}
     rows = {
-        f"data {d} (stand-in for others)": {f"{m}, 20 steps": sheet[d, m] for m in ("unet", "cunet")}
-        for d in "ab"
+        f"data {d} (stand-in for others)": {
+            f"{m}, 20 steps": sheet[d, m] for m in ("unet", "cunet") if (d, m) != without
+        }
+        for d in datasets
     }
     stream = io.BytesIO()
     figures.sheet_rows(rows).savefig(stream, format="png", dpi=150, bbox_inches="tight")
@@ -77,6 +80,28 @@ def test_the_picture_holds_what_its_tables_hold_and_is_small(run):
     lines = readme_picture.curves(run)
     drawn = readme_picture.figure(lines, {"a": np.zeros((50, 100, 3), np.uint8)})
     assert len(drawn.axes) == 4 and not readme_picture.figure(lines, {}).axes[0].images
+
+
+def test_the_caption_names_samples_only_where_there_are_some(run, tmp_path):
+    whole = readme_picture.markdown(run, "a.png")
+    assert whole.startswith("![Quality against time, and samples](a.png)\n\n**Quality against time.**")
+    assert whole.endswith(
+        "Below, the first samples of the cU-Net as described at its best steps, none selected."
+    )
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare)
+    (bare / "figures" / "fig03_samples.png").write_bytes(sheet_figure(("a",)))
+    assert readme_picture.markdown(bare, "a.png") == (
+        f"![Quality against time](a.png)\n\n{readme_picture.QUALITY}"
+    ), "a figure of other rows than the tables have"
+    (bare / "figures" / "fig03_samples.png").unlink()
+    assert "amples" not in readme_picture.markdown(bare, "a.png").replace("that a sample takes", "")
+    for name in ("tab01_synthesis", "ext_fd_against_steps"):
+        table = pd.read_csv(run / "tables" / f"{name}.csv")
+        kept = table[(table.dataset == "a") | (table.model == "unet")]
+        kept.to_csv(bare / "tables" / f"{name}.csv", index=False)
+    (bare / "figures" / "fig03_samples.png").write_bytes(sheet_figure(without=("b", "cunet")))
+    assert readme_picture.markdown(bare, "a.png").endswith("none selected: a.")
 
 
 def test_a_run_without_curves_has_no_picture_and_damaged_tables_are_named(run, tmp_path):

@@ -17,6 +17,11 @@ def earlier(*shares):
     )
 
 
+def beaten(*shares):
+    """What the rule of C12 takes: comparisons won and lost, in LPIPS and SSIM."""
+    return dict(zip(("lpips", "lpips_lost", "ssim", "ssim_lost"), shares, strict=True))
+
+
 def elbows(*shares):
     """What the rule of C13 takes: levels with an elbow and with none, of the U-Net and of cU-Net."""
     return dict(zip(("unet", "unet_none", "cunet", "cunet_none"), shares, strict=True))
@@ -74,9 +79,13 @@ BORDERS = [  # claim, value, verdict: on the border, just past it, far past it
     ("C11", earlier(0, 0.75, 1, 0, 1, 0), PARTLY),
     ("C11", earlier(0.24, 0, 0, 0, 1, 0), UNDECIDED),
     ("C11", earlier(0, 0.75, 0, 0, 1, 0), NOT_REPRODUCED),
-    ("C12", dict(lpips=1.0, ssim=1.0), REPRODUCED),
-    ("C12", dict(lpips=0.9, ssim=0.0), PARTLY),
-    ("C12", dict(lpips=0.4, ssim=0.4), NOT_REPRODUCED),
+    ("C12", beaten(1, 0, 1, 0), REPRODUCED),
+    ("C12", beaten(0.9, 0, 0, 1), PARTLY),
+    ("C12", beaten(0.4, 0.6, 0.5, 0.5), PARTLY),
+    ("C12", beaten(0.4, 0.51, 0.4, 0.6), NOT_REPRODUCED),
+    ("C12", beaten(0.4, 0.5, 0.4, 0.6), UNDECIDED),
+    ("C12", beaten(0, 1, 0, 0.5), UNDECIDED),
+    ("C12", beaten(0, 0, 0, 0), UNDECIDED),
     ("C13", elbows(0.5, 0, 0, 0.8), REPRODUCED),
     ("C13", elbows(0.5, 0, 0, 0.75), PARTLY),
     ("C13", elbows(0.5, 0.5, 0, 0.5), UNDECIDED),
@@ -176,6 +185,14 @@ def test_what_is_less_sure_is_never_kinder():
         )
         for e, f in ((0.5, 0.9), (0.5, 1.0), (1.0, 2.0)):
             no_better(rules.best_in_fewer_steps(a, b, e, f), rules.best_in_fewer_steps(c, d, e, f))
+
+    shares = [0.0, 0.4, 0.5, 0.6, 1.0]
+    tests = [(won, lost) for won in shares for lost in shares if won + lost <= 1]
+    for few, more in [(x, y) for x in tests for y in tests if x[0] <= y[0] and x[1] <= y[1]]:
+        for other in tests:
+            no_better(
+                rules.beats_the_other_denoisers(*few, *other), rules.beats_the_other_denoisers(*more, *other)
+            )
 
 
 def test_the_papers_own_numbers_pass_the_rules_except_where_the_paper_contradicts_itself():
