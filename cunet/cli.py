@@ -61,6 +61,7 @@ def example(*lines: str) -> str:
         "cunet reproduce",
         "cunet reproduce --profile smoke --dry-run",
         r"cunet reproduce --run mine --set checkpoints=train --set 'seeds=\[0, 1]'",
+        "cunet reproduce --profile paper --set gpus=8 --set jobs=8 --set shards=8",
         "cunet reproduce --profile paper --on slurm -- --jobs 8",
     )
 )
@@ -93,7 +94,7 @@ def reproduce(
 @app.command(
     epilog=example(
         "cunet estimate --profile paper",
-        r"cunet estimate --profile paper --gpus 8 --jobs 8 --set 05_training.devices=8 --set shards=8",
+        "cunet estimate --profile paper --set gpus=8 --set jobs=8 --set shards=8 --set 05_training.devices=8",
         "cunet estimate --profile laptop --against laptop",
     )
 )
@@ -102,7 +103,8 @@ def estimate(
     settings: Settings = None,
     jobs: Annotated[int | None, typer.Option(help="Jobs at once; by default the profile's.")] = None,
     gpus: Annotated[
-        int | None, typer.Option(help="GPUs of a machine; by default 1 for networks of size paper, else 0.")
+        int | None,
+        typer.Option(help="GPUs of a machine; by default the profile's, or 1 for networks of size paper."),
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="A finished run of this profile to compare with.")

@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -333,17 +334,55 @@ def test_a_training_by_the_clock_is_known_by_the_images_that_it_saw():
 
 def test_jobs_are_laid_out_as_the_chain_runs_them():
     jobs = [need("a", 5), need("b", 3), need("c", 4, ("b",)), need("d", 1, ("a", "c"))]
-    assert estimate.duration(jobs, 1) == 13
-    assert estimate.duration(jobs, 2) == 3 + 4 + 1
-    assert estimate.duration(jobs, 9) == 3 + 4 + 1
-    assert estimate.duration([need("a", 5, ("not of this run",))], 1) == 5
+    assert estimate.laid_out(jobs, 1).seconds == 13
+    assert estimate.laid_out(jobs, 2).seconds == 3 + 4 + 1
+    assert estimate.laid_out(jobs, 9).seconds == 3 + 4 + 1
+    assert estimate.laid_out([need("a", 5, ("not of this run",))], 1).seconds == 5
 
 
 def test_jobs_at_once_share_the_gpus_of_the_machine():
     shards = [need(name, 5, devices=1) for name in "abc"]
-    assert [estimate.duration(shards, 3, gpus) for gpus in (0, 1, 2, 3)] == [5, 15, 10, 5]
+    assert [estimate.laid_out(shards, 3, gpus).seconds for gpus in (0, 1, 2, 3)] == [5, 15, 10, 5]
     trained = [need("a", 5, devices=8), need("b", 5, devices=8), need("c", 3)]
-    assert estimate.duration(trained, 8, 8) == 10, "what needs no GPU runs beside"
+    assert estimate.laid_out(trained, 8, 8).seconds == 10, "what needs no GPU runs beside"
+
+
+def test_jobs_at_once_hold_their_memory_together():
+    jobs = [need("a", 5, memory=1000.0), need("b", 3, memory=500.0), need("c", 4, ("b",), memory=800.0)]
+    assert [estimate.laid_out(jobs, n).memory for n in (1, 2)] == [1000, 1800]
+
+
+def test_the_gpus_that_a_rule_asks_for_are_its_devices_or_one_and_none_on_the_processor():
+    settings = ["checkpoints=train", "shards=2", "05_training.devices=2", "05_training.batch_size=64"]
+    plan = chain.plan(profiles.load("smoke", settings), reproduce.folder("none"))
+    asked = estimate.gpus_asked(plan)
+    assert asked["notebook_05_training"] == 2 and asked["samples"] == asked["notebook_08_denoising"] == 1
+    assert not asked.keys() & {"notebook_03_sde", "notebook_10_ablations", "notebook_11_beyond"}
+    of = {n.rule: n.devices for n in estimate.needs(plan, COSTS, 8, 1) if n.devices}
+    assert of == {rule: asked[rule] for rule in of} and of.keys() == asked.keys()
+    released = chain.plan(profiles.load("laptop"), reproduce.folder("none"))
+    assert "notebook_05_training" not in estimate.gpus_asked(released)
+
+
+@pytest.mark.parametrize("known", ["measured on a card", "assumed, not measured: there was no GPU"])
+def test_one_gpu_and_eight_are_estimated_by_the_profile_alone_and_say_what_they_rest_on(monkeypatch, known):
+    rate = {"macs_a_second": 1e9, "known_from": known}  # slow: what GPUs do is most of the run
+    monkeypatch.setattr(estimate, "load", lambda: replace(COSTS, gpu=rate))
+    own = ["checkpoints=train", "05_training.images=100000", "05_training.batch_size=64"]
+    eight = ["gpus=8", "jobs=8", "shards=8", "05_training.devices=8"]
+    told, hours, spent = {}, {}, {}
+    for name, settings in (("one", ["gpus=1"]), ("eight", eight)):
+        plan = chain.plan(profiles.load("smoke", [*own, *settings]), reproduce.folder("none"))
+        told[name] = estimate.report(plan, plan.profile.jobs)
+        found = estimate.needs(plan, estimate.load(), plan.profile.gpus, 1)
+        hours[name] = estimate.laid_out(found, plan.profile.jobs, plan.profile.gpus).seconds
+        spent[name] = sum(n.gpu for n in found)
+    assert spent["one"] == pytest.approx(spent["eight"]), "GPU-hours are the same work"
+    assert hours["one"] > 3 * hours["eight"]
+    assert "on 1 GPU: " in told["one"] and "8 at once on 8 GPUs: " in told["eight"]
+    for text in told.values():
+        assert f"rests on 1e+09 MAC/s of each, {known}" in text and "time of the run" in text
+        assert ("measures it" in text) is known.startswith("assumed")
 
 
 @pytest.mark.parametrize("gpus, threads, devices", [(0, 1, 1), (0, 4, 1), (1, 1, 1), (4, 1, 2)])
