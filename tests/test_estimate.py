@@ -189,9 +189,13 @@ def test_ablations_are_counted_network_by_network_and_the_disturbed_pair_setting
         disturbed_samples=4, disturbed_steps=5, true_steps=[1, 2], rungs=3, known_images=4, read_images=2
     )
     found, one = work.count("10_ablations", few), 10 * 3 + 2 * 31 + 5
-    pair = 5 * (4 * 5 + 2 * (31 + 2)) + 2 * 3 * (4 + 2 * 2) + 5
-    calls = {item.network[0]: n for item, n in found.items() if item.kind == "call"}
-    assert calls == {"cunet": 4 * (one + 5) + pair, "cunet-nores": 2 * one, "unet": pair}
+    pair, pair_calls = 5 * (4 * 5 + 2 * 31), 5 * 2 * 2 + 2 * 3 * (4 + 2 * 2) + 5
+    drawn, calls = (
+        {item.network[0]: n for item, n in found.items() if item.kind == kind and n}
+        for kind in ("sample", "call")
+    )
+    assert drawn == {"cunet": 4 * one + pair, "cunet-nores": 2 * one, "unet": pair}
+    assert calls == {"cunet": 4 * 5 + pair_calls, "unet": pair_calls}
 
 
 def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set_alone_what_follows():
@@ -211,13 +215,15 @@ def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set
     found = work.count(
         "11_beyond", given("11_beyond", **few, ode_depths=[2.0, 4.0], ode_levels=[7], ode_images=4)
     )
-    drawn = (10 + 3 + 1) * (5 + 20 + 19 + 50) + 20 * 8
-    both = drawn + 12 * work.FLOW
-    assert found[Item("call", UNET)] == both + 10 * 2 * 2
-    assert found[Item("call", CUNET)] == both + 10 * 2 * (2 + 4) + 2 * 2 * 4 + 4 * 6 + 5 * 2 * 3
+    calls, drawn = (3 + 1) * (5 + 20 + 19 + 50) + 20 * 8, 10 * (5 + 20 + 19 + 50)
+    both = calls + 12 * work.FLOW
+    assert found[Item("call", UNET)] == both + 10 * 2 * 2 and found[Item("sample", UNET)] == drawn
+    assert found[Item("call", CUNET)] == both + 10 * 2 * (2 + 4) + 2 * 2 * 4 + 4 * 6
+    assert found[Item("sample", CUNET)] == drawn + 5 * 2 * 3
     twice = work.count("11_beyond", given("11_beyond", **few, datasets=["mnist", "mnist"]))
     once = work.count("11_beyond", given("11_beyond", **few))
-    assert twice[Item("call", UNET)] - once[Item("call", UNET)] == drawn
+    assert twice[Item("call", UNET)] - once[Item("call", UNET)] == calls
+    assert twice[Item("sample", UNET)] - once[Item("sample", UNET)] == drawn
 
 
 def test_further_networks_are_counted_where_they_are_released_and_in_a_run_that_trains(tmp_path, monkeypatch):
@@ -231,7 +237,7 @@ def test_further_networks_are_counted_where_they_are_released_and_in_a_run_that_
     for dataset, name in (("mnist", deep[0]), ("mnist", told[0]), ("avatars", other[0])):
         (tmp_path / f"{checkpoints.stem(dataset, name, 'smoke', 0)}.safetensors").touch()
     found = work.count("11_beyond", of)
-    assert found[Item("call", deep)] == 4 * 2 * 6 + 3 * 2 * 5
+    assert found[Item("call", deep)] == 4 * 2 * 6 and found[Item("sample", deep)] == 3 * 2 * 5
     assert found[Item("call", told)] == found[Item("call", other)] == 10 * 5 * (1 + 2)
     assert not any(before[Item("call", network)] for network in (deep, told, other))
     assert [which[0] for which in read] == ["mnist"], "what is absent costs nothing"
@@ -357,7 +363,7 @@ def test_the_gpus_that_a_rule_asks_for_are_its_devices_or_one_and_none_on_the_pr
     plan = chain.plan(profiles.load("smoke", settings), reproduce.folder("none"))
     asked = estimate.gpus_asked(plan)
     assert asked["notebook_05_training"] == 2 and asked["samples"] == asked["notebook_08_denoising"] == 1
-    assert not asked.keys() & {"notebook_03_sde", "notebook_10_ablations", "notebook_11_beyond"}
+    assert not asked.keys() & {"notebook_03_sde", "notebook_04_networks", "notebook_12_scorecard"}
     of = {n.rule: n.devices for n in estimate.needs(plan, COSTS, 8, 1) if n.devices}
     assert of == {rule: asked[rule] for rule in of} and of.keys() == asked.keys()
     released = chain.plan(profiles.load("laptop"), reproduce.folder("none"))
@@ -473,11 +479,11 @@ def test_what_several_jobs_read_of_a_data_set_is_counted_with_the_first_and_no_o
     assert alone["07_synthesis"].cpu == pytest.approx(found["07_synthesis"].cpu), "it is the first"
 
 
-def test_features_of_images_that_a_notebook_holds_ask_for_no_gpu():
+def test_notebooks_that_sample_ask_for_a_gpu_and_no_others():
     plan = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
     asked = {need.name: need.devices for need in estimate.needs(plan, COSTS, 1, 1)}
-    assert asked["10_ablations"] == asked["11_beyond"] == asked["04_networks"] == 0
-    assert asked["07_synthesis"] == asked["08_denoising"] == 1
+    assert asked["03_sde"] == asked["04_networks"] == asked["12_scorecard"] == 0
+    assert asked["07_synthesis"] == asked["08_denoising"] == asked["11_beyond"] == 1
 
 
 def test_the_estimate_says_jobs_hours_memory_disk_formula_and_what_was_not_measured(monkeypatch):
