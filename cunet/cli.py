@@ -94,7 +94,7 @@ def reproduce(
 @app.command(
     epilog=example(
         "cunet estimate --profile paper",
-        "cunet estimate --profile paper --set gpus=8 --set jobs=8 --set shards=8 --set 05_training.devices=8",
+        "cunet estimate --profile paper --set gpus=8 --set jobs=8 --set shards=8 --cores 64",
         "cunet estimate --profile laptop --against laptop",
     )
 )
@@ -105,6 +105,9 @@ def estimate(
     gpus: Annotated[
         int | None,
         typer.Option(help="GPUs of a machine; by default the profile's, or 1 for networks of size paper."),
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="Cores of a machine, shared by jobs at once; by default this one's.")
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="A finished run of this profile to compare with.")
@@ -118,8 +121,10 @@ def estimate(
     chosen = profiles.load(profile, settings)
     if (gpus is not None and gpus < 0) or (jobs is not None and jobs < 1):
         raise InputError(f"--gpus is {gpus} and --jobs {jobs}: give 0 or more GPUs, and 1 or more jobs.")
+    if cores is not None and cores < 1:
+        raise InputError(f"--cores is {cores}: a machine has 1 or more.")
     plan = chain.plan(chosen, reproduction.folder(against or chosen.name))
-    print(estimates.report(plan, jobs or chosen.jobs, gpus))
+    print(estimates.report(plan, jobs or chosen.jobs, gpus, cores))
     if against:
         print(f"\nAgainst the run {against}:\n\n{estimates.compared(plan, jobs or chosen.jobs, gpus)}")
 

@@ -271,15 +271,19 @@ def _on_machines(asked: dict[str, int]) -> dict[str, int | str]:
     return rest | ({"gres": f"gpu:{asked['gpu']}"} if "gpu" in asked else {"tasks": asked["nodes"]})
 
 
-def report(plan: Plan, jobs: int, gpus: int | None = None) -> str:
-    """The estimate of a plan as text: a table a rule, totals, the formula, and what was measured where."""
-    costs = load()
-    found = _found(plan, jobs, gpus, costs)
+def report(plan: Plan, jobs: int, gpus: int | None = None, cores: int | None = None) -> str:
+    """The estimate of a plan as text: a table a rule, totals, the formula, and what was measured where.
+
+    jobs: at once. gpus, cores: of the machine; by default the profile's, and this machine's.
+    """
+    costs, threads = load(), _threads(jobs, cores)
+    found = needs(plan, costs, _gpus(plan, gpus), threads)
     total, disk = table(found), sum(need.disk for need in found) + data_disk(plan)
     there, whole = _gpus(plan, gpus), laid_out(found, jobs, _gpus(plan, gpus))
     lines = [
         f"Profile {plan.profile.name}: {len(found)} jobs, {jobs} at once on {there or 'no'} "
-        f"GPU{'' if there == 1 else 's'}: {_time(whole.seconds / 3600)}",
+        f"GPU{'' if there == 1 else 's'}, {threads} thread{'' if threads == 1 else 's'} each: "
+        f"{_time(whole.seconds / 3600)}",
         f"GPU-hours {total['GPU-hours'].sum():.3g}, CPU-hours {total['CPU-hours'].sum():.3g}, "
         f"peak memory {max(need.memory for need in found) / 1024:.2g} GB a job, {whole.memory / 1024:.2g} GB "
         f"of all at once and {max(need.gpu_memory for need in found) / 1024:.2g} GB of a GPU, disk "
@@ -312,9 +316,9 @@ def _basis(costs: Costs) -> str:
     return text
 
 
-def _found(plan: Plan, jobs: int, gpus: int | None, costs: Costs) -> list[Need]:
-    """What the jobs take on this machine, its cores divided among those at once."""
-    return needs(plan, costs, _gpus(plan, gpus), max(1, processes.cores() // jobs))
+def _threads(jobs: int, cores: int | None = None) -> int:
+    """Threads of a job: the cores of a machine, by default of this one, divided among the jobs at once."""
+    return max(1, (cores or processes.cores()) // jobs)
 
 
 def _gpus(plan: Plan, gpus: int | None) -> int:
@@ -350,7 +354,7 @@ def compared(plan: Plan, jobs: int, gpus: int | None = None) -> str:
     """Estimate beside measurement as text, a row a notebook: seconds of those jobs that the run has."""
     costs, results = load(), runs.results(plan.run_dir)
     rows = []
-    for need in _found(plan, jobs, gpus, costs):
+    for need in needs(plan, costs, _gpus(plan, gpus), _threads(jobs)):
         if need.name in results:
             used = results[need.name]["timings"]
             outside = costs.start - costs.kernel  # what of a job its notebook does not see

@@ -379,13 +379,14 @@ def test_one_gpu_and_eight_are_estimated_by_the_profile_alone_and_say_what_they_
     told, hours, spent = {}, {}, {}
     for name, settings in (("one", ["gpus=1"]), ("eight", eight)):
         plan = chain.plan(profiles.load("smoke", [*own, *settings]), reproduce.folder("none"))
-        told[name] = estimate.report(plan, plan.profile.jobs)
+        told[name] = estimate.report(plan, plan.profile.jobs, cores=8 * plan.profile.jobs)
         found = estimate.needs(plan, estimate.load(), plan.profile.gpus, 1)
         hours[name] = estimate.laid_out(found, plan.profile.jobs, plan.profile.gpus).seconds
         spent[name] = sum(n.gpu for n in found)
     assert spent["one"] == pytest.approx(spent["eight"]), "GPU-hours are the same work"
     assert hours["one"] > 3 * hours["eight"]
-    assert "on 1 GPU: " in told["one"] and "8 at once on 8 GPUs: " in told["eight"]
+    assert "on 1 GPU, 8 threads each: " in told["one"]
+    assert "8 at once on 8 GPUs, 8 threads each: " in told["eight"]
     for text in told.values():
         assert f"rests on 1e+09 MAC/s of each, {known}" in text and "time of the run" in text
         assert ("measures it" in text) is known.startswith("assumed")
