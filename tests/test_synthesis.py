@@ -24,7 +24,7 @@ GIVEN = dict(
     draws=3, timing_rounds=4,
 )  # fmt: skip
 
-MOST_COPIES = 16  # kB an image that an evaluation may hold: 1 in float32, 2 in float64, and copies
+MOST_COPIES = 8  # kB an image that an evaluation may hold: 1 in float32, 2 in float64, and copies
 
 
 def folder(path: Path, *stems: str) -> Path:
