@@ -30,7 +30,7 @@ from .denoising import denoise
 from .diffusion import Diffusion
 from .errors import InputError
 from .frechet import features, refuse_alike
-from .sampling import sample
+from .sampling import best_device, placed, sample
 from .validation import validation_losses
 
 INGREDIENTS = {  # network -> what it lacks
@@ -133,14 +133,15 @@ def measure(
 
     test: test images; `images` of them are denoised, from each of `levels` noise steps, with a network call
     every `stride` steps; the losses of `loss_images` are taken, both from everywhere (`cunet.subsets`). The
-    same images and the same noise for every network.
+    same images and the same noise for every network, which is on the first GPU meanwhile, where there is one.
     """
-    drawn = sample(network, samples, diffusion, "ddim", steps, seed, progress=True)
-    found = denoise(
-        network, subsets.images(test, images), diffusion, levels, ["mean"], ["lpips"], stride, seed=seed
-    )
+    with placed(best_device(), network):
+        drawn = sample(network, samples, diffusion, "ddim", steps, seed, progress=True)
+        found = denoise(
+            network, subsets.images(test, images), diffusion, levels, ["mean"], ["lpips"], stride, seed=seed
+        )
+        losses = validation_losses(network, subsets.part(test, loss_images), diffusion)[:, 0]
     best = torch.stack([found["mean", level].best("lpips")[0] for level in levels], 1)
-    losses = validation_losses(network, subsets.part(test, loss_images), diffusion)[:, 0]
     of_samples = features(drawn)
     refuse_alike(of_samples)
     return Measured(of_samples, drawn[:shown], best.double().mean(1), losses)

@@ -171,9 +171,9 @@ def draw(
 ) -> Tensor:
     """n images in `calls` network calls each: (n, C, H, W) float32 in [-1, 1].
 
-    network: of `cunet.models`. method: a key of METHODS. Image i depends on (seed, i) alone.
+    network: of `cunet.models`, on any device. method: a key of METHODS. Image i depends on (seed, i) alone.
 
-    Raises InputError for an unknown method, or calls that it cannot do with.
+    Returns images on the CPU. Raises InputError for an unknown method, or calls that it cannot do with.
     """
     one_of("method", method, METHODS)
     if not possible(method, calls):
@@ -187,12 +187,14 @@ def draw(
     top = prepared.early + 1 if how.early else diffusion.timesteps
     timesteps = evenly_spaced_timesteps(top, calls)
     shape, parts = (network.channels, network.image_size, network.image_size), []
+    device = sampling.device_of(network)
     with sampling.evaluating(network):
         for first in range(0, n, batch_size):
-            noise = sampling.NoiseStreams(seed, range(first, min(first + batch_size, n)), shape)
+            noise = sampling.NoiseStreams(seed, range(first, min(first + batch_size, n)), shape, device)
             x = noise()
             if how.early:
-                x = diffusion.add_noise(prepared.coarse(noise()), x, prepared.early)
+                coarse = prepared.coarse(noise().cpu()).to(device)
+                x = diffusion.add_noise(coarse, x, prepared.early)
             args = (network, x, diffusion, timesteps)
             walk = (
                 _analytic_walk(*args, noise, prepared.gamma)
@@ -200,7 +202,7 @@ def draw(
                 else sampling.walk(*args, how.sampler, noise)
             )
             *_, last = walk
-            parts.append(last.x.clamp(-1, 1))
+            parts.append(last.x.clamp(-1, 1).cpu())
     return torch.cat(parts)
 
 
@@ -215,13 +217,15 @@ def sweep(
 ) -> dict[tuple[str, int], Distances]:
     """How far n images are from real ones, by (method, calls); all sets start from the same noise.
 
-    tried: method -> the numbers of calls. distance: of a set of images. The others as `draw` takes them.
+    tried: method -> the numbers of calls. distance: of a set of images. The others as `draw` takes them. The
+    network is on the first GPU, where there is one, for the time of the call.
     """
-    return {
-        (method, calls): distance(draw(network, n, diffusion, method, calls, prepared, seed))
-        for method, numbers in tried.items()
-        for calls in numbers
-    }
+    with sampling.placed(sampling.best_device(), network):
+        return {
+            (method, calls): distance(draw(network, n, diffusion, method, calls, prepared, seed))
+            for method, numbers in tried.items()
+            for calls in numbers
+        }
 
 
 def _analytic_walk(

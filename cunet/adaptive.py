@@ -35,7 +35,7 @@ from .diffusion import Diffusion
 from .errors import InputError
 from .kernel_distance import Distances
 from .recipe import generator
-from .sampling import evaluating, sample
+from .sampling import best_device, evaluating, placed, sample
 
 UNITS = (blocks.ODEBlock, blocks.Attention, unet.ResidualBlock, unet.LinearAttention, unet.Attention)
 """What is computed or taken over as a whole."""
@@ -132,11 +132,12 @@ def sampled(
 ) -> dict[float, Distances]:
     """How far n images of `steps` DDIM steps are from real ones, with the blocks solved at each depth.
 
-    All sets start from the same noise. distance: of a set of images.
+    All sets start from the same noise. distance: of a set of images. The network is on the first GPU, where
+    there is one, for the time of the call.
     """
     found = {}
     for depth in depths:
-        with solved_with(network, depth=depth):
+        with solved_with(network, depth=depth), placed(best_device(), network):
             found[depth] = distance(sample(network, n, diffusion, "ddim", steps, seed))
     return found
 

@@ -49,6 +49,7 @@ COUNTABLE = 10**15  # images of a training
         "cunet reproduce",
         "cunet reproduce --profile smoke --dry-run",
         r"cunet reproduce --run mine --set checkpoints=train --set 'seeds=\[0, 1]'",
+        "cunet reproduce --profile paper --set gpus=8 --set jobs=8 --set shards=8",
         "cunet reproduce --profile paper --on slurm -- --jobs 8",
     )
 )
@@ -81,7 +82,7 @@ def reproduce(
 @app.command(
     epilog=example(
         "cunet estimate --profile paper",
-        r"cunet estimate --profile paper --gpus 8 --jobs 8 --set 05_training.devices=8 --set shards=8",
+        "cunet estimate --profile paper --set gpus=8 --set jobs=8 --set shards=8 --cores 64",
         "cunet estimate --profile laptop --against laptop",
     )
 )
@@ -90,7 +91,11 @@ def estimate(
     settings: Settings = None,
     jobs: Annotated[int | None, typer.Option(help="Jobs at once; by default the profile's.")] = None,
     gpus: Annotated[
-        int | None, typer.Option(help="GPUs of a machine; by default 1 for networks of size paper, else 0.")
+        int | None,
+        typer.Option(help="GPUs of a machine; by default the profile's, or 1 for networks of size paper."),
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="Cores of a machine, shared by jobs at once; by default this one's.")
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="A finished run of this profile to compare with.")
@@ -104,8 +109,10 @@ def estimate(
     chosen = profiles.load(profile, settings)
     if (gpus is not None and gpus < 0) or (jobs is not None and jobs < 1):
         raise InputError(f"--gpus is {gpus} and --jobs {jobs}: give 0 or more GPUs, and 1 or more jobs.")
+    if cores is not None and cores < 1:
+        raise InputError(f"--cores is {cores}: a machine has 1 or more.")
     plan = chain.plan(chosen, reproduction.folder(against or chosen.name))
-    print(estimates.report(plan, jobs or chosen.jobs, gpus))
+    print(estimates.report(plan, jobs or chosen.jobs, gpus, cores))
     if against:
         print(f"\nAgainst the run {against}:\n\n{estimates.compared(plan, jobs or chosen.jobs, gpus)}")
 

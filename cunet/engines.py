@@ -7,7 +7,7 @@ What each rule asks of a machine there, GPUs, memory and time, follows from the 
 import sys
 from pathlib import Path
 
-from cunet import folders
+from cunet import folders, gpus
 from cunet.chain import Plan
 from cunet.errors import InputError
 from cunet.parameters import nearest
@@ -27,13 +27,38 @@ def find(name: str) -> Path:
     )
 
 
+def shared_gpus(plan: Plan) -> gpus.Shared | None:
+    """The GPUs of this machine that a profile hands out to its jobs; None where it hands out none.
+
+    Raises InputError where a job asks for more, or this machine has fewer.
+    """
+    if not plan.profile.gpus:
+        return None
+    import torch
+
+    from cunet import estimate
+
+    return gpus.share(plan.profile.gpus, estimate.gpus_asked(plan), torch.cuda.device_count())
+
+
 def command(
-    plan: Plan, jobs: int, dry_run: bool, extra: list[str], executor: Path | None = None
+    plan: Plan,
+    jobs: int,
+    dry_run: bool,
+    extra: list[str],
+    executor: Path | None = None,
+    shared: gpus.Shared | None = None,
 ) -> list[str]:
-    """Snakemake's command line for a run; `executor`: a folder with its settings for other machines."""
+    """Snakemake's command line for a run.
+
+    executor: a folder with its settings for other machines. shared: GPUs that it counts on this one.
+    """
     threads = max(1, cores() // jobs)
     extra = list(extra)
     here = [*("--cores", str(jobs * threads)), *("--config", f"threads={threads}")]
+    if shared:
+        here += _merged("--resources", [f"gpu={len(shared.names)}"], extra)
+        here += _merged("--set-resources", [f"{rule}:gpu={n}" for rule, n in shared.rules.items()], extra)
     return [
         *(sys.executable, "-m", "cunet.snakemake_main"),
         *("--snakefile", str(folders.root() / "Snakefile")),
@@ -48,18 +73,19 @@ def command(
 
 
 def _elsewhere(plan: Plan, executor: Path, extra: list[str]) -> list[str]:
-    """Snakemake's arguments for other machines: its settings, and what each rule asks of a machine.
-
-    Of several --set-resources Snakemake hears the last alone: if `extra` has one, ours are put into it,
-    before the user's, which so go over them.
-    """
+    """Snakemake's arguments for other machines: its settings, and what each rule asks of a machine."""
     from cunet import estimate  # it imports torch
 
     asked = estimate.resources(estimate.on_cluster(plan))
     words = [f"{rule}:{key}={value}" for rule, mine in asked.items() for key, value in mine.items()]
-    settings = ["--profile", str(executor)]
-    if "--set-resources" in extra:
-        at = extra.index("--set-resources") + 1
+    return ["--profile", str(executor), *_merged("--set-resources", words, extra)]
+
+
+def _merged(option: str, words: list[str], extra: list[str]) -> list[str]:
+    """An option of Snakemake's with its words. Of several it hears the last alone: if `extra` has one, ours
+    are put into it, before the user's, which so go over them."""
+    if option in extra and words:
+        at = extra.index(option) + 1
         extra[at:at] = words
-        return settings
-    return [*settings, "--set-resources", *words]
+        return []
+    return [option, *words] if words else []

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -24,7 +24,9 @@ from cunet.work import Item, Network, Work
 
 FORMULA = """\
     seconds of a job = start + (own + sum of amount x seconds x MACs / MACs measured) / threads^scaling
-    seconds on GPUs  = (3 MACs of a trained image + MACs of a called one) / (MAC/s of a GPU) / devices"""
+    seconds on GPUs  = (3 MACs of a trained image + MACs of a called one) / (MAC/s of a GPU) / devices
+    time of the run  = until the last job ends, each started after those it needs, as soon as there is room:
+                       so many jobs at once, and of them no more on GPUs than there are"""
 ON_GPU = ("train", "sample", "made")  # kinds of work that a GPU takes over
 STATE = resume.COPIES * 4  # bytes a parameter on disk while it is trained
 HANDS = 400  # MB of papermill and of Snakemake's own processes in a cluster's job, which counts them all
@@ -198,13 +200,21 @@ def data_disk(plan: Plan) -> float:
     return (total + sum(read.values()) * work.FEATURES) / 2**20
 
 
-def duration(found: list[Need], jobs: int, gpus: int = 0) -> float:
-    """Seconds from the first job's start to the last one's end; who can start first does.
+class Layout(NamedTuple):
+    """How jobs lie in time: seconds from the first one's start to the last one's end, and the most MB that
+    those at once hold together, each counted with the most that it ever holds."""
+
+    seconds: float
+    memory: float
+
+
+def laid_out(found: list[Need], jobs: int, gpus: int = 0) -> Layout:
+    """Jobs in time; who can start first does.
 
     At most `jobs` run at once, and those that do have at most `gpus` GPUs together; 0: GPUs set no limit.
     """
     names, ended, clock = {need.name for need in found}, set(), 0.0
-    left, running = list(found), []
+    left, running, memory = list(found), [], 0.0
     while left or running:
         for need in list(left):
             busy = sum(other.devices for _, other in running)
@@ -212,10 +222,11 @@ def duration(found: list[Need], jobs: int, gpus: int = 0) -> float:
             if room and names.intersection(need.after) <= ended:
                 running.append((clock + need.seconds, need))
                 left.remove(need)
+        memory = max(memory, sum(need.memory for _, need in running))
         running.sort(key=lambda pair: pair[0])
         clock, done = running.pop(0)
         ended.add(done.name)
-    return clock
+    return Layout(clock, memory)
 
 
 def table(found: list[Need]) -> pd.DataFrame:
@@ -225,6 +236,7 @@ def table(found: list[Need]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "jobs": grouped.size(),
+            "GPUs a job": grouped.devices.max(),
             "CPU-hours": grouped.cpu.sum() / 3600,
             "GPU-hours": grouped.gpu.sum() / 3600,
             "longest job, h": grouped.seconds.max() / 3600,
@@ -259,18 +271,24 @@ def _on_machines(asked: dict[str, int]) -> dict[str, int | str]:
     return rest | ({"gres": f"gpu:{asked['gpu']}"} if "gpu" in asked else {"tasks": asked["nodes"]})
 
 
-def report(plan: Plan, jobs: int, gpus: int | None = None) -> str:
-    """The estimate of a plan as text: a table a rule, totals, the formula, and what was measured where."""
-    costs = load()
-    found = _found(plan, jobs, gpus, costs)
+def report(plan: Plan, jobs: int, gpus: int | None = None, cores: int | None = None) -> str:
+    """The estimate of a plan as text: a table a rule, totals, the formula, and what was measured where.
+
+    jobs: at once. gpus, cores: of the machine; by default the profile's, and this machine's.
+    """
+    costs, threads = load(), _threads(jobs, cores)
+    found = needs(plan, costs, _gpus(plan, gpus), threads)
     total, disk = table(found), sum(need.disk for need in found) + data_disk(plan)
-    hours = duration(found, jobs, _gpus(plan, gpus)) / 3600
+    there, whole = _gpus(plan, gpus), laid_out(found, jobs, _gpus(plan, gpus))
     lines = [
-        f"Profile {plan.profile.name}: {len(found)} jobs, {jobs} at once: {_time(hours)}",
+        f"Profile {plan.profile.name}: {len(found)} jobs, {jobs} at once on {there or 'no'} "
+        f"GPU{'' if there == 1 else 's'}, {threads} thread{'' if threads == 1 else 's'} each: "
+        f"{_time(whole.seconds / 3600)}",
         f"GPU-hours {total['GPU-hours'].sum():.3g}, CPU-hours {total['CPU-hours'].sum():.3g}, "
-        f"peak memory {max(need.memory for need in found) / 1024:.2g} GB a job and "
-        f"{max(need.gpu_memory for need in found) / 1024:.2g} GB of a GPU, disk {disk / 1024:.2g} GB "
-        f"({data_disk(plan) / 1024:.2g} GB of it decoded data)",
+        f"peak memory {max(need.memory for need in found) / 1024:.2g} GB a job, {whole.memory / 1024:.2g} GB "
+        f"of all at once and {max(need.gpu_memory for need in found) / 1024:.2g} GB of a GPU, disk "
+        f"{disk / 1024:.2g} GB ({data_disk(plan) / 1024:.2g} GB of it decoded data)",
+        *([_basis(costs)] if total["GPU-hours"].sum() else []),
         "",
         total.to_markdown(floatfmt=".3g"),
         "",
@@ -278,9 +296,6 @@ def report(plan: Plan, jobs: int, gpus: int | None = None) -> str:
         FORMULA,
         f"Measured: {costs.machine}.",
     ]
-    if total["GPU-hours"].sum():
-        rate = costs.gpu["macs_a_second"] / 1e12
-        lines.append(f"GPU: {rate:.3g} million million MAC/s, {costs.gpu['known_from']}.")
     unknown = {
         need.rule.removeprefix("notebook_") for need in found if need.rule != "samples"
     } - costs.notebooks.keys()
@@ -289,14 +304,38 @@ def report(plan: Plan, jobs: int, gpus: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _found(plan: Plan, jobs: int, gpus: int | None, costs: Costs) -> list[Need]:
-    """What the jobs take on this machine, its cores divided among those at once."""
-    return needs(plan, costs, _gpus(plan, gpus), max(1, processes.cores() // jobs))
+def _basis(costs: Costs) -> str:
+    """What all that is said of GPUs rests on."""
+    rate, known = costs.gpu["macs_a_second"], costs.gpu["known_from"]
+    text = f"What is said of GPUs rests on {rate:.3g} MAC/s of each, {known}. Several are taken to share a "
+    text += "training without loss, which nobody measured."
+    if not known.startswith("measured"):
+        text += (
+            " Hours scale as 1 over it; `python -m cunet.calibration` measures it on a machine with a GPU."
+        )
+    return text
+
+
+def _threads(jobs: int, cores: int | None = None) -> int:
+    """Threads of a job: the cores of a machine, by default of this one, divided among the jobs at once."""
+    return max(1, (cores or processes.cores()) // jobs)
 
 
 def _gpus(plan: Plan, gpus: int | None) -> int:
-    """GPUs of this machine: as said, or one for networks of size paper."""
-    return (1 if plan.profile.size == "paper" else 0) if gpus is None else gpus
+    """GPUs of this machine: as said, or as the profile says, or one for networks of size paper."""
+    if gpus is None:
+        return plan.profile.gpus or (1 if plan.profile.size == "paper" else 0)
+    return gpus
+
+
+def gpus_asked(plan: Plan) -> dict[str, int]:
+    """Rule -> GPUs that its largest job computes on, its `devices` or one; without rules that need none."""
+    asked, declared = {}, {stem: declaration(chain.source(stem)) for stem in plan.profile.notebooks}
+    for job in plan.jobs:
+        given, rule = {**declared[job.notebook], **job.parameters}, f"notebook_{job.notebook}"
+        if any(item.kind in ON_GPU and item.network for item in work.count(job.notebook, given)):
+            asked[rule] = max(asked.get(rule, 0), given.get("devices", 1))
+    return asked | ({"samples": 1} if plan.receipts else {})
 
 
 def on_cluster(plan: Plan) -> list[Need]:
@@ -315,7 +354,7 @@ def compared(plan: Plan, jobs: int, gpus: int | None = None) -> str:
     """Estimate beside measurement as text, a row a notebook: seconds of those jobs that the run has."""
     costs, results = load(), runs.results(plan.run_dir)
     rows = []
-    for need in _found(plan, jobs, gpus, costs):
+    for need in needs(plan, costs, _gpus(plan, gpus), _threads(jobs)):
         if need.name in results:
             used = results[need.name]["timings"]
             outside = costs.start - costs.kernel  # what of a job its notebook does not see

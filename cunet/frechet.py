@@ -37,6 +37,9 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 """The SHA-256 of torch-fidelity's Inception weights, whose first digits stand in the file's name. Projects
 that have nothing to do with each other published it of their copies; the file itself was not hashed here."""
 
+CHUNK = 2048  # images whose features are taken into sums at once
+PAIRS = 2**23  # distances between images that precision and recall hold at once: 64 MB
+
 
 def dataset_statistics(
     dataset: ImageDataset, limit: int | None = None, cache: Path | None = None
@@ -174,6 +177,7 @@ def distance_to(real: Statistics) -> Callable[[Tensor], float]:
     The trace of the root comes from the eigenvalues of a symmetric matrix, (C1^(1/2) C2 C1^(1/2))^(1/2), in
     place of those of C1 C2, which takes a quarter of the time; values agree with `frechet_distance`. Whether
     the features differ among themselves is left to `refuse_alike`: few of them, resampled, may all be one.
+    Sums go over `CHUNK` images at a time: beside the features, no memory grows with their number.
 
     Raises InputError for a real set without any spread, and the function for fewer than two images.
     """
@@ -184,15 +188,21 @@ def distance_to(real: Statistics) -> Callable[[Tensor], float]:
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
     def distance(features: Tensor) -> float:
-        features = _as_features(features, len(mean)).double()
-        if len(features) < 2:
+        features = _as_features(features, len(mean))
+        count = len(features)
+        if count < 2:
             raise InputError("FD-AlexNet was asked for one generated image; a covariance needs two.")
-        centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
-        rows = centred @ root
-        few = len(rows) < rows.shape[1]  # the smaller of the two products has the same eigenvalues above 0
-        shared = torch.linalg.eigvalsh(rows @ rows.T if few else rows.T @ rows).clamp(min=0).sqrt().sum()
-        gap = (mean - features.mean(0)).square().sum()
-        return float(gap + covariance.trace() + centred.square().sum() - 2 * shared)
+        centre = sum(part.double().sum(0) for part in features.split(CHUNK)) / count
+        few = count < min(len(mean), CHUNK)  # the smaller of two products with the same eigenvalues above 0
+        product, spread = 0.0, 0.0
+        for part in features.split(CHUNK):  # few are one part
+            centred = (part.double() - centre) / (count - 1) ** 0.5
+            rows = centred @ root
+            product = product + (rows @ rows.T if few else rows.T @ rows)
+            spread = spread + centred.square().sum()
+        shared = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
+        gap = (mean - centre).square().sum()
+        return float(gap + covariance.trace() + spread - 2 * shared)
 
     return distance
 
@@ -305,7 +315,8 @@ def precision_recall(
             f"Precision and recall with {neighbours} neighbours were asked for {len(real)} real and "
             f"{len(generated)} generated images; expected more of each than neighbours."
         )
-    return calculate_precision_recall_part(generated, real, neighbours, batch_size=2000)
+    at_once = max(1, min(2000, PAIRS // max(len(real), len(generated))))
+    return calculate_precision_recall_part(generated, real, neighbours, batch_size=at_once)
 
 
 def two_sets(real: Tensor | ImageDataset, generated: Tensor | ImageDataset) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cunet import folders, processes, runs
+from cunet import folders, gpus, processes, runs
 from cunet.errors import InputError, NotebookError
 from cunet.imports import IRI_GRAMMAR, hidden
 from cunet.parameters import declaration, nearest, validate
@@ -71,7 +71,7 @@ def execute(
     with processes.locked(out / ".locks" / f"{job}.lock", f"Job {job!r}", wait=5.0):
         sweep(out, job)
         content = read(path)
-        with staged(out, job) as stage:
+        with gpus.taken(f"notebook_{path.stem}"), staged(out, job) as stage:
             if given.get("profile", declared["profile"]) == runs.SMOKE:
                 content.cells.insert(0, _markdown(BANNER))
             try:

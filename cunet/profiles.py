@@ -29,6 +29,7 @@ class Profile(BaseModel):
     name: str
     description: str = ""
     jobs: int = Field(1, ge=1, le=256)  # notebooks at once; the processor's cores are divided among them
+    gpus: int = Field(0, ge=0, le=1024)  # of this machine, handed out to jobs at once; 0: each sees all
     shards: int = Field(1, ge=1, le=4096)  # jobs that make the samples of notebook 07; 1: the notebook itself
     checkpoints: Literal["released", "train"] = "released"
     size: str = "laptop"

@@ -69,6 +69,7 @@ def reproduce(
     run_dir = folder(run or chosen.name)
     plan = chain.plan(chosen, run_dir)
     executor = None if on is None else engines.find(on)
+    shared = engines.shared_gpus(plan) if executor is None else None  # on a cluster, the queue hands them out
     _refuse_other(plan)
     absent = chain.check(plan, data=not dry_run)
     for text in absent:
@@ -87,7 +88,10 @@ def reproduce(
             _refuse_other(plan)  # again, now that nobody else can write
         chain.prepare(plan)
         changed = dependencies.record(plan)
-        command = engines.command(plan, jobs or chosen.jobs, dry_run, extra or [], executor)
+        if shared:
+            print(shared, file=sys.stderr)
+            stack.enter_context(processes.environment(**shared.variables()))
+        command = engines.command(plan, jobs or chosen.jobs, dry_run, extra or [], executor, shared)
         _snakemake(command, plan, changed, dry_run, 60.0 if executor else 0.0)
     return run_dir / "report" / "index.html"
 

@@ -31,7 +31,7 @@ from .diffusion import Diffusion
 from .errors import InputError, one_of
 from .frechet import Statistics, distance_to, features, refuse_alike
 from .recipe import generator
-from .sampling import evaluating, predict, sample
+from .sampling import best_device, evaluating, placed, predict, sample
 
 KINDS = ("level", "input", "impulses", "weights")
 TASKS = ("one call", "denoising", "sampling")
@@ -156,7 +156,8 @@ def tried(
     """What one network, disturbed or not, does in each task: its error, and that of resampled images.
 
     images: (N, C, H, W), recovered in one call and denoised from each level (a call every `stride` steps;
-    LPIPS at the end). real: statistics of the data that samples (DDIM, `steps`) are compared with (FD).
+    LPIPS at the end). real: statistics of the data that samples (DDIM, `steps`) are compared with (FD). For
+    walks and samples the model is on the first GPU, where there is one.
     """
     found = {}
     if "one call" in tasks:
@@ -164,11 +165,13 @@ def tried(
         found["one call"] = draw(rows, geometric, resamples, seed)
     if "denoising" in tasks:
         every = diffusion.timesteps  # no walk makes more calls, so that its end alone is scored
-        walks = denoise(model, images, diffusion, levels, ["mean"], ["lpips"], stride, every, seed=seed)
+        with placed(best_device(), model):
+            walks = denoise(model, images, diffusion, levels, ["mean"], ["lpips"], stride, every, seed=seed)
         rows = torch.stack([walks["mean", level].scores["lpips"][:, -1] for level in levels], 1)
         found["denoising"] = draw(rows, geometric, resamples, seed)
     if "sampling" in tasks:
-        drawn = features(sample(model, samples, diffusion, "ddim", steps, seed))
+        with placed(best_device(), model):
+            drawn = features(sample(model, samples, diffusion, "ddim", steps, seed))
         refuse_alike(drawn)
         found["sampling"] = draw(drawn, distance_to(real), resamples, seed)
     return found

@@ -3,8 +3,8 @@
     python -m cunet.shard_job RUN --shard 0 --of 8
 
 A profile with `shards: 8` has eight such jobs between the trainings and notebook 07, which then finds all its
-blocks made. On a machine with several GPUs, shard k takes GPU k, counted round; on a cluster each is a job of
-its own.
+blocks made. On a machine with several GPUs each takes one that is free, if the profile hands them out
+(`gpus`), else shard k takes GPU k, counted round; on a cluster each is a job of its own.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cunet import chain, checkpoints, folders, synthesis
+from cunet import chain, checkpoints, folders, gpus, synthesis
 from cunet.diffusion import Diffusion
 from cunet.errors import command
 from cunet.parameters import declaration
@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shard", type=int, required=True, help="number of the shard, from 0")
     parser.add_argument("--of", type=int, required=True, help="how many shards there are")
     given = parser.parse_args(arguments)
-    path = run(Path(os.path.abspath(given.run)), given.shard, given.of)
+    with gpus.taken("samples"):
+        path = run(Path(os.path.abspath(given.run)), given.shard, given.of)
     print(f"Receipt: {folders.shown(path)}")
     return 0
 

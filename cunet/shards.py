@@ -7,7 +7,11 @@ begins: so which images a block holds depends neither on how many shards there a
 
 Of a block two files are kept in the run's folder `samples`: its features (float32, 1 kB an image), and the
 pixels of those of its images that are among the first `KEPT`. Making a set takes the memory of one block,
-however many samples it has; what wants every image's features, as the bootstrap does, holds 1 kB an image.
+however many samples it has.
+
+Frechet and kernel distances, precision and recall are of all images of a set. Their features are held for it,
+1 kB an image, since a bootstrap and nearest neighbours need each; copies in float64 take some times as much.
+What needs pixels is of the first `KEPT`: sheets, the search for copies, and FID with Inception's weights.
 """
 
 import functools

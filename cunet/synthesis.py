@@ -29,6 +29,7 @@ from .checkpoints import Trained
 from .errors import InputError
 from .shards import Samples
 
+NOISE = 1000  # images of noise that are held at once
 VARIANTS = ("walltime",)  # trainings beside the standard one that take part where they are there
 
 
@@ -200,9 +201,10 @@ class Yardstick:
 
     def ceiling(self, count: int) -> float:
         """The distance of `count` images of pure noise."""
-        shape = (count, *self.train.images.shape[1:])
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed)).clamp(-1, 1)
-        return self.distance(frechet.features(noise))
+        shape, generator = self.train.images.shape[1:], torch.Generator().manual_seed(self.seed)
+        parts = [min(NOISE, count - first) for first in range(0, count, NOISE)]
+        noise = (torch.randn((part, *shape), generator=generator).clamp(-1, 1) for part in parts)
+        return self.distance(torch.cat([frechet.features(part) for part in noise]))
 
     def measure(self, features: Tensor, resamples: int) -> Measured:
         """Of samples, given by their features (n, 256): `fd` with the ends of its 95 % bootstrap interval

@@ -238,7 +238,8 @@ def _ablations(of: dict[str, Any]) -> Work:
     walks = sum(math.ceil(level / of["stride"]) for level in of["levels"])
     strengths = sum(len(of[kind]) for kind in ("factors", "input_noise", "impulses", "weight_noise"))
     tried = (1 + strengths) * of["trainings"]
-    disturbed = of["disturbed_samples"] * of["disturbed_steps"] + of["images"] * (walks + len(of["levels"]))
+    disturbed = of["disturbed_samples"] * of["disturbed_steps"] + of["images"] * walks
+    one_call = of["images"] * len(of["levels"])
     held = len(of["held_steps"]) * of["loss_images"]
     read = 2 * of["rungs"] * (of["known_images"] + of["read_images"] * len(of["true_steps"])) + held
     for dataset in of["datasets"]:
@@ -252,14 +253,16 @@ def _ablations(of: dict[str, Any]) -> Work:
             found, _ = checkpoints.there(checkpoints.ASSETS, size, [dataset], [of["discrete"]], of["seeds"])
             networks += [(one.model, one.seed) for one in found] if len(found) > 1 else []
         for model in [m for m, _ in networks] + [m for m, _ in networks if m == full]:  # again, told one step
-            item = Item("call", (model, size, channels))
-            work[item] += of["samples"] * of["steps"] + of["images"] * walks + of["loss_images"]
-            work[item] += held if model == full else 0
+            network = (model, size, channels)
+            measured = of["samples"] * of["steps"] + of["images"] * walks + of["loss_images"]
+            work[Item("sample", network)] += measured
+            work[Item("call", network)] += held if model == full else 0
             work[Item("feature")] += of["samples"]
             work[Item("distance")] += of["resamples"] + 1
             work[Item("score")] += of["images"] * (walks + len(of["levels"]))
         for model in (of["discrete"], full):
-            work[Item("call", (model, size, channels))] += tried * disturbed + read
+            work[Item("sample", (model, size, channels))] += tried * disturbed
+            work[Item("call", (model, size, channels))] += tried * one_call + read
             work[Item("feature")] += tried * of["disturbed_samples"]
             distances = tried * (of["disturbed_resamples"] + 1)
             work[Item("distance")] += math.ceil(distances * distance_share(of["disturbed_samples"]))
@@ -277,8 +280,9 @@ def _beyond(of: dict[str, Any]) -> Work:
         _, test, channels = images(dataset)
         networks = [Item("call", (model, of["size"], channels)) for model in pair]
         for network in networks:
-            drawn = of["samples"] + of["timing_rounds"] + 1  # a sample a round of the timing, and one before
-            work[network] += drawn * sum(map(sum, sets)) + 20 * of["power_images"]
+            timed = of["timing_rounds"] + 1  # a sample a round of the timing, and one before
+            work[network] += timed * sum(map(sum, sets)) + 20 * of["power_images"]
+            work[network._replace(kind="sample")] += of["samples"] * sum(map(sum, sets))
             work[Item("feature")] += of["samples"] * sum(map(len, sets))
         work[Item("feature")] += min(of["reference_images"], test, 2000)  # of the floor
         if number:
@@ -293,9 +297,10 @@ def _beyond(of: dict[str, Any]) -> Work:
             work[Item("feature")] += of["samples"] * ways
         work[networks[1]] += of["depth_images"] * of["depth_calls"] * sum(of["depths"])
         solved = of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
-        solved += of["ode_samples"] * of["depth_calls"] * sum(of["ode_sample_depths"])
+        drawn = of["ode_samples"] * of["depth_calls"] * sum(of["ode_sample_depths"])
         for _, model in [(dataset, pair[1]), *_shipped(of, further(of))]:
             work[Item("call", (model, of["size"], channels))] += solved
+            work[Item("sample", (model, of["size"], channels))] += drawn
             work[Item("feature")] += of["ode_samples"] * len(of["ode_sample_depths"])
     return work + _told(of)
 

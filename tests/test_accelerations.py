@@ -135,6 +135,23 @@ def test_what_cannot_be_is_refused(network, prepared, train):
 def test_a_sweep_measures_each_method_at_its_own_numbers_of_calls(monkeypatch):
     asked = []
     monkeypatch.setattr(accelerations, "draw", lambda *given: asked.append(given[3:5]) or given[3:5])
-    found = accelerations.sweep(None, None, {"ddim": [2, 5], "heun": [19]}, None, lambda images: images, 4)
+    network = torch.nn.Identity()
+    found = accelerations.sweep(network, None, {"ddim": [2, 5], "heun": [19]}, None, lambda images: images, 4)
     assert list(found) == asked == [("ddim", 2), ("ddim", 5), ("heun", 19)]
     assert all(key == value for key, value in found.items())
+
+
+class Carried(torch.nn.Linear):
+    """A network that tells where it was sent, and stays."""
+
+    def to(self, place):
+        self.places = [*getattr(self, "places", []), str(place)]
+        return self
+
+
+def test_the_sets_of_a_sweep_are_made_on_the_first_gpu_and_the_network_comes_back(monkeypatch):
+    network = Carried(1, 1)
+    monkeypatch.setattr(sampling, "best_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(accelerations, "draw", lambda network, *_: list(network.places))
+    found = accelerations.sweep(network, None, {"ddim": [2, 5]}, None, lambda images: images, 4)
+    assert list(found.values()) == [["cuda:0"], ["cuda:0"]] and network.places == ["cuda:0", "cpu"]

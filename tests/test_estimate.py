@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,9 +189,13 @@ def test_ablations_are_counted_network_by_network_and_the_disturbed_pair_setting
         disturbed_samples=4, disturbed_steps=5, true_steps=[1, 2], rungs=3, known_images=4, read_images=2
     )
     found, one = work.count("10_ablations", few), 10 * 3 + 2 * 31 + 5
-    pair = 5 * (4 * 5 + 2 * (31 + 2)) + 2 * 3 * (4 + 2 * 2) + 5
-    calls = {item.network[0]: n for item, n in found.items() if item.kind == "call"}
-    assert calls == {"cunet": 4 * (one + 5) + pair, "cunet-nores": 2 * one, "unet": pair}
+    pair, pair_calls = 5 * (4 * 5 + 2 * 31), 5 * 2 * 2 + 2 * 3 * (4 + 2 * 2) + 5
+    drawn, calls = (
+        {item.network[0]: n for item, n in found.items() if item.kind == kind and n}
+        for kind in ("sample", "call")
+    )
+    assert drawn == {"cunet": 4 * one + pair, "cunet-nores": 2 * one, "unet": pair}
+    assert calls == {"cunet": 4 * 5 + pair_calls, "unet": pair_calls}
 
 
 def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set_alone_what_follows():
@@ -210,13 +215,15 @@ def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set
     found = work.count(
         "11_beyond", given("11_beyond", **few, ode_depths=[2.0, 4.0], ode_levels=[7], ode_images=4)
     )
-    drawn = (10 + 3 + 1) * (5 + 20 + 19 + 50) + 20 * 8
-    both = drawn + 12 * work.FLOW
-    assert found[Item("call", UNET)] == both + 10 * 2 * 2
-    assert found[Item("call", CUNET)] == both + 10 * 2 * (2 + 4) + 2 * 2 * 4 + 4 * 6 + 5 * 2 * 3
+    calls, drawn = (3 + 1) * (5 + 20 + 19 + 50) + 20 * 8, 10 * (5 + 20 + 19 + 50)
+    both = calls + 12 * work.FLOW
+    assert found[Item("call", UNET)] == both + 10 * 2 * 2 and found[Item("sample", UNET)] == drawn
+    assert found[Item("call", CUNET)] == both + 10 * 2 * (2 + 4) + 2 * 2 * 4 + 4 * 6
+    assert found[Item("sample", CUNET)] == drawn + 5 * 2 * 3
     twice = work.count("11_beyond", given("11_beyond", **few, datasets=["mnist", "mnist"]))
     once = work.count("11_beyond", given("11_beyond", **few))
-    assert twice[Item("call", UNET)] - once[Item("call", UNET)] == drawn
+    assert twice[Item("call", UNET)] - once[Item("call", UNET)] == calls
+    assert twice[Item("sample", UNET)] - once[Item("sample", UNET)] == drawn
 
 
 def test_further_networks_are_counted_where_they_are_released_and_in_a_run_that_trains(tmp_path, monkeypatch):
@@ -230,7 +237,7 @@ def test_further_networks_are_counted_where_they_are_released_and_in_a_run_that_
     for dataset, name in (("mnist", deep[0]), ("mnist", told[0]), ("avatars", other[0])):
         (tmp_path / f"{checkpoints.stem(dataset, name, 'smoke', 0)}.safetensors").touch()
     found = work.count("11_beyond", of)
-    assert found[Item("call", deep)] == 4 * 2 * 6 + 3 * 2 * 5
+    assert found[Item("call", deep)] == 4 * 2 * 6 and found[Item("sample", deep)] == 3 * 2 * 5
     assert found[Item("call", told)] == found[Item("call", other)] == 10 * 5 * (1 + 2)
     assert not any(before[Item("call", network)] for network in (deep, told, other))
     assert [which[0] for which in read] == ["mnist"], "what is absent costs nothing"
@@ -342,17 +349,56 @@ def test_a_training_by_the_clock_is_known_by_the_images_that_it_saw():
 
 def test_jobs_are_laid_out_as_the_chain_runs_them():
     jobs = [need("a", 5), need("b", 3), need("c", 4, ("b",)), need("d", 1, ("a", "c"))]
-    assert estimate.duration(jobs, 1) == 13
-    assert estimate.duration(jobs, 2) == 3 + 4 + 1
-    assert estimate.duration(jobs, 9) == 3 + 4 + 1
-    assert estimate.duration([need("a", 5, ("not of this run",))], 1) == 5
+    assert estimate.laid_out(jobs, 1).seconds == 13
+    assert estimate.laid_out(jobs, 2).seconds == 3 + 4 + 1
+    assert estimate.laid_out(jobs, 9).seconds == 3 + 4 + 1
+    assert estimate.laid_out([need("a", 5, ("not of this run",))], 1).seconds == 5
 
 
 def test_jobs_at_once_share_the_gpus_of_the_machine():
     shards = [need(name, 5, devices=1) for name in "abc"]
-    assert [estimate.duration(shards, 3, gpus) for gpus in (0, 1, 2, 3)] == [5, 15, 10, 5]
+    assert [estimate.laid_out(shards, 3, gpus).seconds for gpus in (0, 1, 2, 3)] == [5, 15, 10, 5]
     trained = [need("a", 5, devices=8), need("b", 5, devices=8), need("c", 3)]
-    assert estimate.duration(trained, 8, 8) == 10, "what needs no GPU runs beside"
+    assert estimate.laid_out(trained, 8, 8).seconds == 10, "what needs no GPU runs beside"
+
+
+def test_jobs_at_once_hold_their_memory_together():
+    jobs = [need("a", 5, memory=1000.0), need("b", 3, memory=500.0), need("c", 4, ("b",), memory=800.0)]
+    assert [estimate.laid_out(jobs, n).memory for n in (1, 2)] == [1000, 1800]
+
+
+def test_the_gpus_that_a_rule_asks_for_are_its_devices_or_one_and_none_on_the_processor():
+    settings = ["checkpoints=train", "shards=2", "05_training.devices=2", "05_training.batch_size=64"]
+    plan = chain.plan(profiles.load("smoke", settings), reproduce.folder("none"))
+    asked = estimate.gpus_asked(plan)
+    assert asked["notebook_05_training"] == 2 and asked["samples"] == asked["notebook_08_denoising"] == 1
+    assert not asked.keys() & {"notebook_03_sde", "notebook_04_networks", "notebook_12_scorecard"}
+    of = {n.rule: n.devices for n in estimate.needs(plan, COSTS, 8, 1) if n.devices}
+    assert of == {rule: asked[rule] for rule in of} and of.keys() == asked.keys()
+    released = chain.plan(profiles.load("laptop"), reproduce.folder("none"))
+    assert "notebook_05_training" not in estimate.gpus_asked(released)
+
+
+@pytest.mark.parametrize("known", ["measured on a card", "assumed, not measured: there was no GPU"])
+def test_one_gpu_and_eight_are_estimated_by_the_profile_alone_and_say_what_they_rest_on(monkeypatch, known):
+    rate = {"macs_a_second": 1e9, "known_from": known}  # slow: what GPUs do is most of the run
+    monkeypatch.setattr(estimate, "load", lambda: replace(COSTS, gpu=rate))
+    own = ["checkpoints=train", "05_training.images=100000", "05_training.batch_size=64"]
+    eight = ["gpus=8", "jobs=8", "shards=8", "05_training.devices=8"]
+    told, hours, spent = {}, {}, {}
+    for name, settings in (("one", ["gpus=1"]), ("eight", eight)):
+        plan = chain.plan(profiles.load("smoke", [*own, *settings]), reproduce.folder("none"))
+        told[name] = estimate.report(plan, plan.profile.jobs, cores=8 * plan.profile.jobs)
+        found = estimate.needs(plan, estimate.load(), plan.profile.gpus, 1)
+        hours[name] = estimate.laid_out(found, plan.profile.jobs, plan.profile.gpus).seconds
+        spent[name] = sum(n.gpu for n in found)
+    assert spent["one"] == pytest.approx(spent["eight"]), "GPU-hours are the same work"
+    assert hours["one"] > 3 * hours["eight"]
+    assert "on 1 GPU, 8 threads each: " in told["one"]
+    assert "8 at once on 8 GPUs, 8 threads each: " in told["eight"]
+    for text in told.values():
+        assert f"rests on 1e+09 MAC/s of each, {known}" in text and "time of the run" in text
+        assert ("measures it" in text) is known.startswith("assumed")
 
 
 @pytest.mark.parametrize("gpus, threads, devices", [(0, 1, 1), (0, 4, 1), (1, 1, 1), (4, 1, 2)])
@@ -443,11 +489,11 @@ def test_what_several_jobs_read_of_a_data_set_is_counted_with_the_first_and_no_o
     assert alone["07_synthesis"].cpu == pytest.approx(found["07_synthesis"].cpu), "it is the first"
 
 
-def test_features_of_images_that_a_notebook_holds_ask_for_no_gpu():
+def test_notebooks_that_sample_ask_for_a_gpu_and_no_others():
     plan = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
     asked = {need.name: need.devices for need in estimate.needs(plan, COSTS, 1, 1)}
-    assert asked["10_ablations"] == asked["11_beyond"] == asked["04_networks"] == 0
-    assert asked["07_synthesis"] == asked["08_denoising"] == 1
+    assert asked["03_sde"] == asked["04_networks"] == asked["12_scorecard"] == 0
+    assert asked["07_synthesis"] == asked["08_denoising"] == asked["11_beyond"] == 1
 
 
 def test_the_estimate_says_jobs_hours_memory_disk_formula_and_what_was_not_measured(monkeypatch):

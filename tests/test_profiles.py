@@ -37,6 +37,7 @@ def test_a_profile_is_named_after_its_file_and_has_defaults(profile):
         (BASE + "datasets: [../x]", "'../x' is not a name"),
         (BASE + "models: []", "models is \\[\\]"),
         (BASE + "jobs: 0", "jobs is 0"),
+        (BASE + "gpus: -1", "gpus is -1"),
         (BASE + "jobs: two", "jobs is 'two'"),
         (BASE + "name: 3", "name is 3"),
         ("size: laptop", "notebooks is"),

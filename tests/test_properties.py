@@ -366,7 +366,7 @@ def test_parameters_of_anything_have_the_type_of_the_literal_or_are_refused(give
 PATHS = {"--out", "--checkpoint", "-f", "NOTEBOOK", "IMAGE"}
 OPTIONS = {  # no option that only prints, and no argument after -- for Snakemake
     "reproduce": ["--profile", "--run", "--jobs", "--set", "--dry-run"],
-    "estimate": ["--profile", "--set", "--jobs", "--gpus", "--against"],
+    "estimate": ["--profile", "--set", "--jobs", "--gpus", "--cores", "--against"],
     "notebook": ["NOTEBOOK", "--out", "-f", "-p"],
     "train": ["--dataset", "--model", "--size", "--seed", "--images", "--set", "--out"],
     "sample": ["--dataset", "--model", "--size", "--checkpoint", "--n", "--sampler", "--steps", "--out"],

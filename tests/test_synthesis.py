@@ -1,13 +1,17 @@
 """Notebook 07's experiment: what is compared, what is sampled, what is measured, and who is ahead."""
 
 import itertools
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from cunet import checkpoints, frechet, paper, rules, scorecard, subsets, synthesis
+from cunet import checkpoints, frechet, metrics, paper, processes, rules, scorecard, subsets, synthesis
 from cunet import synthesis_claims as judged
 from cunet import synthesis_tables as tables
 from cunet.checkpoints import Trained
@@ -19,6 +23,8 @@ GIVEN = dict(
     further_step_counts=[5, 20], samplers=["ddim", "ddpm"], sampler_samples=50, sampler_step_counts=[10],
     draws=3, timing_rounds=4,
 )  # fmt: skip
+
+MOST_COPIES = 8  # kB an image that an evaluation may hold: 1 in float32, 2 in float64, and copies
 
 
 def folder(path: Path, *stems: str) -> Path:
@@ -97,11 +103,53 @@ def test_the_fast_distance_is_the_distance():
         frechet.distance_to(frechet.FrechetAlexNet(real[:1].repeat(400, 1)).statistics())
 
 
+def test_distances_are_of_all_images_whatever_is_held_at_once(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    real, other = (torch.randn(500, 256, generator=generator) + shift for shift in (0, 0.1))
+    to_real = frechet.distance_to(frechet.FrechetAlexNet(real).statistics())
+    distance, shares = to_real(other), frechet.precision_recall(real, other)
+    monkeypatch.setattr(frechet, "CHUNK", 64)
+    monkeypatch.setattr(frechet, "PAIRS", 500 * 30)
+    assert to_real(other) == pytest.approx(distance, rel=1e-9)
+    assert to_real(torch.cat([other[:400], real[:100]])) < distance, "the last ones count"
+    assert frechet.precision_recall(real, other) == pytest.approx(shares)
+
+
+def evaluated(count: int) -> None:
+    """Body of a process of its own: what notebook 07 measures of a set; prints what it held at most, MB."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    real, found = (torch.randn(n, 256, generator=generator).abs() for n in (10_000, count))
+    distance = frechet.distance_to(frechet.FrechetAlexNet(real).statistics())
+    metrics.resampled(found, distance, 2)
+    metrics.kid(real, found)
+    metrics.precision_recall(real[:count], found)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_an_evaluation_holds_features_alone_and_no_more_for_each_image_than_a_few_of_them(measured):
+    """1 kB an image in float32, and copies of it; pairs of images are looked at in parts of one size."""
+    megabytes = {}
+    for count in (4000, 30_000):
+        code = f"import test_synthesis; test_synthesis.evaluated({count})"
+        paths = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        with processes.environment(PYTHONPATH=paths):
+            said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        megabytes[count] = int(said.stdout)
+    measured(f"peak resident memory of an evaluation by number of samples, MB: {megabytes}")
+    assert megabytes[30_000] - megabytes[4000] < 26_000 * MOST_COPIES / 1024
+
+
 def test_a_yardstick_tells_digits_from_noise_and_measures_test_images_at_the_floor(tmp_path, monkeypatch):
     monkeypatch.setenv("CUNET_DATA", str(tmp_path))
     monkeypatch.setattr("cunet.datasets._mnist", _few(monkeypatch))
     stick = synthesis.Yardstick("mnist", 16, limit=300)
     assert stick.floor(200) < stick.ceiling(200) / 3 and stick.near_duplicates is None
+    at_once = stick.ceiling(200)
+    monkeypatch.setattr(synthesis, "NOISE", 60)
+    assert stick.ceiling(200) == pytest.approx(at_once, rel=1e-4), "the same noise, a part at a time"
     found, drawn = stick.measure(frechet.features(subsets.images(stick.test, 200)), resamples=5)
     assert len(drawn) == 5 and float(drawn.mean()) == pytest.approx(found["fd"])
     assert found["above"] == pytest.approx(0, abs=1e-4) and found["fd_low"] < found["fd"] < found["fd_high"]
