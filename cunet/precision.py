@@ -1,10 +1,11 @@
 """Weights in fewer bits: how a network's state is stored, and how it comes back.
 
-`float16` keeps three digits of each number. `int8` keeps, of each weight with two dimensions or more, an
-integer in -127..127 a number and one scale an output channel (the first dimension), so that the largest
-number of the channel becomes 127: symmetric quantisation by channel (Krishnamoorthi, 2018, arXiv
-1806.08342). Biases, norms and whatever else has one dimension stay in 16 bits, and what are no float32
-numbers as they are. Computation is in float32 whatever the file has; only the rounding stays.
+`float16` keeps three digits of each number. `int8` keeps, of each weight with two dimensions or more and at
+least `SMALLEST` numbers, an integer in -127..127 a number and one scale an output channel (the first
+dimension), so that the largest number of the channel becomes 127: symmetric quantisation by channel
+(Krishnamoorthi, 2018, arXiv 1806.08342). The rest stays in 16 bits: biases, norms, and the small weights,
+such as the first and the last convolution, which are few numbers and cost most of the loss when rounded.
+What are no float32 numbers are stored as they are. Computation is in float32 whatever the file has.
 """
 
 import copy
@@ -18,6 +19,7 @@ DTYPES = ("float32", "float16", "int8")
 """How weights may be stored, the most bits first; they are float32 again after `cunet.checkpoints.load`."""
 
 SCALE = ":scale"  # what a stored weight's name is followed by where its scales are
+SMALLEST = 4096  # numbers of a weight that is stored in 8 bits
 LARGEST = 127  # int8 has -128, too; without it the range is symmetric
 
 
@@ -40,7 +42,7 @@ def packed(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
         value = value.detach().cpu()
         if value.dtype != torch.float32 or dtype == "float32":
             tensors[name] = value.contiguous().clone()
-        elif dtype == "int8" and value.dim() > 1:
+        elif dtype == "int8" and value.dim() > 1 and value.numel() >= SMALLEST:
             # NaN and infinity pass into the scale, where the writer of the file finds and refuses them
             scale = value.flatten(1).abs().amax(1) / LARGEST
             rows = value / scale.clamp_min(torch.finfo(torch.float32).tiny).view(

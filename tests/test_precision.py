@@ -11,8 +11,9 @@ from cunet.errors import InputError
 def state():
     torch.manual_seed(0)
     return {
-        "conv": torch.randn(5, 3, 3, 3) * torch.tensor([1e-4, 1.0, 30.0, 0.0, 1.0]).view(-1, 1, 1, 1),
-        "linear": torch.randn(4, 7),
+        "conv": torch.randn(5, 99, 3, 3) * torch.tensor([1e-4, 1.0, 30.0, 0.0, 1.0]).view(-1, 1, 1, 1),
+        "linear": torch.randn(4, 1024),
+        "small": torch.randn(4, 1023),
         "bias": torch.randn(5),
         "steps": torch.arange(3),
     }
@@ -28,7 +29,8 @@ def test_int8_is_within_half_a_step_of_each_channel(state):
         assert back[name].dtype == torch.float32 and back[name].shape == state[name].shape
     assert bool((back["conv"][3] == 0).all()), "a channel of zeros"
     assert float((back["conv"] - state["conv"]).abs().max()) > 0
-    assert torch.equal(back["bias"], state["bias"].half().float())
+    for name in ("bias", "small"):
+        assert torch.equal(back[name], state[name].half().float())
     assert torch.equal(back["steps"], state["steps"]) and back["steps"].dtype == torch.int64
 
 
@@ -54,7 +56,8 @@ def test_float32_comes_back_to_the_bit(state):
 
 
 @pytest.mark.parametrize("change", ["lost", "short", "alone"])
-def test_scales_that_do_not_fit_are_refused(tmp_path, change):
+def test_scales_that_do_not_fit_are_refused(tmp_path, monkeypatch, change):
+    monkeypatch.setattr(precision, "SMALLEST", 64)  # the network is small
     network = models.build("cunet", size="smoke", channels=1)
     path = checkpoints.save(tmp_path / "x", network, {}, dtype="int8")
     tensors, card = storage.read(path)
