@@ -280,8 +280,8 @@ def denoise(
         )
 
 
-for command, examples in cli_measure.COMMANDS.items():
-    app.command(epilog=example(*examples))(command)
+for _command, _examples in cli_measure.COMMANDS.items():
+    app.command(epilog=example(*_examples))(_command)
 
 
 @app.command(epilog=example("cunet info cunet", "cunet info unet --size laptop --channels 1 --json"))

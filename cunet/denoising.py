@@ -197,7 +197,7 @@ class _Walk:
         truth = self.clean.repeat(len(at), 1, 1, 1)
         for metric in self.metrics:
             score = getattr(measures, metric)
-            pairs = zip(x.split(self.batch_size), truth.split(self.batch_size), strict=True)
+            pairs = zip(truth.split(self.batch_size), x.split(self.batch_size), strict=True)
             values = torch.cat([score(a, b) for a, b in pairs]).float()
             for level, part in zip(at, values.split(len(self.clean)), strict=True):
                 self.scores[variant, level, metric].append(part)

@@ -30,7 +30,7 @@ def find(name: str) -> Path:
 def shared_gpus(plan: Plan) -> gpus.Shared | None:
     """The GPUs of this machine that a profile hands out to its jobs; None where it hands out none.
 
-    Raises InputError where a job asks for more, or this machine has fewer.
+    Raises InputError where a job asks for more, or this machine has fewer; where PyTorch sees none, it says so.
     """
     if not plan.profile.gpus:
         return None
@@ -38,7 +38,10 @@ def shared_gpus(plan: Plan) -> gpus.Shared | None:
 
     from cunet import estimate
 
-    return gpus.share(plan.profile.gpus, estimate.gpus_asked(plan), torch.cuda.device_count())
+    there = torch.cuda.device_count()
+    if not there:
+        print("PyTorch sees no GPU here: the jobs compute on the processor.", file=sys.stderr)
+    return gpus.share(plan.profile.gpus, estimate.gpus_asked(plan), there)
 
 
 def command(

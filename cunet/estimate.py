@@ -333,7 +333,8 @@ def gpus_asked(plan: Plan) -> dict[str, int]:
     asked, declared = {}, {stem: declaration(chain.source(stem)) for stem in plan.profile.notebooks}
     for job in plan.jobs:
         given, rule = {**declared[job.notebook], **job.parameters}, f"notebook_{job.notebook}"
-        if any(item.kind in ON_GPU and item.network for item in work.count(job.notebook, given)):
+        found = work.count(job.notebook, given)
+        if any(amount and item.kind in ON_GPU and item.network for item, amount in found.items()):
             asked[rule] = max(asked.get(rule, 0), given.get("devices", 1))
     return asked | ({"samples": 1} if plan.receipts else {})
 

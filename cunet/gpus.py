@@ -3,7 +3,9 @@
 A profile with `gpus: 8` gives Snakemake a resource of eight, of which each job asks for what its rule needs
 (`cunet.estimate.gpus_asked`), so that jobs at once never need more. Which GPUs they are a job finds out for
 itself: there is a file a GPU, in a folder of this user's on this machine. Whoever computes on the GPU locks
-it (`flock`), and the system drops the lock when the process ends, however it ends. So two runs share, too.
+it (`flock`), and the system drops the lock when the process ends, however it ends. So two runs of one user
+share, too, if they name GPUs alike and have one folder for temporary files ($TMPDIR). A job that needs
+several waits until as many are free at once; nothing keeps free ones for it.
 
 What a killed job left running, a kernel or a training, would still be on its GPU. So a job writes a word into
 the file of a GPU that it takes, and marks all that it starts with this word; the next one that takes the GPU
@@ -16,16 +18,18 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 from cunet import processes
-from cunet.errors import InputError
+from cunet.errors import ChainError, InputError
 
 SHARED = "CUNET_GPUS"  # set by the chain for its jobs: what `Shared` says, as JSON
 HOLDER = "CUNET_GPU_HOLDER"  # set by a job for what it starts: its word
@@ -75,7 +79,8 @@ def share(count: int, rules: dict[str, int], there: int = 0) -> Shared:
             f"gpus={count}, but {VISIBLE}={os.environ[VISIBLE]} names {len(names)}: set gpus={len(names)}, "
             "or name more there."
         )
-    if 0 < there < count:
+    parts = any(name.startswith("MIG-") for name in names)  # CUDA counts one of these a process
+    if 0 < there < count and not parts:
         raise InputError(f"gpus={count}, but this machine has {there}: set gpus={there}.")
     return Shared(names[:count], rules, str(folder()))
 
@@ -93,14 +98,14 @@ def visible() -> list[str] | None:
 def folder() -> Path:
     """Where the locks are: a folder of this user's, on this machine and in no run; made if needed.
 
-    Raises InputError where another user has made it.
+    Raises InputError where another user has made it, or it is no folder.
     """
     path = Path(tempfile.gettempdir()) / f"cunet-gpus-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    if path.is_symlink() or path.stat().st_uid != os.getuid():
-        raise InputError(
-            f"{path}, where GPUs are locked, is another user's. Set TMPDIR to a folder of yours."
-        )
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()  # not of what a link leads to
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise InputError(f"{path}, where GPUs are locked, is no folder of yours. Set TMPDIR to one.")
     return path
 
 
@@ -126,7 +131,10 @@ def taken(rule: str) -> Iterator[list[str] | None]:
 def _take(shared: Shared, count: int, word: str, stack: contextlib.ExitStack) -> list[str]:
     """Lock `count` GPUs, all or none; `stack` lets go of them. One job at a time looks: two that need several
     each hold what the other waits for."""
-    while count:
+    if not count:
+        return []
+    waiting = False
+    while True:
         found: list[tuple[str, IO[str]]] = []
         with open(Path(shared.folder) / "look.lock", "a") as look, contextlib.ExitStack() as attempt:
             fcntl.flock(look, fcntl.LOCK_EX)
@@ -136,20 +144,35 @@ def _take(shared: Shared, count: int, word: str, stack: contextlib.ExitStack) ->
             if len(found) == count:
                 stack.push(attempt.pop_all())
                 break
+        if not processes.guarded():
+            raise ChainError("The chain that started this job has been killed.")
+        if not waiting:
+            print(f"Waits for {count} of the GPUs {','.join(shared.names)}.", file=sys.stderr, flush=True)
+        waiting = True
         time.sleep(PAUSE)
-    for _, stream in found if count else ():
+    for _, stream in found:
         stream.seek(0)
         if left := stream.read().strip():
             processes.end_marked(HOLDER, left)
         stream.truncate(0)
         stream.write(word)
         stream.flush()
-        stack.callback(stream.truncate, 0)  # let go in order: nobody has to look for what is left
-    return [name for name, _ in found] if count else []
+        stack.push(_cleared(stream))
+    return [name for name, _ in found]
+
+
+def _cleared(stream: IO[str]) -> Callable[..., None]:
+    """An exit of a `with` block: after one in order, nobody has to look for what is left on this GPU."""
+
+    def close(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            stream.truncate(0)
+
+    return close
 
 
 def _file(shared: Shared, name: str) -> Path:
-    return Path(shared.folder) / f"{name.replace('/', '_')}.lock"
+    return Path(shared.folder) / f"gpu-{name.replace('/', '_')}.lock"
 
 
 def _locked(path: Path) -> IO[str] | None:

@@ -60,15 +60,16 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     mean also includes windows over mirrored edges; on small images it differs by up to 0.1.)
 
     Args:
-        a, b: float in [-1, 1], (B, C, H, W), sides of 11 pixels or more.
+        a: the originals, float in [-1, 1], (B, C, H, W), sides of 11 pixels or more.
+        b: what is held against them, of the same shape.
 
     Returns:
         float32 (B,), at most 1.
 
     Raises:
-        InputError: shapes that differ or are too small; values that are not finite or not in [-1, 1]; a
-            batch whose pixels all have one value. (One constant image among others is compared: the windows'
-            small constants are there for it.)
+        InputError: shapes that differ or are too small; values that are not finite or not in [-1, 1];
+            several originals whose pixels all have one value. (A constant image is compared, as the bad
+            answer of a network or as one original among others: that is what SSIM's small constants are for.)
     """
     a, b = _pair(a, b, smallest=11)
     rows, columns = (_windows(side) for side in a.shape[-2:])
@@ -111,7 +112,7 @@ def lpips(a: Tensor, b: Tensor, batch_size: int = 128) -> Tensor:
     five convolution stages sees more than one position. From 64 on the value is the `lpips` package's own.
 
     Args:
-        a, b: float in [-1, 1], (B, C, H, W), sides of 16 pixels or more.
+        a, b: as of `ssim`, but with sides of 16 pixels or more.
         batch_size: pairs that pass through the network at once.
 
     Returns:
@@ -134,13 +135,11 @@ def _pair(a: Tensor, b: Tensor, smallest: int) -> tuple[Tensor, Tensor]:
             f"Images of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared; expected two "
             f"batches of one shape with sides of {smallest} pixels or more."
         )
-    for images in (a, b):
-        if images.min() == images.max():
-            raise InputError(
-                f"Every pixel of a batch of {len(images)} images is {float(images.min()):.4g}, so they show "
-                "nothing that could be compared. Look at the images: they were cleared, not loaded, or "
-                "clipped at an end of [-1, 1]."
-            )
+    if len(a) > 1 and a.min() == a.max():
+        raise InputError(
+            f"Every pixel of {len(a)} originals is {float(a.min()):.4g}, so they show nothing that could be "
+            "compared. Look at the images: they were cleared, not loaded, or clipped at an end of [-1, 1]."
+        )
     return (a.double() + 1) / 2, (b.double() + 1) / 2
 
 

@@ -29,7 +29,6 @@ from cunet.errors import InputError, NotebookError
 from cunet.imports import IRI_GRAMMAR, hidden
 from cunet.parameters import declaration, nearest, validate
 
-GUARD = "CUNET_GUARD"  # set by the chain: the process without which a job must not go on
 BANNER = (
     "> **Smoke profile.** The networks are tiny and nearly untrained, the samples few. "
     "This page shows that the code runs; **its numbers mean nothing**."
@@ -187,7 +186,7 @@ def _run(content, stage: Path, job: str, parameters: dict[str, Any], progress: b
         try:
             while thread.is_alive():
                 thread.join(0.5)
-                if not _guarded():
+                if not processes.guarded():
                     raise NotebookError("The chain that started this job has been killed.")
         finally:
             if thread.is_alive():  # interrupted: papermill ends when its kernel does
@@ -218,12 +217,6 @@ def _papermill(content, stage: Path, job: str, parameters: dict, progress: bool,
         )
     except BaseException as error:
         failure.append(error)
-
-
-def _guarded() -> bool:
-    """Whether the chain that started this job, if any, is alive."""
-    text = os.environ.get(GUARD)
-    return not text or processes.alive(json.loads(text))
 
 
 def _explain(error: BaseException) -> str:

@@ -56,14 +56,15 @@ def packed(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 def unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """What `packed` made, as a state in float32; scales without a fitting weight are left as they are."""
-    state = {}
+    state, used = {}, set()
     for name, value in tensors.items():
         scale = tensors.get(name + SCALE)
         if scale is not None and value.dtype == torch.int8 and scale.shape == value.shape[:1]:
             state[name] = value.float() * scale.view(-1, *(1,) * (value.dim() - 1))
-        elif not (name.endswith(SCALE) and name.removesuffix(SCALE) in tensors):
+            used.add(name + SCALE)
+        else:
             state[name] = value.float() if value.dtype == torch.float16 else value
-    return state
+    return {name: value for name, value in state.items() if name not in used}
 
 
 def rounded(network: nn.Module, dtype: str) -> nn.Module:

@@ -24,6 +24,7 @@ import psutil
 from cunet.errors import InputError, Interrupted
 
 SETTLE = 5.0  # seconds in which a process that is being started or is ending shows which of the two it is
+GUARD = "CUNET_GUARD"  # set by the chain for its jobs: the `identity` of its process
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD of Linux
 
 
@@ -62,6 +63,12 @@ def alive(who: dict) -> bool:
         return same and running(process)
     except (psutil.Error, KeyError, TypeError, ValueError):
         return False
+
+
+def guarded() -> bool:
+    """Whether the chain that started this process, if any, is alive: a job must not go on without."""
+    text = os.environ.get(GUARD)
+    return not text or alive(json.loads(text))
 
 
 def running(process: psutil.Process) -> bool:

@@ -14,13 +14,14 @@ from pathlib import Path
 TRAINING = (
     *("training", "training_progress", "batches", "recipe", "validation", "diffusion", "datasets"),
     *("inputs", "models", "model_names", "unet", "continuous", "blocks", "depth", "ode", "outside"),
-    "released",
+    *("released", "precision"),
 )
 """The modules that decide what a training computes."""
 
 SAMPLING = (
     *("shards", "sampling", "samplers", "diffusion", "alexnet", "datasets", "inputs"),
     *("models", "model_names", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
+    "precision",
 )
 """The modules that decide what samples a trained network gives, and their features."""
 
@@ -28,6 +29,7 @@ DENOISING = (
     *("denoising", "trajectories", "metrics", "alexnet", "frechet", "kernel_distance", "neighbours"),
     *("sampling", "samplers", "diffusion", "datasets", "inputs"),
     *("models", "model_names", "unet", "continuous", "blocks", "depth", "ode", "outside", "released"),
+    "precision",
 )
 """The modules that decide how a network denoises an image, and its scores."""
 
@@ -40,7 +42,7 @@ NEUTRAL = {
     "provenance": "names results",
     "storage": "keeps tensors as they are",
     "folders": "says where files are",
-    "checkpoints": "keeps weights as they are; their hash is part of a set's name",
+    "checkpoints": "keeps weights as `precision` rounds them; their hash is part of a set's name",
     "assets": "hands on files whose hash it has compared",
     "drawn": "makes images, whose hash a card holds",
     "photos": "reads images, whose hash a card holds",

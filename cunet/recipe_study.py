@@ -180,7 +180,7 @@ def kept(dataset: str, size: str, folder: Path | None = None) -> pd.DataFrame:
 
 
 def _read(folder: Path | None) -> pd.DataFrame:
-    return studies.read((folder or folders.resolve(KEPT)) / "recipes.csv", COLUMNS, "cunet recipes")
+    return studies.read((folder or folders.resolve(KEPT)) / "recipes.csv", COLUMNS)
 
 
 def _compared(rows: pd.DataFrame) -> pd.DataFrame:
@@ -210,6 +210,7 @@ def spread(frame: pd.DataFrame, folder: Path | None = None) -> Spread:
     """
     rows = _read(folder)
     rows = rows[rows["variation"].isin((RELEASED, SHIPPED)) & rows["model"].isin(frame["model"].unique())]
+    rows = rows[rows["loss"] < math.inf]  # without trainings that diverged
     for name in ("dataset", "size"):
         rows = rows[rows[name].isin(frame[name].unique())]
     alike = [of for _, of in rows.groupby(["variation", "images", "samples", "sampling_steps"])]

@@ -27,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cunet import chain, dependencies, engines, folders, notebook, processes, profiles
+from cunet import chain, dependencies, engines, folders, processes, profiles
 from cunet.errors import ChainError, InputError, said
 from cunet.parameters import parameters_file
 
@@ -69,9 +69,9 @@ def reproduce(
     run_dir = folder(run or chosen.name)
     plan = chain.plan(chosen, run_dir)
     executor = None if on is None else engines.find(on)
-    shared = engines.shared_gpus(plan) if executor is None else None  # on a cluster, the queue hands them out
     _refuse_other(plan)
     absent = chain.check(plan, data=not dry_run)
+    shared = engines.shared_gpus(plan) if executor is None else None  # on a cluster, the queue hands them out
     for text in absent:
         print(f"Not there yet: {text}", file=sys.stderr)
     if missing := chain.left_out(chosen):
@@ -132,7 +132,7 @@ def _snakemake(
     changed: the sources of each job that are not what they were.
     patience: seconds that it has, when interrupted, to take back what it has given to other machines.
     """
-    marks = {RUN: str(plan.run_dir), notebook.GUARD: json.dumps(processes.identity())}
+    marks = {RUN: str(plan.run_dir), processes.GUARD: json.dumps(processes.identity())}
     if path := import_path():
         marks["PYTHONPATH"] = path
     log = plan.run_dir / "logs" / "snakemake.log"

@@ -136,7 +136,7 @@ def kept(dataset: str, size: str, folder: Path | None = None) -> pd.DataFrame:
     Raises InputError for a file that is none of `run`.
     """
     path = (folder or folders.resolve(KEPT)) / "solvers.csv"
-    frame = studies.longest(studies.read(path, COLUMNS, "cunet solvers"), dataset, size, _whole)
+    frame = studies.longest(studies.read(path, COLUMNS), dataset, size, _whole)
     order = {text: i for i, text in enumerate(CHOICES)}
     return frame.sort_values(["trained", "evaluated"], key=lambda names: names.map(order), ignore_index=True)
 

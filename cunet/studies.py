@@ -70,9 +70,8 @@ class Table:
     def __init__(self, file: Path, keys: list[str], values: list[str]):
         self.file, self.columns = file, [*keys, *values]
         self.rows: dict[tuple, tuple] = {}
-        if file.is_file():
-            frame = pd.read_csv(file).reindex(columns=self.columns)
-            self.rows = {row[: len(keys)]: row for row in frame.itertuples(index=False, name=None)}
+        frame = read(file, self.columns)
+        self.rows = {row[: len(keys)]: row for row in frame.itertuples(index=False, name=None)}
 
     def __contains__(self, key: tuple) -> bool:
         return key in self.rows
@@ -118,19 +117,21 @@ class Distance:
         return FrechetAlexNet(self.reference).update(features(images), real=False).compute().value
 
 
-def read(path: Path, columns: list[str], command: str) -> pd.DataFrame:
+def read(path: Path, columns: list[str]) -> pd.DataFrame:
     """All rows of a study's table; none if the file is not there.
 
-    columns: that it has to have.    command: that makes it, for the message.
+    columns: that it has to have.
 
-    Raises InputError for a file that is none of the command's.
+    Raises InputError for a file that no study with these columns wrote.
     """
     if not path.is_file():
         return pd.DataFrame(columns=columns)
     try:
         return pd.read_csv(path)[columns]
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folders.shown(path)} is none of `{command}`: {error}. Run it again.") from None
+        raise InputError(
+            f"{folders.shown(path)} is no table of this study: {error}. Move it away, and measure again."
+        ) from None
 
 
 def longest(

@@ -17,7 +17,7 @@ from cunet.samplers import SAMPLERS
 from cunet.shards import BLOCK, KEPT
 from cunet.synthesis import Draw
 from cunet.synthesis_tables import MOST
-from cunet.work import BACKWARD, FEATURES, Item, Work, images
+from cunet.work import BACKWARD, FEATURES, Item, Work, distances, images
 
 
 def _sets(of: dict[str, Any]) -> tuple[list[Draw], list[tuple[Draw, Draw]]]:
@@ -91,9 +91,10 @@ def count(of: dict[str, Any]) -> Work:
         work[Item("call", (model, of["size"], images(dataset)[2]))] += steps * MOST * BACKWARD
     for one, before in best:
         work += _made(of, one, one.samples.count - _there(one, before))
-    work[Item("distance")] += (len(draws) + len(best)) * (of["resamples"] + 1)
+    for one in [*draws, *(one for one, _ in best)]:
+        work[Item("distance")] += distances(of["resamples"] + 1, one.samples.count)
     for dataset in dict.fromkeys(draw.trained.dataset for draw in draws):
         counts = set_sizes(of, dataset)
         work[Item("feature")] += sum(counts)  # of pure noise
-        work[Item("distance")] += 2 * len(counts)
+        work[Item("distance")] += sum(distances(2, n) for n in counts)
     return work

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from cunet import checkpoints, datasets, models, paper
 from cunet.checkpoint_names import Trained, besides, further, guided
+from cunet.errors import InputError
 from cunet.sources import SOURCES
 from cunet.trajectories import VARIANTS
 from cunet.validation import VALIDATION_IMAGES
@@ -109,9 +110,23 @@ def distance_share(images: int) -> float:
     return operations(images) / operations(DISTANCE_IMAGES)
 
 
+def distances(number: int, images: int) -> int:
+    """So many distances, of so many images each, in those of `DISTANCE_IMAGES`; the part of one counts."""
+    return math.ceil(number * distance_share(images))
+
+
 def count(notebook: str, given: dict[str, Any]) -> Work:
-    """The work of one job: a notebook's name, and all its parameters; what it `read`s included."""
-    work = _COUNTS[notebook](given) if notebook in _COUNTS else Work()
+    """The work of one job: a notebook's name, and all its parameters; what it `read`s included.
+
+    Raises InputError for parameters that the notebook could not work with.
+    """
+    try:
+        work = _COUNTS[notebook](given) if notebook in _COUNTS else Work()
+    except (KeyError, IndexError) as error:
+        raise InputError(
+            f"What {notebook} would take cannot be counted from its parameters: {error.args[0]!r} is unknown "
+            "or missing. Give it names that it knows, and two networks where it compares two."
+        ) from error
     if found := read(notebook, given):
         work[Item("feature")] += sum(found.values())
     if notebook in OWN_WORK and (units := OWN_WORK[notebook](given)):
@@ -196,7 +211,8 @@ def _denoising(of: dict[str, Any]) -> Work:
             work[Item("sample", (model, of["size"], channels))] += scored + curve
             work[Item("score")] += scored / of["every"]
         work[Item("feature")] += len(pair) * 2 * STOPS * of["tradeoff_images"]
-        work[Item("distance")] += len(pair) * 2 * STOPS * (of["tradeoff_resamples"] + 1)
+        number = len(pair) * 2 * STOPS * (of["tradeoff_resamples"] + 1)
+        work[Item("distance")] += distances(number, of["tradeoff_images"])
         timed = 3 * sum(of["cost_images"]) * walks(of["stride_levels"], of["stride"])
         work[Item("call", (pair[-1], of["size"], channels))] += timed
         work[Item("score")] += timed
@@ -258,14 +274,14 @@ def _ablations(of: dict[str, Any]) -> Work:
             work[Item("sample", network)] += measured
             work[Item("call", network)] += held if model == full else 0
             work[Item("feature")] += of["samples"]
-            work[Item("distance")] += of["resamples"] + 1
+            work[Item("distance")] += distances(of["resamples"] + 1, of["samples"])
             work[Item("score")] += of["images"] * (walks + len(of["levels"]))
         for model in (of["discrete"], full):
             work[Item("sample", (model, size, channels))] += tried * disturbed
             work[Item("call", (model, size, channels))] += tried * one_call + read
             work[Item("feature")] += tried * of["disturbed_samples"]
-            distances = tried * (of["disturbed_resamples"] + 1)
-            work[Item("distance")] += math.ceil(distances * distance_share(of["disturbed_samples"]))
+            number = tried * (of["disturbed_resamples"] + 1)
+            work[Item("distance")] += distances(number, of["disturbed_samples"])
             work[Item("score")] += tried * 2 * of["images"] * len(of["levels"])
     return work
 

@@ -65,7 +65,9 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
     assert of["timing_rounds"] == 9 and found[Item("call", UNET)] == found[Item("call", CUNET)] == steps
     assert found[Item("made")] == 2 * (5 * 100 + 2 * 50 + 150)
     assert found[Item("feature")] == 500 + 10_000 + (100 + 50 + 150)
-    assert found[Item("distance")] == 2 * 8 * (3 + 1) + 2 * 3
+    sets = {100: 2 * 5, 50: 2 * 2, 150: 2 * 1}  # images -> sets
+    expected = sum(work.distances(3 + 1, n) * number for n, number in sets.items())
+    assert found[Item("distance")] == expected + sum(work.distances(2, n) for n in sets)
     shared = synthesis_work.shared(of)
     assert shared[Item("sample", UNET)] == leading + further, "shards do not know which steps are best"
     assert shared[Item("made")] == found[Item("made")] - 2 * 150 and Item("feature") not in shared
@@ -106,7 +108,7 @@ def test_denoising_is_counted_by_levels_over_strides():
     assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == scored + 7 * (2 * 4 + 2) + 2
     assert found[Item("call", CUNET)] == timed and Item("call", UNET) not in found
     assert found[Item("score")] == pytest.approx(2 * scored / 3 + timed)
-    assert found[Item("distance")] == 2 * 2 * work.STOPS * (of["tradeoff_resamples"] + 1)
+    assert found[Item("distance")] == work.distances(2 * 2 * work.STOPS * (of["tradeoff_resamples"] + 1), 7)
 
 
 def test_the_other_denoisers_are_counted_by_walks_and_by_planes_of_bm3d():

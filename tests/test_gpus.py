@@ -12,7 +12,7 @@ import pytest
 from conftest import call
 
 from cunet import chain, engines, gpus, processes, profiles, reproduce
-from cunet.errors import InputError
+from cunet.errors import ChainError, InputError
 
 TAKE = """
 import os, subprocess, sys
@@ -143,6 +143,8 @@ def test_without_shared_gpus_nothing_is_set(monkeypatch):
 
 def test_a_machine_with_fewer_is_refused():
     assert gpus.share(8, {}, there=8).names == list("01234567")
+    with processes.environment(**{gpus.VISIBLE: "MIG-a,MIG-b"}):  # of which CUDA shows a process one
+        assert gpus.share(2, {}, there=1).names == ["MIG-a", "MIG-b"]
     with pytest.raises(InputError, match="gpus=8, but this machine has 2: set gpus=2"):
         gpus.share(8, {}, there=2)
 
@@ -150,8 +152,27 @@ def test_a_machine_with_fewer_is_refused():
 def test_a_folder_of_locks_that_is_not_this_users_is_refused(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"cunet-gpus-{gpus.os.getuid()}").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="another user's"):
+    with pytest.raises(InputError, match="is no folder of yours"):
         gpus.folder()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / f"cunet-gpus-{gpus.os.getuid()}").touch()
+    with pytest.raises(InputError, match="is no folder of yours"):
+        gpus.folder()
+
+
+def test_a_job_whose_chain_was_killed_waits_no_longer(tmp_path, monkeypatch):
+    shared = gpus.share(1, {"a": 1})
+    gone = subprocess.Popen(["true"])
+    who = processes.identity(gone.pid)
+    gone.wait()
+    with job("a", shared) as process:
+        process.stdout.readline()
+        for name, value in (shared.variables() | {processes.GUARD: json.dumps(who)}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ChainError, match="has been killed"), gpus.taken("a"):
+            pass
 
 
 def test_more_gpus_than_there_are_to_share_are_refused_before_anything_starts():
@@ -194,4 +215,5 @@ def test_jobs_of_a_chain_run_at_once_on_gpus_of_their_own(repository, tmp_path, 
     assert sorted(one["gpus"] for one in found) == ["3", "7"] and {one["jobs"] for one in found} == {2}
     log = (run_dir / "logs" / "snakemake.log").read_text()
     assert "gpu=1" in log and "--resources gpu=2" in log
-    assert not any(path.read_text() for path in tmp_path.glob("cunet-gpus-*/?.lock")), "let go in order"
+    locks = list(tmp_path.glob("cunet-gpus-*/gpu-*.lock"))
+    assert len(locks) == 2 and not any(path.read_text() for path in locks), "let go in order"

@@ -169,7 +169,7 @@ def test_two_jobs_cannot_save_a_figure_under_one_name(tmp_path):
 def test_a_job_ends_with_the_chain_that_started_it(tmp_path, monkeypatch, already):
     """The chain is dead when the job starts, or dies when its kernel is there."""
     chain = subprocess.Popen(["sleep", "600"])
-    monkeypatch.setenv(notebook.GUARD, json.dumps(processes.identity(chain.pid)))
+    monkeypatch.setenv(processes.GUARD, json.dumps(processes.identity(chain.pid)))
     if already:
         chain.kill()
         chain.wait()

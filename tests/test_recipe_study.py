@@ -235,7 +235,7 @@ def test_released_networks_of_several_seeds_are_measured_for_the_spread(tmp_path
     monkeypatch.setattr(datasets, "load", lambda *_, **__: few(4))
     monkeypatch.setattr(recipe_study.Study, "measure", lambda self, *row: measured.append(row))
     work = recipe_study.Study(recipe_study.Settings(), tmp_path)
-    work.shipped("unet")
+    work.shipped("cunet-noattn")
     assert not measured, "one seed has no spread"
     work.shipped("cunet")
     assert {key[5]: path for key, path in measured} == paths
@@ -280,7 +280,7 @@ def test_the_longest_study_that_varies_something_is_read_back(folder):
     ):
         assert not len(recipe_study.kept(*other))
     (folder / "recipes.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="none of `cunet recipes`"):
+    with pytest.raises(InputError, match="no table of this study"):
         recipe_study.kept("mnist", "smoke", folder)
 
 

@@ -110,7 +110,7 @@ def test_the_longest_study_is_read_back_and_told_in_words(study):
     assert set(solver_study.kept("mnist", "smoke", out / "begun")["trained"]) == set(begun["trained"][:6])
     (out / "damaged").mkdir()
     (out / "damaged" / "solvers.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="none of `cunet solvers`"):
+    with pytest.raises(InputError, match="no table of this study"):
         solver_study.kept("mnist", "smoke", out / "damaged")
 
 
