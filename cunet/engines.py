@@ -30,7 +30,7 @@ def find(name: str) -> Path:
 def shared_gpus(plan: Plan) -> gpus.Shared | None:
     """The GPUs of this machine that a profile hands out to its jobs; None where it hands out none.
 
-    Raises InputError where a job asks for more, or this machine has fewer; where PyTorch sees none, it says so.
+    Raises InputError where a job asks for more, or this machine has fewer. Says so where PyTorch sees none.
     """
     if not plan.profile.gpus:
         return None

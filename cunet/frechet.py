@@ -38,7 +38,7 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 that have nothing to do with each other published it of their copies; the file itself was not hashed here."""
 
 CHUNK = 2048  # images whose features are taken into sums at once
-PAIRS = 2**23  # distances between images that precision and recall hold at once: 64 MB
+PAIRS = 2**23  # distances between images that precision and recall hold at once; 64 MB a part
 
 
 def dataset_statistics(
@@ -177,7 +177,7 @@ def distance_to(real: Statistics) -> Callable[[Tensor], float]:
     The trace of the root comes from the eigenvalues of a symmetric matrix, (C1^(1/2) C2 C1^(1/2))^(1/2), in
     place of those of C1 C2, which takes a quarter of the time; values agree with `frechet_distance`. Whether
     the features differ among themselves is left to `refuse_alike`: few of them, resampled, may all be one.
-    Sums go over `CHUNK` images at a time: beside the features, no memory grows with their number.
+    Sums go over `CHUNK` images at a time: of their features only a copy and a mask are held.
 
     Raises InputError for a real set without any spread, and the function for fewer than two images.
     """
