@@ -100,13 +100,14 @@ def test_jobs_at_once_see_gpus_of_their_own_and_those_of_the_processor_none():
 
 def test_a_job_waits_until_there_are_as_many_as_it_needs_and_takes_none_before():
     shared = gpus.share(2, {"a": 1, "b": 2})
-    with job("a", shared) as first, job("b", shared) as second:
+    with job("a", shared) as first:
         assert len(seen(first)[0]) == 1
-        time.sleep(2 * gpus.PAUSE)
-        with job("a", shared) as third:
-            assert len(seen(third)[0]) == 1, "the waiting one holds nothing"
-        first.stdin.close()
-        assert seen(second)[0] == {"0", "1"}
+        with job("b", shared) as second:
+            time.sleep(2 * gpus.PAUSE)
+            with job("a", shared) as third:
+                assert len(seen(third)[0]) == 1, "the waiting one holds nothing"
+            first.stdin.close()
+            assert seen(second)[0] == {"0", "1"}
 
 
 def test_a_killed_jobs_gpu_is_free_again_and_what_it_left_running_is_ended():

@@ -18,9 +18,12 @@ def imported(module: str) -> set[str]:
 @pytest.mark.parametrize(
     "modules, roots",
     [
-        (provenance.TRAINING, {"training"}),
-        (provenance.SAMPLING, {"shards", "models"}),
-        (provenance.DENOISING, {"denoising", "models"}),
+        (
+            provenance.TRAINING,
+            {"training", "precision"},
+        ),  # what `checkpoints` reads, which is neutral without
+        (provenance.SAMPLING, {"shards", "models", "precision"}),
+        (provenance.DENOISING, {"denoising", "models", "precision"}),
         (provenance.DENOISERS, {"denoiser_training", "models"}),
     ],
     ids=["training", "sampling", "denoising", "denoisers"],
