@@ -78,8 +78,7 @@ def unequal(card: Mapping, full: Mapping) -> str:
     A setting that a card does not have, since it came later, had its default.
     """
     alike = {"model": full["recipe"]["model"], "seed": full["recipe"]["seed"]}
-    one, other = (recipe.configure({**each["recipe"], **alike}) for each in (card, full))
-    return one.changes(other.model_dump())
+    return recipe.configure({**card["recipe"], **alike}).changes(full["recipe"])
 
 
 class Held(nn.Module):

@@ -11,6 +11,11 @@ import typer
 from cunet.cli_options import Dataset, Seed, Size
 from cunet.errors import InputError
 
+# of the studies
+Seen = Annotated[int, typer.Option(help="Images that each training sees.")]
+Samples = Annotated[int, typer.Option(help="Images behind each distance; 0 leaves distances out.")]
+StudyFolder = Annotated[Path, typer.Option(help="Folder of trainings, table and figure.")]
+
 
 def bench(
     size: Size = "paper",
@@ -57,14 +62,12 @@ def solvers(
             help="solver:evaluations a block, or own, the released steps; with commas, by default all."
         ),
     ] = None,
-    images: Annotated[int, typer.Option(help="Images that each training sees.")] = 50_000,
-    samples: Annotated[int, typer.Option(help="Images behind each distance; 0 leaves distances out.")] = 500,
+    images: Seen = 50_000,
+    samples: Samples = 500,
     dataset: Dataset = "mnist",
     size: Size = "laptop",
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder of trainings, table and figure.")] = Path(
-        "papermill_runs/solvers"
-    ),
+    out: StudyFolder = Path("papermill_runs/solvers"),
 ) -> None:
     """Train the continuous U-Net with each solver and evaluate it with each; resumes where it stopped."""
     from cunet import folders, solver_study
@@ -88,14 +91,12 @@ def recipes(
         ),
     ] = None,
     models: Annotated[str, typer.Option(help="Names of networks, with commas.")] = "unet,cunet",
-    images: Annotated[int, typer.Option(help="Images that each training sees.")] = 50_000,
-    samples: Annotated[int, typer.Option(help="Images behind each distance; 0 leaves distances out.")] = 500,
+    images: Seen = 50_000,
+    samples: Samples = 500,
     dataset: Dataset = "mnist",
     size: Size = "laptop",
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder of trainings, table and figure.")] = Path(
-        "papermill_runs/recipes"
-    ),
+    out: StudyFolder = Path("papermill_runs/recipes"),
 ) -> None:
     """Train networks by the released recipe and by others, and compare; resumes where it stopped."""
     from cunet import folders, model_names, recipe_figures, recipe_study

@@ -276,10 +276,10 @@ def report(plan: Plan, jobs: int, gpus: int | None = None, cores: int | None = N
 
     jobs: at once. gpus, cores: of the machine; by default the profile's, and this machine's.
     """
-    costs, threads = load(), _threads(jobs, cores)
-    found = needs(plan, costs, _gpus(plan, gpus), threads)
+    costs, threads, there = load(), _threads(jobs, cores), _gpus(plan, gpus)
+    found = needs(plan, costs, there, threads)
     total, disk = table(found), sum(need.disk for need in found) + data_disk(plan)
-    there, whole = _gpus(plan, gpus), laid_out(found, jobs, _gpus(plan, gpus))
+    whole = laid_out(found, jobs, there)
     lines = [
         f"Profile {plan.profile.name}: {len(found)} jobs, {jobs} at once on {there or 'no'} "
         f"GPU{'' if there == 1 else 's'}, {threads} thread{'' if threads == 1 else 's'} each: "
@@ -307,13 +307,15 @@ def report(plan: Plan, jobs: int, gpus: int | None = None, cores: int | None = N
 def _basis(costs: Costs) -> str:
     """What all that is said of GPUs rests on."""
     rate, known = costs.gpu["macs_a_second"], costs.gpu["known_from"]
-    text = f"What is said of GPUs rests on {rate:.3g} MAC/s of each, {known}. Several are taken to share a "
-    text += "training without loss, which nobody measured."
-    if not known.startswith("measured"):
-        text += (
-            " Hours scale as 1 over it; `python -m cunet.calibration` measures it on a machine with a GPU."
-        )
-    return text
+    text = (
+        f"What is said of GPUs rests on {rate:.3g} MAC/s of each, {known}. Several are taken to share a "
+        "training without loss, which nobody measured."
+    )
+    if known.startswith("measured"):
+        return text
+    return (
+        f"{text} Hours scale as 1 over it; `python -m cunet.calibration` measures it on a machine with a GPU."
+    )
 
 
 def _threads(jobs: int, cores: int | None = None) -> int:

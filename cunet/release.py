@@ -49,7 +49,6 @@ def release(path: str | Path, out: str | Path = checkpoints.ASSETS) -> Path:
     def loss(of: nn.Module) -> float:
         return validation_losses(of, test, Diffusion(**card["diffusion"]))[:, 0].mean().item()
 
-    card.pop("validation_loss_stored", None)
     before = card["validation_loss"]  # of the training, also where its weights were rounded before
     for dtype in reversed(precision.DTYPES):  # the fewest bits first; 32 cost nothing by definition
         card["validation_loss_stored"] = loss(precision.rounded(network, dtype))

@@ -24,7 +24,7 @@ import psutil
 import pytest
 import torch
 
-from cunet import processes
+from cunet import datasets, processes
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = Path(__file__).resolve().parent / "tiny"
@@ -221,6 +221,21 @@ def faults(record_property):
 def measured(record_property):
     """A function of a text: what a test measured, told at the end of all."""
     return lambda text: record_property("measured", text)
+
+
+@contextlib.contextmanager
+def first_images(count: int, data: Path):
+    """For a `with` block, data sets have their first images alone; what is computed of them is in `data`."""
+    real = datasets.load
+
+    def few(*arguments, **keywords):
+        found = real(*arguments, **keywords)
+        return datasets.ImageDataset(found.name, found.split, found.images[:count])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", few)
+        patch.setenv("CUNET_DATA", str(data))
+        yield
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ import math
 import pandas as pd
 import pytest
 import torch
+from conftest import first_images
 from torch import nn
 
 from cunet import (
@@ -164,15 +165,8 @@ def test_the_released_recipe_is_always_among_the_variations():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """The whole study, tiny, on a hundred images: its table and its folder."""
-    real = datasets.load
-
-    def first(*arguments, **keywords):
-        found = real(*arguments, **keywords)
-        return datasets.ImageDataset(found.name, found.split, found.images[:100])
-
     out = tmp_path_factory.mktemp("recipes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "load", first)
+    with first_images(100, out / "data"):
         yield recipe_study.run(TINY, out), out
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
+from conftest import first_images
 
 from cunet import checkpoints, convergence, datasets, models, processes, solver_study, training
 from cunet.diffusion import Diffusion
@@ -24,16 +25,8 @@ TINY = solver_study.Settings(
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """The whole study, tiny, on a hundred images: its table and its folder."""
-    real = datasets.load
-
-    def few(*arguments, **keywords):
-        found = real(*arguments, **keywords)
-        return datasets.ImageDataset(found.name, found.split, found.images[:100])
-
     out = tmp_path_factory.mktemp("solvers")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "load", few)
-        patch.setenv("CUNET_DATA", str(out / "data"))
+    with first_images(100, out / "data"):
         yield solver_study.run(TINY, out), out
 
 
