@@ -13,10 +13,11 @@ import json
 import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from importlib import metadata
 from importlib.resources import files
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,12 @@ def _render_all(name: str, counts: dict[str, int], workers: int, progress: bool)
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 try:
                     collect(pool.map(_render_range, jobs))
+                except BrokenProcessPool as error:
+                    raise InputError(
+                        f"A process that drew {name} ended before its time. Either memory ran out, or this "
+                        "is a script that loads data outside of `if __name__ == '__main__':`, so that new "
+                        "processes run it again: put its work below such a line."
+                    ) from error
                 except BaseException:  # Ctrl-C, say: not before all that is still waiting has been drawn
                     pool.shutdown(cancel_futures=True)
                     raise
@@ -221,6 +228,8 @@ def build(
         credits, and how near test images come to training images. Both appear at once when they are whole,
         and a second process waits for the first.
     """
+    if getattr(current_process(), "_inheriting", False):  # as the standard library asks: see `_render_all`
+        raise SystemExit(1)  # a script run again by a process that is to draw; it would wait for its parent
     target, counts = path(name, root, counts), counts or COUNTS
     with processes.locked(target.with_suffix(".lock"), f"the data set {name}", wait=math.inf):
         if built(target):

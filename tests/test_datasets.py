@@ -3,6 +3,8 @@
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -249,6 +251,17 @@ def test_drawing_that_is_interrupted_leaves_what_is_waiting(tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         drawn.build("avatars", tmp_path, {"train": 25_000, "test": 50}, workers=2, progress=False)
     assert len(drawn_blocks) < 250  # of 501
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_script_that_its_own_processes_run_again_is_told_so_and_does_not_wait_for_ever(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"from cunet import drawn\ndrawn.build('avatars', drawn.Path({str(tmp_path)!r}), "
+        f"{COUNTS}, workers=2, progress=False)\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode and "if __name__ == '__main__':" in run.stderr
     assert not list(tmp_path.glob("*.safetensors"))
 
 
