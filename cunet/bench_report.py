@@ -35,8 +35,7 @@ def write(out: Path, name: str, frame: pd.DataFrame, record: dict, drawn: dict[s
     rows = json.loads(frame.to_json(orient="records", double_precision=15))
     write_atomically(out / f"{name}.json", json.dumps({**record, "rows": rows}, indent=1) + "\n")
     for stem, figure in drawn.items():
-        for ending in ("png", "pdf"):
-            figure.savefig(out / f"{stem}.{ending}")
+        palette.save(figure, out, stem)
 
 
 def what(row: pd.Series) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import matplotlib as mpl
 import seaborn as sns
@@ -112,3 +113,9 @@ def legend_below(figure: Figure, axes) -> None:
     """One legend for all panels, below them, where it hides nothing."""
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=7)
+
+
+def save(figure: Figure, folder: Path, stem: str) -> None:
+    """stem.png and stem.pdf in a folder, outside of a run (in one, `cunet.runs.Run.save_figure` does it)."""
+    for ending in ("png", "pdf"):
+        figure.savefig(folder / f"{stem}.{ending}")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .diffusion import Diffusion
 from .recipe import TrainConfig
-from .validation import validation_batch, validation_batches, validation_steps
+from .validation import over_validation, told, validation_steps
 
 if TYPE_CHECKING:
     from .datasets import ImageDataset
@@ -43,7 +43,6 @@ def nearest_steps(diffusion: Diffusion, reference: Diffusion, t: Tensor) -> Tens
     return (reference.snr(t).log()[:, None] - own).abs().argmin(1)
 
 
-@torch.no_grad()
 def v_losses(model: nn.Module, dataset: ImageDataset, diffusion: Diffusion, clip: bool = True) -> Tensor:
     """L of this module's text for the images of `validation_losses`, with the same noise.
 
@@ -52,18 +51,16 @@ def v_losses(model: nn.Module, dataset: ImageDataset, diffusion: Diffusion, clip
 
     Returns (N, 2) float64 on the CPU: L, and the diffusion step of `diffusion`.
     """
-    usual, device = TrainConfig(), next(model.parameters()).device
+    usual = TrainConfig()
     reference = Diffusion(usual.schedule, usual.timesteps)
     t = nearest_steps(diffusion, reference, validation_steps(dataset, reference.timesteps))
-    losses = torch.zeros(len(t), dtype=torch.float64)
-    for number in range(validation_batches(dataset)):
-        index, images, noise = validation_batch(dataset, number)
+
+    def loss(index: Tensor, images: Tensor, noise: Tensor) -> Tensor:
         clean, at = images.double(), t[index]
         noisy = diffusion.add_noise(clean, noise.double(), at)
-        given = [noisy.float(), at]
-        if getattr(model, "classes", 0):
-            given.append(dataset.labels[index])
-        seen = diffusion.to_x0(model(*(x.to(device) for x in given)).double().cpu(), noisy, at)
+        answer = model(*told(model, dataset, index, noisy.float(), at))
+        seen = diffusion.to_x0(answer.double().cpu(), noisy, at)
         seen = seen.clamp(-1, 1) if clip else seen
-        losses[index] = (1 + diffusion.snr(at)) * (seen - clean).square().flatten(1).mean(1)
-    return torch.stack([losses, t.double()], dim=1)
+        return (1 + diffusion.snr(at)) * (seen - clean).square().flatten(1).mean(1)
+
+    return over_validation(dataset, t, loss)

@@ -156,9 +156,7 @@ def _run(study: Study, settings: Settings, out: Path, progress: bool) -> pd.Data
     for model in settings.models:
         study.shipped(model)
     frame = study.frame()
-    drawn = figure(frame, spread(frame, out).ratio)
-    for ending in ("png", "pdf"):
-        drawn.savefig(out / f"recipes.{ending}")
+    palette.save(figure(frame, spread(frame, out).ratio), out, "recipes")
     return frame
 
 

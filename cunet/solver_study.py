@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from . import checkpoints, cost, datasets, folders, models, studies, training
+from . import checkpoints, cost, datasets, folders, models, palette, studies, training
 from .diffusion import Diffusion
 from .errors import InputError
 from .recipe import TrainConfig
@@ -121,9 +121,7 @@ def _run(study: Study, settings: Settings, progress: bool) -> pd.DataFrame:
                 study.evaluate(path, trained, evaluated)
                 bar.update()
     frame = study.frame()
-    drawn = figure(frame, settings.choices)
-    for ending in ("png", "pdf"):
-        drawn.savefig(study.out / f"solvers.{ending}")
+    palette.save(figure(frame, settings.choices), study.out, "solvers")
     return frame
 
 

@@ -29,23 +29,44 @@ def validation_steps(dataset: "ImageDataset", timesteps: int) -> Tensor:
     return t[torch.randperm(n, generator=generator(0, "validation"))]
 
 
-def validation_batches(dataset: "ImageDataset") -> int:
-    """How many batches a validation on `dataset` has."""
-    return -(-min(VALIDATION_IMAGES, len(dataset)) // VALIDATION_BATCH)
-
-
-def validation_batch(dataset: "ImageDataset", number: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One batch of a validation on `dataset`, the same for whatever is validated; number: from 0.
-
-    Returns the images' numbers (B,) int64, the images and their noise, (B, C, H, W) float32.
-    """
-    first = number * VALIDATION_BATCH
-    index = torch.arange(first, min(first + VALIDATION_BATCH, VALIDATION_IMAGES, len(dataset)))
-    images = dataset.batch(index)
-    return index, images, torch.randn(images.shape, generator=generator(0, "validation", number))
-
-
 @torch.no_grad()
+def over_validation(
+    dataset: "ImageDataset",
+    t: Tensor,
+    loss: Callable[..., Tensor],
+    rank: int = 0,
+    world: int = 1,
+    stop: Callable[[], bool] | None = None,
+) -> Tensor:
+    """A loss of each image of a validation on `dataset`, in batches with a fixed noise.
+
+    Args:
+        dataset: the first `VALIDATION_IMAGES` of it count.
+        t: (N,) int64, the diffusion step of each.
+        loss: called with the images' numbers (B,), the images (B, C, H, W) float32 and noise like them, on
+            the CPU; returns (B,) on any device.
+        rank, world: this process computes every `world`-th batch, and leaves 0 for the others.
+        stop: called before each batch; True gives up.
+
+    Returns:
+        (N, 2) float64 on the CPU: loss and diffusion step.
+    """
+    losses = torch.zeros(len(t), dtype=torch.float64)
+    for number, index in list(enumerate(torch.arange(len(t)).split(VALIDATION_BATCH)))[rank::world]:
+        if stop is not None and stop():
+            break
+        images = dataset.batch(index)
+        noise = torch.randn(images.shape, generator=generator(0, "validation", number))
+        losses[index] = loss(index, images, noise).double().cpu()
+    return torch.stack([losses, t.double()], dim=1)
+
+
+def told(model: nn.Module, dataset: "ImageDataset", index: Tensor, *given: Tensor) -> list[Tensor]:
+    """What is `given` of a data set's images, and their labels for a network with classes, on its device."""
+    labels = [dataset.labels[index]] if getattr(model, "classes", 0) else []
+    return [x.to(next(model.parameters()).device) for x in (*given, *labels)]
+
+
 def validation_losses(
     model: nn.Module,
     dataset: "ImageDataset",
@@ -63,24 +84,17 @@ def validation_losses(
         model: a network in evaluation mode; one with classes is told them.
         dataset: a `cunet.datasets.ImageDataset`, usually of the split `test`.
         diffusion: a `cunet.diffusion.Diffusion` with T diffusion steps.
-        rank, world: this process computes every `world`-th batch, and leaves 0 for the others.
-        stop: called before each batch; True gives up.
+        rank, world, stop: of `over_validation`.
 
     Returns:
         (N, 2) float64 on the CPU: loss and diffusion step.
     """
-    device = next(model.parameters()).device
     t = validation_steps(dataset, len(diffusion.alphas_cumprod))
-    losses = torch.zeros(len(t), dtype=torch.float64)
-    for number in range(rank, validation_batches(dataset), world):
-        if stop is not None and stop():
-            break
-        index, images, noise = validation_batch(dataset, number)
-        given = [images, t[index], noise]
-        if getattr(model, "classes", 0):
-            given.append(dataset.labels[index])
-        losses[index] = diffusion.loss(model, *(x.to(device) for x in given)).double().cpu()
-    return torch.stack([losses, t.double()], dim=1)
+
+    def loss(index: Tensor, images: Tensor, noise: Tensor) -> Tensor:
+        return diffusion.loss(model, *told(model, dataset, index, images, t[index], noise))
+
+    return over_validation(dataset, t, loss, rank, world, stop)
 
 
 def validation_summary(losses: Tensor, timesteps: int) -> tuple[float, list[float | None]]:
