@@ -225,7 +225,7 @@ def tradeoff(frame: pd.DataFrame, floor: float, xlabel: str = "distortion: mean 
             axes.set(xlabel=xlabel, title=WALKS.get(variant, variant))
         axes.plot([], [], "o", ms=9, mfc="none", mec="0.4", label="first prediction")
         axes.plot([], [], "*", ms=9, color="0.4", label="last")
-        panels[0].set_ylabel("FD-AlexNet (lower is better)")
+        panels[0].set_ylabel("KID-AlexNet, thousandths (lower is better)")
         legend_below(figure, axes)
     return figure
 

@@ -51,7 +51,7 @@ toy_draws = 120  # noisy images of the toy
 tradeoff_images = 64  # test images of the perception-distortion curve
 tradeoff_level = 400  # diffusion steps of noise
 tradeoff_stride = 40  # diffusion steps a network call
-tradeoff_resamples = 40  # of the bootstrap behind its intervals
+tradeoff_resamples = 400  # of the bootstrap behind its intervals
 reference_images = 10_000  # training images that its sets are compared with
 mean_images = 64  # test images whose posterior mean is looked for
 mean_levels = [900, 940, 980]  # diffusion steps of noise where the posterior mean is looked for
@@ -73,7 +73,7 @@ from cunet import (
     denoising_tables,
     figures,
     frechet,
-    metrics,
+    kernel_distance,
     palette,
     paper,
     runs,
@@ -438,7 +438,7 @@ run.save_figure(picture, "ext_denoising_toy", caption)
 #
 # **Are they the posterior mean?** Where noise is so strong that thousands of training images have a say, these tell
 # it: the mean of all of them with equation 15's weights. How exactly, two halves of the training set say: their
-# disagreement is the column `known within`. All columns are root mean squares in units of the least error, that of the
+# disagreement, halved, is the column `known within`. All columns are root mean squares in units of the least error, that of the
 # posterior mean itself on these test images; *low* and *high* are the ends of 95 % intervals over these images. Only
 # rows with `known within` up to the parameter `known_to` are judged.
 
@@ -469,8 +469,8 @@ away.rename(columns={f"{m}{end}": f"{names[m]}{end}" for m in pair for end in ("
 # %% [markdown]
 # **At every level** it has a fingerprint: the error of the posterior mean is uncorrelated with it, so that the mean
 # square (about grey, 0) missing from it is exactly its mean squared error. The networks' *first* prediction, missing
-# mean square over error: 1 for the posterior mean; above 1 predictions lie nearer to grey than it does, below 1 farther
-# from grey:
+# mean square over error: 1 for the posterior mean; above 1 predictions err towards grey, below 1 by something
+# that points less towards grey:
 
 # %%
 lacking = {}
@@ -490,10 +490,12 @@ run.save_table(
 fingerprint.rename(columns=names).round(2)
 
 # %% [markdown]
-# **Their perception-distortion curves.** From its first prediction (ring) to its last (star), a walk leads from near the
-# posterior mean towards a posterior draw, or to something between. Distortion is the mean squared error, perception
-# the FD-AlexNet between the predictions and the training images, with a bootstrap interval over images. Small sets have
-# a large FD: compare with the dashed line, the FD of the originals, as many.
+# **Their perception-distortion curves.** From its first prediction (ring) to its last (star): does a walk lead from the
+# posterior mean towards a posterior draw, with more distortion and better perception? It need not, and may turn round.
+# Distortion is the mean squared error, perception the KID-AlexNet between the predictions and the training images, with
+# a bootstrap interval over images. A Fréchet distance would not do: of so few images it is too large, the more so the
+# more varied they are, and blurred first predictions would pass for better than originals. KID is unbiased; that of the
+# originals, as many, is the dashed line.
 
 # %%
 first_call = tradeoff_stride / tradeoff_level
@@ -501,28 +503,28 @@ stops = [first_call, *(f for f in (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0) if f > f
 rows, floor, resampled = [], {}, {}
 for d in datasets:
     clean, side = subsets.images(tests[d], tradeoff_images), tests[d].image_size
-    distance = frechet.distance_to(frechet.dataset_statistics(data.load(d, "train", side), reference_images))
-    floor[d] = distance(frechet.features(clean))
+    real = kernel_distance.RealImages.of(frechet.dataset_features(data.load(d, "train", side), reference_images))
+    floor[d] = kernel_distance.distances(real, frechet.features(clean), tradeoff_resamples, seed).value
     for m in pair:
         walks = denoise(networks[d, m], clean, diffusions[d, m], [tradeoff_level], ["clean", "ancestral-clean"],
                         ["psnr"], tradeoff_stride, frames=stops, seed=seed)  # fmt: skip
         for v in ("clean", "ancestral-clean"):
             kept = walks[v, tradeoff_level]
             for i, step in enumerate(kept.frame_steps.tolist()):
-                found = frechet.features(kept.frames[:, i])
-                far, drawn = metrics.resampled(found, distance, tradeoff_resamples, seed)
-                drawn += far - drawn.mean()
-                low, high = drawn.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+                far = kernel_distance.distances(
+                    real, frechet.features(kept.frames[:, i]), tradeoff_resamples, seed
+                )
                 near = float((kept.frames[:, i] - clean).square().mean())
-                resampled[d, m, v, step] = drawn
-                row = dict(dataset=d, model=m, variant=v, step=step, distortion=near, perception=far)
-                rows.append(row | dict(perception_low=low, perception_high=high))
+                resampled[d, m, v, step] = torch.from_numpy(far.draws)
+                row = dict(dataset=d, model=m, variant=v, step=step, distortion=near, perception=far.value)
+                rows.append(row | dict(zip(("perception_low", "perception_high"), far.interval, strict=True)))
 points = pd.DataFrame(rows).drop_duplicates(["dataset", "model", "variant", "step"])
 
 # %% [markdown]
 # Is the curve convex? Equation 18's proof needs a distance that is convex in its second argument, and estimators that
-# are the best ones; FD is not the former, and a walk promises not the latter. So it is looked at: the heights of the points
-# above the chord between the ends, as shares of the curve's height. The largest of several noisy heights is too high, so
+# are the best ones; a walk does not promise the latter. So it is looked at: the heights of the points above the chord
+# between the points of least and of greatest distortion, which need not be the walk's ends, as shares of the curve's
+# height. Distortions are taken as exact; where the height itself is within noise, shares of it mean nothing. The largest of several noisy heights is too high, so
 # the interval has all of them in it at once (Bonferroni): from the largest lower end to the largest upper end. With 0 in
 # it, it is undecided whether the curve rises above its chord; wholly below 0, the curve lies below.
 
