@@ -52,7 +52,7 @@ sampler_samples = 100  # images a set, for the other samplers
 sampler_step_counts = [20]  # sampling steps for them; fewer than the diffusion has, so the chain is shortened
 draws = 3  # sets with noise of their own, at the first of further_step_counts
 reference_images = 10_000  # training images that all sets are compared with
-resamples = 60  # of the bootstrap behind each interval
+resamples = 200  # of the bootstrap behind each interval
 timing_rounds = 9  # rounds of the interleaved timing
 inception = ""  # path of the Inception weights, for FID beside FD-AlexNet; empty: without
 
@@ -144,7 +144,9 @@ for d in sets_of:
 
 # %% [markdown]
 # One number from each: what a network needs to come down to a loss that it and the U-Net of the same seed both reach,
-# the higher of their two last ones, read off between validations. Below one is faster.
+# the higher of their two last ones, read off between validations. Below one is faster. The network with the lower last
+# loss passes this level while its learning rate is still high, the other at the end of its decay, which favours the
+# other.
 
 # %%
 converged = tables.convergence(cards, models[0], an_image)
@@ -154,9 +156,11 @@ converged.round(3)
 # ## 3. How small can the distance be?
 #
 # Two sets of real images are not at distance zero: they are finite, and the distance is biased upwards, the more so
-# the smaller the set. So the floor is measured: as many real images as there are samples, against the same training
-# images. They are *test* images, taken from everywhere among them, and where these are too few, training images outside
-# the reference set, too. The ceiling is noise.
+# the smaller the set and the more varied it is. So the floor is measured: as many real images as there are samples,
+# against the same training images. They are *test* images, taken from everywhere among them, and where these are too
+# few, training images outside the reference set, too. The ceiling is noise. The floor takes the bias away only from sets
+# as varied as real ones: smoother or less varied samples come out too near, even below the floor. KID has no such bias;
+# where KID and FD-AlexNet disagree about who is ahead, the ratio of distances decides nothing.
 
 # %%
 side = {d: loaded[leading[d, models[0]]][0].image_size for d in sets_of}
@@ -240,14 +244,16 @@ for d in sets_of:
     others = main[(main.dataset == d) & (main.seed != seeds[0])]
     picture = figures.fd_against_steps(here, floors, others=others)
     caption = (
-        f"FD-AlexNet against sampling steps, {d}: where do the 95 % intervals part? Ring: lowest; dashed: as many real "
-        "images; thin lines, if any: other training seeds"
+        f"FD-AlexNet against sampling steps, {d}: which line is lower? (Both networks have the same noise: intervals that "
+        "overlap decide nothing, the ratios of section 9 do.) Ring: lowest; dashed: as many real images; thin lines, if "
+        "any: other training seeds"
     )
     run.save_figure(picture, f"ext_fd_against_steps_{d}", caption)
 
 # %% [markdown]
-# **How much is noise?** Left, other draws of the samples: does the bootstrap, which knows one draw only, say rightly how
-# far others lie apart? Right, other trainings at equal steps: this spread no number of samples takes away.
+# **How much is noise?** First, other draws of the samples: does the bootstrap, which knows one draw only, say rightly how
+# far others lie apart? (Three draws tell a deviation to about half of it.) Then, other trainings at equal steps: this
+# spread no number of samples takes away.
 
 # %%
 by_draws, by_seeds = tables.over_draws(curve, given), tables.over_seeds(curve, given)
@@ -268,9 +274,10 @@ else:
 # accident. So we also give the smallest number of steps whose distance is within 5 % of the lowest. How sure is either?
 # Every resample of the samples, the same at all numbers of steps, chooses anew: *low* and *high* are the ends of the
 # 95 % intervals. *edge* says where an interval ends at the fewest or the most steps tried: the best may lie beyond. And
-# the lowest of
-# several noisy numbers is too low: where `best_samples` is more than `samples`, further images are made at the best
-# steps, and table 1 has the distance of them all.
+# the lowest of several noisy numbers is too low: where `best_samples` is more than `samples`, further images are made at
+# the best steps, and table 1 has the distance of them all. Those that chose are among them, so what is left of this
+# optimism shrinks as samples / best_samples; where the two are equal, all of it is left. The interval of C06 takes the
+# chosen numbers of steps as given.
 
 # %%
 judges = main[
@@ -420,7 +427,10 @@ timed_curve = judges.assign(seconds=[seconds[r.dataset, r.model] * r.steps for r
 for d in sets_of:
     here = timed_curve[timed_curve.dataset == d]
     picture = figures.fd_against_steps(here, yardsticks[d].floor(int(here.n.max())), x="seconds")
-    caption = f"FD-AlexNet against the time a sample takes, {d}: who is lower in equal time?"
+    caption = (
+        f"FD-AlexNet against the time a sample takes, {d}: who is lower in equal time, where intervals are apart?"
+        " (Where they overlap, this figure decides nothing.)"
+    )
     run.save_figure(picture, f"ext_fd_against_time_{d}", caption)
 
 # %% [markdown]

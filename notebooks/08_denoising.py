@@ -548,7 +548,7 @@ for d in datasets:
     picture = denoising_figures.tradeoff(points[points.dataset == d], floor[d])
     caption = (
         f"Perception against distortion, {tradeoff_level} steps of noise, {tradeoff_images} images, {d}: which line is"
-        " lower at equal distortion, beyond the intervals?"
+        " lower at equal distortion? (Both have the same noise: intervals that overlap decide nothing.)"
     )
     run.save_figure(picture, f"ext_denoising_tradeoff_{d}", caption)
 bulges.round(3)
