@@ -353,11 +353,13 @@ run.save_figure(
 #
 # The paper writes: *if a given numerical method has a local error of $O(h^{k+1})$, then the global error is
 # $O(h^k)$*. The reason is a sum. Step $n$ adds its local error; the steps that follow carry it on, and let
-# differences grow at most like $e^{L s}$ ($L$ a Lipschitz constant of the method's step). There are $S/h$ steps:
+# differences grow by at most $e^{Lh}$ a step ($L$ is a Lipschitz constant of the increment $\Phi$ in
+# $z_{n+1} = z_n + h\,\Phi(z_n)$; 0 will do where a step never spreads differences). On a span of length $S$ there are
+# $S/h$ steps:
 #
 # $$\text{global} \le \sum_n e^{L(S - s_{n+1})}\, C h^{k+1} \le C h^k\, \frac{e^{LS} - 1}{L}.$$
 #
-# Four things the sentence leaves out, each visible above. It is an upper bound for small $h$. $C$ and $L$
+# Four things the sentence leaves out. It is an upper bound for small $h$. $C$ and $L$
 # belong to the problem, so it compares a method with itself and not two networks. It is about **one-step**
 # methods: leapfrog with a velocity-dependent force remembers an acceleration, and its first step has a local
 # error $O(h^2)$, as Euler's, beside a global error $O(h^2)$. And it concerns a solver that is *refined*; a block
@@ -372,7 +374,7 @@ print(f"exponents differ by 1 within {worst:.2f}")
 
 # %% [markdown]
 # The sum itself, for rk4 on the oscillator $x'' = -9x$. Measured by its energy, $\sqrt{9x^2 + v^2}$, a step of rk4
-# shrinks every difference a little. So $L = 0$ will do, and the bound is the plain sum of the local errors; as
+# shrinks every difference a little. So $L = 0$ will do (the last fraction is then $S$), and the bound is the plain sum of the local errors; as
 # they all point forward along one orbit, hardly anything of it is given away.
 
 # %%
@@ -424,7 +426,7 @@ run.save_figure(
 #
 # Order is about small steps. Over long times something else counts: leapfrog, where the force depends on position
 # alone, is *symplectic* and time-symmetric, so its energy error oscillates and does not grow. Explicit Runge-Kutta
-# methods let the energy drift always the same way (those of order 4 here lose it). At equal cost the methods of
+# methods let the energy drift the same way from orbit to orbit (those of order 4 here lose it). At equal cost the methods of
 # order 4 are better at first and worse in the long run. A block runs over one unit of time, with forces that make
 # and destroy energy: a reason to like leapfrog in astronomy, and none to choose it here.
 
@@ -464,9 +466,9 @@ run.save_figure(
 # ## 7. A trained network: does it solve its equation?
 #
 # Now the blocks of a trained cU-Net, each with the position and velocity that reach it when the network sees
-# noisy digits. First claim C16, which has two halves. *Second order*: is $dx/ds$ the velocity? Two looks. With the
-# learned force, the central difference of the position around $s = 1/2$ against the velocity there. And the block
-# itself, as the network calls it, with its force replaced by a constant $a$: a second-order equation then has
+# noisy digits. First claim C16, which has two halves. *Second order*: is $dx/ds$ the velocity? Two looks. The
+# first is at the equation as our solver takes it, with the learned force: the central difference of the position around
+# $s = 1/2$ against the velocity there. It can find a fault of the solver only. The second is at the block itself, as the network calls it, with its force replaced by a constant $a$: a second-order equation then has
 # $x(1) = x_0 + v_0 + a/2$ and $v(1) = v_0 + a$, and one that drives both halves freely has not. *A learned
 # initial velocity*: does the prediction change when $g(x_0)$ is replaced by zero?
 
@@ -530,7 +532,8 @@ for e in convergence.equations(release, noisy[t], t):
     gap_released.append(((slope_of_x - v).norm() / v.norm()).item())
 assert min(gap_released) > 0.1
 print(
-    f"released: dx/ds misses the second half of the channels by {min(gap_released):.0%} to {max(gap_released):.0%}"
+    f"released, with random weights: dx/ds misses the second half of the channels by {min(gap_released):.0%} to "
+    f"{max(gap_released):.0%}"
 )
 
 # %% [markdown]
@@ -665,8 +668,10 @@ pd.DataFrame(ratios).T
 #    Why is that no contradiction to section 2?
 # 2. Leapfrog's first step hands over $v_0$. What does it gain to start with one more evaluation,
 #    $\hat v = v_0 + \frac h2 f(0, x_0, v_0)$? Measure it on `damped`, also at equal numbers of evaluations.
-# 3. A map of phase space is symplectic (in two dimensions: keeps areas) if its Jacobian has determinant 1.
-#    Compute it for one step of leapfrog, midpoint and rk4 on Kepler's planet.
+# 3. A map of phase space with Jacobian $J$ is symplectic if $J^\top\Omega J=\Omega$, with
+#    $\Omega = \bigl(\begin{smallmatrix}0&I\\-I&0\end{smallmatrix}\bigr)$. Its determinant is then 1; in two dimensions
+#    that is all (areas are kept), in more it is not enough. Test both for one step of leapfrog, midpoint and rk4 on
+#    Kepler's planet.
 # 4. Up to which $h$ is leapfrog stable on $x'' = -\omega^2 x$? Find the limit by trying, then derive it.
 # 5. Give `reversible_leapfrog` a strong friction, $x'' = -c\,v$, and take many steps. What happens, and why? (It hands
 #    $f$ a second velocity: $v_{n+1} = v_n + h\,f(x_{n+1/2}, w_n)$ and $w_{n+1} = 2v_{n+1} - w_n$, with $w_0 = v_0$.)
@@ -702,15 +707,19 @@ for n in (4, 16, 64):
     assert (started < 0.8 * as_dear < 0.8 * plain) if n > 4 else min(plain, started, as_dear) > 0.5
 
 # %% tags=["solution", "hide-input"]
-# 3: drift and kick are shears, of determinant 1; leapfrog is made of them. An explicit Runge-Kutta step is not.
+# 3: drift and kick are shears by symmetric matrices (I, and the Hessian of the potential), hence symplectic; leapfrog is
+# made of them. These Runge-Kutta steps are not.
+omega = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64).kron(torch.eye(2, dtype=torch.float64))
 for solver in ("leapfrog", "midpoint", "rk4"):
 
     def map_of_phase_space(z, solver=solver):
         return torch.cat(solve(planet.acceleration, z[:2], z[2:], (0.0, 0.2), 1, solver)[:2])
 
     jacobian = torch.autograd.functional.jacobian(map_of_phase_space, torch.cat((planet.x0, planet.v0)))
-    print(f"3. {solver}: determinant - 1 = {torch.linalg.det(jacobian).item() - 1:+.1e}")
-    assert (abs(torch.linalg.det(jacobian) - 1) < 1e-12) == (solver == "leapfrog")
+    broken = (jacobian.T @ omega @ jacobian - omega).abs().max().item()
+    off = torch.linalg.det(jacobian).item() - 1
+    print(f"3. {solver}: determinant - 1 = {off:+.1e}, J' Omega J - Omega up to {broken:.1e}")
+    assert (broken < 1e-12) == (abs(off) < 1e-12) == (solver == "leapfrog")
 
 # %% tags=["solution", "hide-input"]
 # 4: one step is a matrix of determinant 1 and trace 2 - (h w)^2; its eigenvalues leave the circle at h w = 2.
@@ -761,7 +770,8 @@ c21 = (
 # %%
 off_the_equation = steps_off[0.5] > 0.01  # of the way
 why16 = (
-    f"in the released network dx/ds misses the second half of the channels by {min(gap_released):.0%} or more "
+    f"in the released network, with random weights, dx/ds misses the second half of the channels by "
+    f"{min(gap_released):.0%} or more "
     "(notebook 04 has it in double precision). "
 ) + (
     "What was trained is the map of a few steps, not the equation: with the same weights, a better solver is another "
@@ -772,10 +782,11 @@ why16 = (
 why19 = "a theorem about one-step methods as h goes to 0; it says nothing about a block with a fixed number of steps"
 same = ratios["same solver"]
 smooth = "smoother" if same["high"] < 1 else "rougher" if same["low"] > 1 else "not clearly smoother"
+cheapest = {k: cost.filter(like=f"order {k}").idxmin(axis=1).str.split(",").str[0].mode()[0] for k in (1, 2)}
 why21 = (
     f"with the same solver the learned second-order flows took {same['median']:.2f} of the evaluations: {smooth} on "
-    "these toys. What the best solvers save beyond that is the solvers' merit: leapfrog makes one evaluation a step "
-    "where midpoint pays two"
+    f"these toys. Cheapest for 1 % was mostly {cheapest[2]} for second order and {cheapest[1]} for first; what that "
+    "pair changes beyond the same solver is the solvers' doing, not the dynamics'"
 )
 judged = {"same_solver": ratios["same solver"]["high"], "best_solver": ratios["best solver"]["high"]}
 spread = "95 %: " + "; ".join(f"{name} {r['low']:.2f} to {r['high']:.2f}" for name, r in ratios.items())

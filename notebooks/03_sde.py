@@ -200,7 +200,7 @@ mismatch.subs({c: 1, lam: 0})
 #
 # The second part, with $d\tau=-\beta\,dt>0$, is $dx=\frac12 s\,d\tau+dw$: the Langevin equation, climbing
 # the log-density against noise. It moves points, yet keeps the density $p_t$ as it is. The flow does the
-# opposite: no noise, and it carries $p_t$ into $p_{t-dt}$. **All progress is the flow's; Langevin only
+# opposite: no noise, and it carries $p_t$ into $p_{t+dt}$, the density a moment earlier ($dt<0$). **All progress is the flow's; Langevin only
 # shuffles, towards equilibrium.**
 #
 # Checked in symbols, then on the library: one step of the SDE is one step of each, to the last digit.
@@ -397,9 +397,11 @@ assert sp.simplify(sp.series(variance.subs(alpha, 1 - h * beta), h, 0, 2).remove
 chain = Diffusion("linear", timesteps=steps, prediction_type="epsilon")
 k = steps // 3
 xt, answer = torch.randn(50, 2, generator=generator), torch.randn(50, 2, generator=generator)
-formula = sp.lambdify((xk, eps, alpha, abar), ho, "numpy")
-by_hand = formula(xt.numpy(), answer.numpy(), float(chain.alphas[k]), float(chain.alphas_cumprod[k]))
-assert np.allclose(ancestral_step(chain, answer, xt, k).numpy(), by_hand, atol=1e-12)
+fresh, zk = torch.randn(50, 2, generator=torch.Generator().manual_seed(1)), sp.symbols("z_k", real=True)
+formula = sp.lambdify((xk, eps, zk, alpha, abar), ho + sp.sqrt(variance) * zk, "numpy")
+given = float(chain.alphas[k]), float(chain.alphas_cumprod[k])
+by_hand = formula(xt.numpy(), answer.numpy(), fresh.numpy(), *given)
+assert np.allclose(ancestral_step(chain, answer, xt, k, fresh).numpy(), by_hand, atol=1e-12)
 
 
 # %%
@@ -538,7 +540,7 @@ run.save_figure(
 #   "Although [it] is faster, it is less accurate" does not follow from equation 9.
 # * **DDPM is a first-order solver of the reverse SDE**, with a larger constant than Euler-Maruyama: its
 #   $\sigma_k^2$ is exact for data of no width at all (exercise 1) and too small for ours. Near $t=0$, where
-#   $1-\bar\alpha_k$ is no larger than $\beta_k$, the expansion in $h$ is not yet valid, and the slope
+#   $1-\bar\alpha_k$ is not much larger than $\beta_k$, the expansion in $h$ is not yet valid, and the slope
 #   approaches 1 from below.
 #
 # And Langevin on its own? The next cell lets it run towards a fixed $p_t$, starting from pure noise, at
@@ -786,6 +788,7 @@ assert l2_gap < 0.1 or not enough  # of the smallest error there is
 lost = float(data.covariance().trace()) - smoothing.variance["posterior mean"]
 assert abs(lost / mmse - 1) < 0.1  # the variance that averaging takes away is the mean squared error
 assert abs(smoothing.distortion["posterior sample (reverse SDE)"] / mmse - 2) < 0.2
+assert smoothing.distortion["flow"] < smoothing.distortion["posterior sample (reverse SDE)"]
 print(f"The network is {l2_gap:.1%} of the smallest error away from the posterior mean.")
 run.save_table(
     smoothing, "ext_sde_denoisers", "Four denoisers of one noise level: distortion and perception."

@@ -346,9 +346,12 @@ else:
 # ## 6. Is the network that was measured the network that is described?
 #
 # Four properties that section 3 of the paper states or needs, each as an experiment that both cU-Nets undergo.
+# All networks of this page are untrained: what is shown follows from how they are built, not from what they learned.
+# `cunet-released` is our re-writing of the authors' code, with its parameter counts. The experiments show what a network
+# built so does; that theirs is built so, one reads there.
 #
 # **Second order.** Equation 4 makes the state a pair, and the position moves with the velocity: $dx/ds = v$. We take
-# the state with which a real image enters the middle block. Then we hold the acceleration at a constant $a$, whatever
+# the state with which an image, here of pure noise, enters the middle block. Then we hold the acceleration at a constant $a$, whatever
 # the network says, and call the block: if it is second order, it must answer $x_0 + v_0 + a/2$ and $v_0 + a$. In the
 # released network the state $z$ has two halves, which would be the paper's $x$ and $x'$, and one function gives the
 # derivative of both. There we let the equation run for a very short time $h$ and compare $(x_h - x_0)/h$ with
@@ -439,9 +442,11 @@ assert (sensitivity[["less noise", "other noise"]] > 0.01).all(axis=None)
 # > step, and the same answer up to rounding for any brightness and contrast, because its input block begins with an
 # > instance norm and the input goes nowhere else. Nothing tells it the scale of its input; the noise level it can at
 # > best guess from how the grain compares with the shapes. Figure 4 and section 3.1 describe the opposite. (The two
-# > released variants without residuals do see $t$: they have time networks.)
+# > released variants without residuals have time networks: their counts say so. Where these enter is our inference; as
+# > we wired them, they see $t$.)
 #
-# **The initial velocity.** Does the learned $g$ matter, or would zero do?
+# **The initial velocity.** Is $g$ wired in, so that the answer depends on it? (The weights are random; what a *trained*
+# $g$ is worth, notebook 01 asks.)
 
 # %%
 hook = networks["cunet"].velocity.register_forward_hook(lambda module, arguments, v: torch.zeros_like(v))
@@ -542,8 +547,10 @@ claims[-1]["why"] = (
 )
 for name, whose in names.items():
     value = {"gap": order_gap[name], "velocity": velocity_matters if name == "cunet" else 0.0}
-    why = "" if name == "cunet" else "one function gives the derivative of both halves of the state"
-    claims.append(row("C16", f"{whose}: dx/ds differs from v by {order_gap[name]:.2g} of it", value, why))
+    ours = "we built it so: the row shows that it can be built, not that the authors' network is"
+    why = ours if name == "cunet" else "one function gives the derivative of both halves of the state"
+    text = f"{whose}, untrained: dx/ds differs from v by {order_gap[name]:.2g} of it"
+    claims.append(row("C16", text, value, why))
 seen = float(sensitivity.loc["cunet-released", "another step"])
 why = "its ODE functions are built without their time networks"
 claims.append(row("C24", f"as released: the answer changes by {seen:g} with t", {"sensitivity": seen}, why))

@@ -346,7 +346,8 @@ for name, u in {"linear": linear, "cosine": cosine}.items():
     assert abs(found - u * T) < 3
 
 # %% tags=["solution", "hide-input"]
-# 2: d/dphi of cos(phi) x_0 + sin(phi) eps is cos(phi) eps - sin(phi) x_0. The answer is the way on, at right angles.
+# 2: d/dphi of cos(phi) x_0 + sin(phi) eps is cos(phi) eps - sin(phi) x_0: v is the velocity along
+# the circle on which x_t moves, at right angles to x_t in the plane of x_0 and eps.
 k, step = 300, 1e-5
 phi = d.alphas_cumprod[k].sqrt().acos()
 around = [(phi + s).cos() * clean.double() + (phi + s).sin() * noise.double() for s in (-step, step)]
@@ -363,10 +364,11 @@ e, z = torch.randn(2, 200_000, dtype=torch.float64, generator=torch.Generator().
 for share in (0.0, 0.5, 1.0):
     sigma = share * full
     weight = (1 - before - sigma**2).sqrt()
-    assert abs(float((weight[k] * e + sigma[k] * z).var() / (1 - before[k])) - 1) < 0.02  # drawn, at one step
+    assert abs(float((weight[k] * e + sigma[k] * z).var() / (1 - before[k])) - 1) < 0.02  # by construction; drawn, to see it
 by_equation_2 = ((1 - abar).sqrt() - ho[1:]) / d.alphas[1:].sqrt()  # of eps, once x_t is written out
 print(f"3. with sigma_t, weights of eps agree within {float((weight - by_equation_2).abs().max()):.1e}")
 assert torch.allclose(weight, by_equation_2, atol=1e-9)
+assert torch.allclose(abar.sqrt() / d.alphas[1:].sqrt(), before.sqrt(), atol=1e-9)  # of x_0
 
 # %% tags=["solution", "hide-input"]
 # 4: x_t holds sqrt(1 - abar) eps; taking away 1 eps leaves more noise than there was, with the other sign.
