@@ -15,11 +15,13 @@ times go: `timings={"claims": [...]}`.
 
 A rule judges the end of an interval that is unfavourable to its verdict, or counts tests: "reproduced" and
 "not reproduced" both need evidence, and what the samples leave open is "undecided". So a rule gets no kinder,
-nor harsher, with fewer samples.
+nor harsher, with fewer samples. Three are exceptions: C23 and C24 judge a number itself, without an interval,
+and C21 judges the upper end alone, so that it can only get harsher with fewer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pandas as pd
@@ -207,13 +209,13 @@ def peaks_earlier_and_sooner(
 def beats_the_other_denoisers(lpips: float, lpips_lost: float, ssim: float, ssim_lost: float) -> str:
     """Shares of the comparisons with BM3D, autoencoder and DnCNN that cU-Net wins, and loses, by a paired
     test as in C09: LPIPS at all levels of table 4, SSIM at 50. Reproduced when all are won; partly when at
-    least half of either score's are; otherwise not when more than half of each score's are lost, so that
-    whatever the rest would turn out to be, no score had half of them won; else undecided."""
+    least half of either score's are; otherwise not when more than half of either score's are lost; else
+    undecided."""
     if min(lpips, ssim) >= 1:
         return REPRODUCED
     if max(lpips, ssim) >= 0.5:
         return PARTLY
-    return NOT_REPRODUCED if min(lpips_lost, ssim_lost) > 0.5 else UNDECIDED
+    return NOT_REPRODUCED if max(lpips_lost, ssim_lost) > 0.5 else UNDECIDED
 
 
 @rule("C13")
@@ -283,10 +285,11 @@ def error_grows_less(confirmed: int, contradicted: int, settings: int) -> str:
 
 @rule("C24")
 def tells_the_noise_level(sensitivity: float, benefit: float | None = None) -> str:
-    """Not reproduced when the output does not react to the timestep (relative change up to 1e-6); reproduced
-    when, in a trained network, a wrong or withheld timestep raises the error, of the recovered image or of
-    the noise level that is read back, by 5 % or more; partly in between."""
-    if sensitivity <= 1e-6:
+    """Not reproduced when the output does not react to the timestep (relative change up to 1e-6), or when a
+    trained network gains nothing by it: a wrong or withheld timestep does not raise the error, of the
+    recovered image or of the noise level that is read back. Reproduced when it raises it by 5 % or more;
+    partly in between, and where no network was trained."""
+    if sensitivity <= 1e-6 or (benefit is not None and benefit <= 1):
         return NOT_REPRODUCED
     return REPRODUCED if benefit is not None and benefit >= 1.05 else PARTLY
 
@@ -359,15 +362,19 @@ def convex_and_posterior_mean(
 
 
 @rule("C25")
-def the_gain_adds_to_other_accelerations(time: float, gain: float) -> str:
-    """time: cU-Net's time a sample over the U-Net's, with the same sampler and calls, at the unfavourable end
-    of its spread and with the sampler where it is largest. gain: what the accelerations take from the
-    distance of plain respaced sampling at equal calls, above that of real images: cU-Net's factor over the
-    U-Net's, geometric mean over the samplers and calls where none of the distances is within noise of real
-    images, at the lower end of its 95 % interval. Reproduced when time is below 1 and gain is at least 0.9;
-    partly when one of the two; otherwise not."""
-    adds = [time < 1, gain >= 0.9]
-    return REPRODUCED if all(adds) else PARTLY if any(adds) else NOT_REPRODUCED
+def the_gain_adds_to_other_accelerations(
+    time: float, gain: float, time_low: float = 0.0, gain_high: float = math.inf, own: float = math.inf
+) -> str:
+    """time: cU-Net's time a sample over the U-Net's, with the same sampler and calls, with the sampler where
+    it is largest. gain: what the accelerations take from the distance of plain respaced sampling at equal
+    calls, above that of real images: cU-Net's factor over the U-Net's, geometric mean over the samplers and
+    calls where none of the distances is within noise of real images; own: the U-Net's factor. Reproduced when
+    time is below 1, gain at least 0.9 and own above 1, all at the unfavourable ends of their 95 % intervals;
+    not when time, or with own above 1 gain, fails at its favourable end, where that is known; otherwise
+    undecided: a cheaper call alone is no gain that adds."""
+    if time_low >= 1 or (own > 1 and gain_high < 0.9):
+        return NOT_REPRODUCED
+    return REPRODUCED if time < 1 and gain >= 0.9 and own > 1 else UNDECIDED
 
 
 def table() -> pd.DataFrame:

@@ -87,9 +87,9 @@ def scorecard(results: Path | str | Iterable[dict]) -> pd.DataFrame:
 def overall(frame: pd.DataFrame) -> pd.Series:
     """One verdict a claim of the paper: what its rows agree on; "partly" where they differ.
 
-    A row that leaves it open keeps a claim from being reproduced, which makes it "partly", and changes
-    nothing else: with fewer samples no claim fares better. Rows that could not be tested count only when
-    there are no others. Indexed by claim.
+    A row that leaves it open keeps a claim from being reproduced, and likewise from being not reproduced: the
+    claim is then undecided. Rows that could not be tested count only when there are no others. Indexed by
+    claim.
     """
     frame = frame[frame["verdict"] != BEYOND]
 
@@ -98,9 +98,9 @@ def overall(frame: pd.DataFrame) -> pd.Series:
         if MEANINGLESS in tested:
             return MEANINGLESS
         decided = tested - {rules.UNDECIDED}
-        if len(decided) > 1 or tested == {rules.REPRODUCED, rules.UNDECIDED}:
+        if len(decided) > 1 or rules.PARTLY in decided:
             return rules.PARTLY
-        return next(iter(decided or tested), verdicts.iloc[0])
+        return rules.UNDECIDED if rules.UNDECIDED in tested else next(iter(decided), verdicts.iloc[0])
 
     return frame.groupby("id")["verdict"].agg(merge)
 

@@ -56,7 +56,7 @@ display(HTML(card.to_html(index=False)))
 # %% [markdown]
 # A claim may have several rows: two networks, two data sets, two ways to measure. **One verdict a claim** is what its
 # rows agree on, and *partly* where they differ. *Undecided* means: tested, and the samples leave it open. An undecided
-# row beside others only keeps a claim from being *reproduced*.
+# row keeps a claim from being *reproduced*, and likewise from being *not reproduced*: it is then undecided.
 
 # %%
 overall = scorecard.overall(card)
@@ -69,7 +69,10 @@ tally.to_frame()
 #
 # - *measured* is ours, *paper* is theirs; where the data set or the size is not the paper's, the row says which it is.
 # - *spread* says what the interval is about. An interval over samples says nothing about other trainings.
-# - FD-AlexNet is not FID: compare ratios and order, never values.
+# - FD-AlexNet is not FID: compare order, and ratios above the distance of as many real images. Ratios of raw distances
+#   (C15, sampling in C22) are nearer to 1 the fewer the samples.
+# - Rows *as described* of C01, C02, C03 and C05 are about widths that we chose: their verdict says what can be had, not
+#   that the paper's network has it.
 # - A stand-in data set is named as what it is.
 # - Rows `ext_...`, at the end, answer questions that the paper does not ask: they have no verdict and are not counted.
 #

@@ -18,6 +18,7 @@ def test_the_relative_gain_is_one_where_both_networks_gain_alike():
     gain = orthogonality.relative_gain(found, [("ddim", 5)], ("a", "b"), known(1.0))
     assert gain[:3] == pytest.approx((1.0, 1.0, 1.0)) and gain.used == [("ddim", 5)] and not gain.left_out
     assert gain.excess == (5.0, 40.0), "above the floor"
+    assert gain.own == pytest.approx((4.0, 4.0, 4.0)), "40 above the floor become 10"
     found["b", "ddim", 5] = known(11.0)  # half the gain
     assert orthogonality.relative_gain(found, [("ddim", 5)], ("a", "b"), known(1.0)).ratio == pytest.approx(
         0.5
@@ -62,9 +63,10 @@ def test_a_quality_that_is_not_reached_is_no_gain_and_choices_are_made_anew_in_e
 def test_the_claim_takes_the_unfavourable_ends_and_has_no_value_without_a_measured_comparison():
     one = (1.0, 0.5, 1.5)
     goal = orthogonality.Multiplied(one, one, one, one, one, (2.0, 0.0, 3.0), 0.9, ("ddim", 5))
-    gain = orthogonality.Gain(1.2, 1.1, 1.3, [("ddim", 5)], {("ddim", 20): "b with ddpm"}, (4.0, 9.0))
+    gain = orthogonality.Gain(1.2, 1.1, 1.3, [("ddim", 5)], {("ddim", 20): "b with ddpm"}, (4.0, 9.0), one)
     row = orthogonality.claim((0.5, 0.4, 0.6), "unipc", goal, gain)
-    assert row["value"] == {"time": 0.6, "gain": 1.1}, "the slowest time, the smallest gain"
+    assert row["value"] == {"time": 0.6, "time_low": 0.4, "gain": 1.1, "gain_high": 1.3, "own": 0.5}
+    assert "1.00 [0.50, 1.50] for the U-Net at 5 calls, and 1.20 [1.10, 1.30] of that" in row["measured"]
     assert "0.50 [0.40, 0.60] of the U-Net's time with the same method (unipc)" in row["measured"]
     assert (
         "over 1 comparisons (1 more are within noise" in row["measured"] and "4.0 to 9.0" in row["measured"]
