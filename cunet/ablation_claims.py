@@ -20,7 +20,8 @@ WHY_C15 = (
 )
 WHY_C24 = (
     "the reading rests on how large the found noise is; part of that is arithmetic with the answer, which"
-    " needs no embedding, and the control has it too"
+    " needs no embedding, and the control has it too; the control was not trained without the step, which"
+    " overstates what it loses"
 )
 
 

@@ -8,7 +8,7 @@ and a bootstrap over pairs shows the rest. Another training seed: the deviation 
 between seeds, pooled over all networks that were trained from several, gives an interval of the ratio by
 Student's t. A data set whose networks have one seed each borrows the deviation of the others, which takes
 for granted that seeds spread as far there, relative to the number itself. The second is the one that a claim
-about an ingredient needs; it takes the first one in.
+about an ingredient needs; it leaves the first one out, since all trainings get the same images.
 """
 
 from __future__ import annotations

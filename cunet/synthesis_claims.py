@@ -19,11 +19,13 @@ from .synthesis_tables import Chosen, against_first, ends, key, over_pairs, rati
 from .wording import interval
 
 WHY = {
-    "C05": "table 1 multiplies what a step costs by how many steps each network takes at its best",
+    "C05": "table 1 multiplies what a step costs by how many steps each network takes at its best;"
+    " what a step costs follows from the widths that we chose",
     "C06": "another distance, smaller networks, shorter training; the network of the released code is not"
-    " told the step, and this one is",
+    " told the step, and this one is; a less varied set has a smaller bias, which the floor does not take"
+    " away: see KID",
     "C07": "where the curve is flat, its lowest point is an accident of the samples; hence the second rule",
-    "C08": "the paper reports no distance at equal steps",
+    "C08": "the paper reports no distance at equal steps; of the floor, see C06",
     "C23": "the paper shows no curve; the learning rate falls to zero at the end of each training",
 }
 NO_FLOOR = "not measured: there are fewer real images to read the floor from than samples"

@@ -102,7 +102,7 @@ run.save_figure(picture, "ext_start_architecture", caption)
 # ## Minute 5: two networks by one name
 #
 # The authors published their code. It is not quite the network that the paper describes: among other things it is of
-# first order, and it is not told the step (two of its ablations are). So there are two cU-Nets in this repository.
+# first order, and it is not told the step (two of its ablations have time networks). So there are two cU-Nets in this repository.
 # `cunet` is ours, after the description. `cunet-released` is theirs, to the last parameter. Every number says whose it
 # is; notebook 04 shows the differences, one experiment each.
 #
@@ -171,26 +171,27 @@ display(HTML(places.to_html(index=False)))
 # | symbol | what | in the code |
 # |---|---|---|
 # | $t$ | diffusion step, 0 (one step of noise) to $T-1$ (all noise); in 03, where steps are infinitely many, a time from 0 (clean) to 1 | `t`, `timestep` |
-# | $k$ | in 03 and 06 a diffusion step, where $t$ is a time | `k` |
+# | $k$ | in 03 a diffusion step, because $t$ is a time there; in the code of 06 one step; in 01 an order, $O(h^k)$ | `k` |
+# | $z$ | fresh noise in a step back (equation 2); in 01, 02 and 04 the state of an ODE | `noise`, `z` |
 # | $s$ | time inside an ODE block, 0 to 1; the paper's $\tilde t$; in 03 the score | `s` |
 # | $h$ | step of a solver, in units of $s$ (01, 02) or of the time $t$ (03) | `1 / steps` |
 # | $x_0$, $x_t$ | clean image, and image at step $t$, in [-1, 1]; inside a block $x$ is the position | `x0`, `x` |
 # | $\epsilon$ | the noise in $x_t$, from $\mathcal N(0, I)$ | `noise`, `epsilon` |
-# | $L$ | noise level: how many steps of noise an image has, so that $t = L - 1$ (08, 09); in 02 the loss, in 01 (section 5) a Lipschitz constant | `level` |
+# | $L$ | noise level: how many steps of noise an image has, so that $t = L - 1$ (08, 09); in 02 the loss, in 01 (section 5) a Lipschitz constant, in 05 the yardstick of recipes | `level` |
 # | $\sigma_L$ | standard deviation of the noise at level $L$, once the image is back at full contrast: $x_t/\sqrt{\bar\alpha_t} = x_0 + \sigma_L\,\epsilon$ | `noise_std` |
 # | $y$ | what a denoiser is given: in 03 $x_t$ itself, in 08 $x_t/\sqrt{\bar\alpha_t}$, at full contrast; in 05 what the network is asked for | `noisy`, `target` |
 # | $\sigma_t$ | standard deviation of the fresh noise in one step back (03, 06) | `posterior_std` |
 # | $\beta_t$, $\alpha_t = 1 - \beta_t$ | variance that one step adds, share of the signal's that it keeps | `betas`, `alphas` |
 # | $\bar\alpha_t$ | product of the $\alpha$'s up to $t$ | `alphas_cumprod` |
-# | $\epsilon_\theta$, $\tilde U$ | the network, $\theta$ its parameters | `network(sample, timestep)` |
+# | $\epsilon_\theta$, $\tilde U$ | the network, $\theta$ its parameters; $s_\theta$ in 02 the score that it stands for | `network(sample, timestep)` |
 # | $v$ | inside a block the velocity $dx/ds$; in 05 and 06 what the network answers, a mixture of $\epsilon$ and $x_0$ | `v`; `v_prediction` |
 # | $f$, $g$ | in a block acceleration and initial velocity (equation 4); in 03 drift and strength of noise (equation 5) | `block.acceleration`, `network.velocity` |
-# | $\lambda$, $r$ | the adjoint (02): gradient of the loss with respect to the state; $\lambda$ in 03 the strength of the noise on the way back (0 flow, 1 reverse SDE), in equation 18 a weight | `gradient="adjoint"`, `weight` |
+# | $\lambda$, $r$ | the adjoint (02): gradient of the loss with respect to the state, $r$ in section 3 of 02 to the velocity alone; $\lambda$ in 03 the strength of the noise on the way back (0 flow, 1 reverse SDE), in equation 18 a weight | `gradient="adjoint"`, `weight` |
 # | $\varphi$ | the diffusion's time as an angle, $\cos\varphi_t = \sqrt{\bar\alpha_t}$ (11; exercise 2 of 06); in 01, section 2, any increasing function | `phi` |
 # | $\Gamma_t$ | mean square of the guessed noise, 1 if all of it is found (11, analytic steps) | |
 # | $u$ | in 11 a step earlier than $t$, to which a sampler goes; in 10 a direction in which a block is pushed; in exercises of 03 and 06 the time on another scale | `u` |
-# | $e$ | vector of random signs, to estimate a trace or divergence (03, 11) | `signs` |
-# | $J$ | Jacobian of a map: of the flow (exercise 5 of 03), of a block (10) | |
+# | $e$ | vector of random signs, to estimate a trace or divergence (03, 11); in section 7 of 03 the error of a score | `signs` |
+# | $J$ | Jacobian of a map: of the flow's drift (exercise 5 of 03), of a block (10) | |
 # | $c$, $w$ | class of an image, and scale of guidance: $w = 0$ ignores the class, 1 is unguided, above 1 exaggerates it (11) | `labels`, `scale` |
 #
 # ## Glossary

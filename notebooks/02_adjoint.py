@@ -141,7 +141,8 @@ assert max(against_library(problem) for problem in PROBLEMS.values()) < 1e-10
 # %% [markdown]
 # ## 2. Proposition 3.1, step by step
 #
-# The paper's equation is the probability flow (its equation 8), here with $F$ for the right-hand side:
+# The paper's equation is the probability flow (its equation 8), here with $F$ for the right-hand side and $s_\theta$ for
+# the score (not the time $s$ of section 1):
 #
 # $$x_t' = F(x_t, t, \theta) = \tfrac12 \beta(t)\,[-x_t - s_\theta(x_t, t)], \qquad x_{t_0} = f(X_0, \theta_f), \tag{11}$$
 #
@@ -157,7 +158,7 @@ assert max(against_library(problem) for problem in PROBLEMS.values()) < 1e-10
 #   - \frac{\partial F}{\partial x}\textcolor{red}{\frac{dx_t}{d\theta}}\Bigr) dt
 #   + B \Bigl(\frac{dx_{t_0}}{d\theta} - \frac{df}{d\theta}\Bigr). \tag{13}$$
 #
-# Without the second factor the chain rule is broken and shapes do not fit: $\partial F/\partial x$ is a matrix of
+# Without the factor $dx_t/d\theta$ the chain rule is broken and shapes do not fit: $\partial F/\partial x$ is a matrix of
 # states by states, the other terms are states by parameters. Integrate $(1 + A)\, dx_t'/d\theta$ by parts and
 # what stays under the integral is $-(A' + A\, \partial F/\partial x)\, dx_t/d\theta - A\,\partial F/\partial\theta$.
 # Sympy checks that, and that the printed form gives something else.
@@ -182,7 +183,7 @@ assert sp.simplify(left - A * F_x * (x_theta - 1)) == 0
 # "Use the freedom of choice of $A(t)$ and $B$": the paper does not say how. Here is the choice. All terms in the
 # unknown $dx_t/d\theta$ have to go, so
 #
-# $$A' = -A\,\frac{\partial F}{\partial x}, \qquad A(t_n) = -1, \qquad B = A(t_0), $$
+# $$A' = -A\,\frac{\partial F}{\partial x}, \qquad A(t_n) = -I, \qquad B = A(t_0), $$
 #
 # and what remains is $dx_{t_n}/d\theta = -\int A\, F_\theta\, dt - A(t_0)\, df/d\theta$. Multiply by
 # $\partial L/\partial x_{t_n}$ and call $r^\top = -(\partial L/\partial x_{t_n})\, A$:
@@ -190,11 +191,10 @@ assert sp.simplify(left - A * F_x * (x_theta - 1)) == 0
 # $$r' = -\Bigl(\frac{\partial F}{\partial x}\Bigr)^{\!\top} r, \quad r(t_n) = \frac{\partial L}{\partial x_{t_n}}^{\!\top},
 #   \qquad \frac{dL}{d\theta} = \int_{t_0}^{t_n} r^\top F_\theta\, dt + r(t_0)^\top \frac{df}{d\theta}. \tag{14}$$
 #
-# Sympy does the bookkeeping at the two ends. This is $\lambda$ of section 1. So the proposition is right, and its
-# content is that a first-order equation has a first-order adjoint. Its errata: (13) lacks the two factors in red; (10)
+# Sympy does the bookkeeping at the two ends, for one number (where $I$ is 1). This is $\lambda$ of section 1. So the proposition is right, and its
+# content is that a first-order equation has a first-order adjoint. Its errata: (13) lacks what stands in red; (10)
 # and (14) lack the condition at $t_n$ and the formula for the gradient, without which they determine nothing; $r$ is
-# never defined; and
-# $r^\top \partial F/\partial x$ is a row where $r'$ is a column.
+# never defined; and $r^\top \partial F/\partial x$ is a row where $r'$ is a column.
 #
 # Numerically: a mixture of two Gaussians, diffused by $\beta$, has a score in closed form, whose parameters are
 # the two means. The flow runs from noise at $t = 1$ to data at $t = 0$; the adjoint runs the other way. So that

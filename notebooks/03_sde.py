@@ -323,7 +323,7 @@ run.save_figure(
 
 # %% [markdown]
 # **Same densities, different paths.** Below, the same eight starting points go back by the SDE and by the
-# flow, over the exact density of $x_1$ at every $t$ (grey). The flow's paths are smooth, so a solver can
+# flow, over the exact density of the first coordinate at every $t$ (grey). The flow's paths are smooth, so a solver can
 # take long steps along them. (They cross only in this view from the side: two points of the plane never
 # meet.) The SDE's are rough at every scale. This is the whole reason why the flow *can* be faster. Whether
 # it *is* remains to be measured.
@@ -572,8 +572,8 @@ run.save_figure(
 # %% [markdown]
 # ## 7. When the score is wrong
 #
-# Why, then, do practitioners see better samples from the SDE (Karras et al. 2022, section 4)? Because a
-# network's score is wrong. Let $q$ be the density of the samples on their way, and $\hat s=s+e$ the score
+# Why, then, do practitioners see better samples from the SDE (Karras et al. 2022, section 4)? One
+# reason: a network's score is wrong. Let $q$ be the density of the samples on their way, and $\hat s=s+e$ the score
 # that drives them. From the Fokker-Planck equation, with $\tau=1-t$,
 #
 # $$ \frac{d}{d\tau}\,\mathrm{KL}(q\,\|\,p_t) = -\tfrac12\lambda^2\beta\;\mathbb E_q\big\|\nabla\log\tfrac{q}{p_t}\big\|^2
@@ -888,8 +888,8 @@ for width, choice in ((1.0, "beta"), (1e-6, "posterior")):
     print(f"data of width {width:g}, sigma^2 = {choice}: the chain ends with variance {v:.3e}")
 
 # %% [markdown]
-# **2.** *The flow keeps an error, Langevin forgets it.* Let the data be $\mathcal N(0,\sigma^2)$, and let a
-# sampler arrive at $t=0.3$ with the right variance but a mean that is off by 0.5. Compute
+# **2.** *The flow keeps an error, Langevin forgets it.* Let the data be $\mathcal N(0,\sigma^2)$ with the
+# $\sigma = 0.5$ of section 4, and let a sampler arrive at $t=0.3$ with the right variance but a mean that is off by 0.5. Compute
 # $\mathrm{KL}(q\|p)$ there and at $t=0$, for $\lambda=0$, 1 and 2.
 
 
@@ -949,7 +949,7 @@ assert torch.allclose(by_library, (1 - size / (2 * V)) * ones + math.sqrt(size) 
 print(f"bias {[round(v - V, 4) for v in ends]}: order {-order(sizes, [v - V for v in ends]):.2f} in h")
 
 # %% [markdown]
-# **5.** *Hutchinson's variance.* The flow's Jacobian $J$ is symmetric (why?). Show that for random signs
+# **5.** *Hutchinson's variance.* The Jacobian $J$ of the flow's drift is symmetric (why?). Show that for random signs
 # $\mathrm{Var}(e^\top Je)=2\sum_{i\ne j}J_{ij}^2$, and check it. For which covariances of the data does one
 # probe give the trace without error?
 

@@ -26,7 +26,7 @@
 #
 # Equation 3 of the paper has $y = \epsilon$. The authors' code, and ours, has
 # $y = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$ ("v-prediction", Salimans and Ho 2022): it asks for the
-# noise where the image is nearly clean, and for the image where it is nearly all noise.
+# noise where the image is nearly clean, and for the image, with its sign turned, where it is nearly all noise.
 #
 # **The question: did this training work, and what did it see?**
 
@@ -165,10 +165,11 @@ run.save_figure(picture, f"ext_samples_{slug}", caption)
 # ## 4. What was tried
 #
 # **Would another recipe have trained better networks, and would it have helped one network more than the other?** One
-# setting at a time is changed, for each network alike, from the same first weights and on the same images. Losses of
-# different targets and noise schedules are different things, so all are measured with one yardstick: the squared error
-# of $v$, which is that of the clean image $\hat x$ that the network sees, cut to $[-1, 1]$, times
-# $1/(1-\bar\alpha_t) = 1 + \mathrm{SNR}_t$,
+# setting at a time is changed, for each network alike, from the same first weights and on the same images. *The released
+# recipe* is here the one that the networks of this repository were trained with, not the authors'. Losses of different
+# targets and noise schedules are different things, so all are measured with one yardstick: the squared error
+# of the clean image $\hat x$ that the network sees, cut to $[-1, 1]$, times $1/(1-\bar\alpha_t) = 1 + \mathrm{SNR}_t$
+# (without the cut this is the squared error of $v$),
 #
 # $$ L = \mathbb E_{x_0, t, \epsilon}\ (1 + \mathrm{SNR}_t)\, \big\| \mathrm{clip}\,\hat x(x_t, t) - x_0 \big\|^2 , $$
 #

@@ -292,6 +292,11 @@ single.round(4)
 # several seeds, the interval is over images, and **says nothing about another training**. That of the time embedding is
 # always over images: it is the same trainings, told otherwise.
 #
+# All trainings get the same noise and the same test images, so these intervals leave another draw of images out. Each is
+# for itself: of forty, two are expected to leave out 0 by chance. FD-AlexNet is taken as it is, with the part that so few
+# real images have too; per cents of it are smaller than per cents of the distance above that, and shrink with fewer
+# samples.
+#
 # *small* says that the difference is less than the range of the full network over its seeds (unknown with one seed).
 
 # %%
@@ -359,7 +364,9 @@ for d in datasets:
 #
 # How good a network is and how robust it is are two questions. So what counts is the factor by which a network's own
 # error grows, and how large this is for the continuous network over the discrete one's: below 1 the continuous one is
-# more robust. Both get the same noise and the same disturbances. The tests are bootstraps over pairs of images or
+# more robust. A factor of a network's own error below 1 means that the disturbance helps; by this count that is robust,
+# too, although the network reacts more: the grey numbers in the figure show where. Distances of samples have a part that
+# so few real images have too, which draws their factors towards 1, the more so for the better network. Both get the same noise and the same disturbances. The tests are bootstraps over pairs of images or
 # samples; no p-value is smaller than the number of resamples can tell.
 #
 # **Check.** A disturbance of strength nothing is none.
@@ -509,8 +516,9 @@ summary.round(2)
 #
 # Part of this is arithmetic and needs no embedding: the network's answer is turned into noise with the weights of the
 # step told, whatever the network makes of that step. So the control is the same network, told one step at every call
-# (that of section 2). What the control loses is what the embedding gives: *held over told* is the control's error over
-# the network's, and above 1 the embedding helps. Errors are root mean squares in *octaves*, factors of two of the
+# (that of section 2). The control was not trained so, and a network that never had an embedding might read better: what
+# the control loses is an upper estimate of what the embedding gives. *Held over told* is the control's error over the
+# network's. Errors are root mean squares in *octaves*, factors of two of the
 # noise's standard deviation.
 
 # %%

@@ -17,7 +17,8 @@
 # *Answers: claim C25, and what the paper leaves open.*
 #
 # The paper says that its gain is "orthogonal" to other accelerations: to samplers that take fewer steps, to shorter
-# chains. It does not try one. This notebook tries several, and then asks what else can be done with a network that is
+# chains. Its text tries none; but the authors' code samples with DDIM (notebook 07), so table 1 itself
+# is the gain with one of them. This notebook tries several, and then asks what else can be done with a network that is
 # made of differential equations.
 #
 # **The questions: does the cU-Net's gain add to that of other accelerations (section 2)? How probable do the networks
@@ -334,7 +335,8 @@ multiply.round(2)
 
 # %% [markdown]
 # The second measure asks for no common quality. At equal calls, by what factor does a method lower the distance above
-# the floor of real images, against `ddpm`? If this factor is the same for both networks, the gains add. A factor of a
+# the floor of real images, against `ddpm`? If this factor is the same for both networks, the gains add; where methods gain
+# nothing for the U-Net, an equal factor is no evidence of that. A factor of a
 # distance that is within noise of the floor cannot be measured, so comparisons with such a one are left out, by name. Of
 # the settings that remain some are still far from the data, where a method has most to gain.
 
