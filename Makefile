@@ -42,7 +42,7 @@ reproduce: setup ## run the chain: make reproduce [PROFILE=laptop] [RUN=name] [J
 reference: setup ## the run that is committed: make it, publish it, write the README's results; hours
 	@$(BIN)/python -m cunet reproduce --profile reference && $(BIN)/python -m cunet.publish reference-run
 
-test: setup lint ## ruff, then all tests, the smoke chain included; at most 10 minutes on two cores
+test: setup lint ## ruff, then all tests but the long ones, the smoke chain included; at most 10 minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not long'
 
 test-long: setup ## the long forms of the tests; at most 40 minutes on two cores

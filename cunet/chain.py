@@ -24,14 +24,14 @@ from cunet.profiles import Profile
 
 # What a notebook needs besides its own file and the library, by numbers: the one place where this is said.
 NEEDS: dict[str, tuple[str, ...]] = {
-    "00": tuple(f"{number:02}" for number in range(1, 13)),  # shows what the others found
+    "00": tuple(f"{number:02}" for number in range(1, 100)),  # shows what all others found
     "06": ("05",),
     "07": ("05",),
     "08": ("05",),
     "09": ("05",),
     "10": ("05",),
     "11": ("05",),
-    "12": tuple(f"{number:02}" for number in range(1, 12)),
+    "12": tuple(f"{number:02}" for number in range(1, 100) if number != 12),  # judges it
 }
 TRAINING = "05"  # the notebook that runs once a dataset, model and seed
 SHARDED = "07_synthesis"  # the notebook whose samples can be made by jobs of their own

@@ -61,7 +61,7 @@ def test_what_is_known_of_a_data_set_beforehand_is_so():
     for name, source in sources.SOURCES.items():
         assert source.kind != "photographs" or callable(getattr(photos, name))
         assert (source.kind == "drawn") == (name in drawn.RECIPES) == bool(source.stands_for)
-    places = {sources.place(name) for name in datasets.DATASETS if name != "folder"}
+    places = {sources.place(name) for name, of in sources.SOURCES.items() if of.paper_name or of.stands_for}
     assert places == {row.dataset for row in paper.TABLE_1}, "a stand-in's place is one of the paper's"
     assert sources.label("avatars") == "avatars (stand-in for CelebA)" and sources.label("-") == "-"
 

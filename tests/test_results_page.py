@@ -60,6 +60,26 @@ def test_a_line_tells_the_measurement_with_the_verdict_or_the_best_and_the_worst
     assert "Measured: C05 number 1." in line
 
 
+def test_failures_are_counted_by_row_and_named_and_what_is_asked_first_is_said_first():
+    text = results_page.verdicts(frame := card(C01=R, C04=f"{R}, {N}", C11=f"{N}, {rules.UNDECIDED}"))
+    assert "Of the 5 rows: 2 reproduced, 2 not reproduced, 1 undecided; not reproduced in C04, C11." in text
+    assert "1 reproduced, 1 partly, 1 undecided" in text
+    assert results_page.in_short(frame) == ""
+    assert "(C06): 1 reproduced, 1 undecided; " in results_page.in_short(
+        card(C06=f"{R}, {rules.UNDECIDED}", C07=N)
+    )
+
+
+def test_how_long_the_networks_were_trained_stands_beside_the_authors_recipe():
+    pages = {
+        name: dict(notebook="05_training", parameters=dict(size="laptop"), values=dict(images_seen=seen))
+        for name, seen in (("a", 200_000), ("b", 100_032))
+    }
+    text = results_page.trained(pages)
+    assert "`laptop`, 32 x 32 pixels, each trained on 100,032 to 200,000 images" in text and "64 x 64" in text
+    assert results_page.trained({}) == ""
+
+
 def test_a_run_without_table_1_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="tab01_synthesis.csv is no table 1.*notebook 07"):
         results_page.table_1(tmp_path)
@@ -117,6 +137,13 @@ def test_the_goal_is_judged_for_each_data_set_that_has_both_networks(tmp_path):
     assert "not reached (distance 1.12, steps 1.00, time 0.10)" in text and "LSUN" not in text
     (tmp_path / "tables" / "tab01_synthesis.csv").write_text("\n".join(rows[:2]))
     assert results_page.goal(tmp_path) == ""
+    edge = [
+        "dataset,model,fd,steps,seconds_per_sample,edge",
+        "mnist,unet,8,50,1,most tried",
+        "mnist,cunet,8,50,1,-",
+    ]
+    (tmp_path / "tables" / "tab01_synthesis.csv").write_text("\n".join(edge))
+    assert "steps 1.00, a best one lies at the edge of what was tried, time" in results_page.goal(tmp_path)
 
 
 def test_equal_steps_have_a_row_a_data_set_and_seeds_a_sentence(tmp_path):
