@@ -15,7 +15,16 @@ from torch import Tensor
 
 from . import sources
 from .palette import label
-from .synthesis_tables import Chosen, against_first, ends, key, over_pairs, ratio_above, ratio_of_steps
+from .synthesis_tables import (
+    MOST_RATIO,
+    Chosen,
+    against_first,
+    ends,
+    key,
+    over_pairs,
+    ratio_above,
+    ratio_of_steps,
+)
 from .wording import interval
 
 WHY = {
@@ -67,7 +76,8 @@ def at_best(
     for rule, what in (("lowest", "for the lowest"), ("flat", "to come within 5 % of it")):
         pair = getattr(ours, rule), getattr(others, rule)
         spans = [" to ".join(dict.fromkeys(f"{end:.0f}" for end in ends(one))) for one in pair]
-        value |= dict(zip((f"{rule}_low", f"{rule}_high"), ratio_of_steps(*pair, ours.tried), strict=True))
+        span = ratio_of_steps(ours, others, rule)
+        value |= dict(zip((f"{rule}_low", f"{rule}_high"), span, strict=True))
         words.append(f"{spans[0]} steps against {spans[1]} {what}")
     text = f"{label(model)}, in 95 % of resamples: {', '.join(words)}; tried: {list(ours.tried)}"
     yield dict(id="C07", measured=text, value=value)
@@ -137,7 +147,10 @@ def faster(model: str, ratio: Sequence[float], steps: tuple[float, float, float]
     """
     for (factor, least, most), what in (((1.0, 1.0, 1.0), "a step"), (steps, "a sample at its best steps")):
         middle, low, high = factor * ratio[0], least * ratio[1], most * ratio[2]
-        text = f"{label(model)}: {what} takes {interval(middle, low, high)} of the U-Net's time"
+        known = least > 0 and most < MOST_RATIO
+        taken = interval(middle, low, high) if known else f"{middle:.2f}"
+        text = f"{label(model)}: {what} takes {taken} of the U-Net's time"
+        text += "" if known else ", open: both networks' best may lie beyond the steps that were tried"
         yield dict(id="C05", measured=text, value=dict(saved=1 - middle, low=1 - high, high=1 - low))
 
 
@@ -190,7 +203,7 @@ def claims(
                 )
                 timed.append(where | learning(model, learned) | dict(n=len(learned), spread=many))
             if (dataset, model) in ratios and model in table.index:
-                span = ratio_of_steps(of[model].lowest, of[first].lowest, of[model].tried)
+                span = ratio_of_steps(of[model], of[first])
                 best = (table.loc[model, "steps"] / table.loc[first, "steps"], *span)
                 over = "95 % bootstrap over rounds, and over samples for the number of steps"
                 rounds = dict(n=given["timing_rounds"], spread=over)

@@ -96,18 +96,20 @@ def ends(values: Tensor) -> tuple[float, float]:
     )
 
 
-def ratio_of_steps(mine: Tensor, theirs: Tensor, tried: Sequence[int]) -> tuple[float, float]:
+def ratio_of_steps(ours: Chosen, others: Chosen, rule: str = "lowest") -> tuple[float, float]:
     """The 95 % interval of a ratio of two numbers of steps, resample by resample; see `Chosen`.
 
     Where both are the fewest that were tried, or both the most, anything may be the case: 0 at the lower end,
-    and `MOST_RATIO` at the upper one.
+    and `MOST_RATIO` at the upper one. By the rule "flat", a number may be larger where the lowest distance is
+    at the most steps tried: what lies within 5 % of one that is lower still is not known.
     """
-    ratio = mine.double() / theirs.double()
+    mine, theirs = getattr(ours, rule), getattr(others, rule)
+    ratio, tried = mine.double() / theirs.double(), ours.tried
     unknown = (mine == theirs) & ((mine == min(tried)) | (mine == max(tried)))
-    return (
-        ends(torch.where(unknown, 0.0, ratio))[0],
-        ends(torch.where(unknown, MOST_RATIO, ratio))[1],
-    )
+    flat = rule == "flat"
+    lower = torch.where(unknown | (flat & (others.lowest == max(tried))), 0.0, ratio)
+    upper = torch.where(unknown | (flat & (ours.lowest == max(tried))), MOST_RATIO, ratio)
+    return ends(lower)[0], ends(upper)[1]
 
 
 def ratio_above(mine: Tensor, theirs: Tensor) -> Tensor:

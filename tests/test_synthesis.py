@@ -251,12 +251,16 @@ def test_every_resample_chooses_its_steps_and_edges_are_named():
 
 
 def test_a_ratio_of_steps_is_open_where_both_are_at_one_edge():
-    five, twenty, fifty = (torch.tensor([n] * 9) for n in (5, 20, 50))
-    tried = (5, 20, 50)
-    assert tables.ratio_of_steps(five, fifty, tried) == (0.1, 0.1)
-    assert tables.ratio_of_steps(twenty, twenty, tried) == (1, 1)
-    for edge in (five, fifty):
-        assert tables.ratio_of_steps(edge, edge, tried) == (0, tables.MOST_RATIO)
+    def at(lowest, flat=20):
+        return tables.Chosen(torch.tensor([lowest] * 9), torch.tensor([flat] * 9), (5, 20, 50))
+
+    assert tables.ratio_of_steps(at(5), at(50)) == (0.1, 0.1)
+    assert tables.ratio_of_steps(at(20), at(20)) == (1, 1)
+    for edge in (5, 50):
+        assert tables.ratio_of_steps(at(edge), at(edge)) == (0, tables.MOST_RATIO)
+    assert tables.ratio_of_steps(at(20), at(50), "flat") == (0, 1), "the second's may be larger"
+    assert tables.ratio_of_steps(at(50), at(20), "flat") == (1, tables.MOST_RATIO)
+    assert tables.ratio_of_steps(at(20), at(20, flat=5), "flat") == (4, 4)
 
 
 def test_ratios_above_the_floor_have_ends_where_one_is_not_above_it():
