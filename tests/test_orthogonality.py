@@ -47,6 +47,7 @@ def test_gains_in_time_multiply_where_a_network_and_a_method_each_halve_the_time
     assert got.level[0] == 7.5 and got.by_network[0] == 2 and got.by_method[0] == 2
     assert got.together == (4.0, 4.0, 4.0) and got.times == (1.0, 1.0, 1.0)
     assert got.faster == (4.0, 4.0, 4.0) and got.reached == 1 and got.best == ("fast", 4)
+    assert got.alone == (2.0, 2.0, 2.0)
     with pytest.raises(InputError, match="ddpm was not tried"):
         orthogonality.multiplied(found, seconds, ("a", "b"), plain="ddpm")
 
@@ -62,7 +63,7 @@ def test_a_quality_that_is_not_reached_is_no_gain_and_choices_are_made_anew_in_e
 
 def test_the_claim_takes_the_unfavourable_ends_and_has_no_value_without_a_measured_comparison():
     one = (1.0, 0.5, 1.5)
-    goal = orthogonality.Multiplied(one, one, one, one, one, (2.0, 0.0, 3.0), 0.9, ("ddim", 5))
+    goal = orthogonality.Multiplied(one, one, one, one, one, (2.0, 0.0, 3.0), 0.9, ("ddim", 5), one)
     gain = orthogonality.Gain(1.2, 1.1, 1.3, [("ddim", 5)], {("ddim", 20): "b with ddpm"}, (4.0, 9.0), one)
     row = orthogonality.claim((0.5, 0.4, 0.6), "unipc", goal, gain)
     assert row["value"] == {"time": 0.6, "time_low": 0.4, "gain": 1.1, "gain_high": 1.3, "own": 0.5}
@@ -78,9 +79,10 @@ def test_the_claim_takes_the_unfavourable_ends_and_has_no_value_without_a_measur
 
 def test_a_speedup_says_with_what_and_how_often_the_quality_is_reached():
     one = (1.0, 0.5, 1.5)
-    goal = orthogonality.Multiplied(one, one, one, one, one, (2.0, 0.0, 3.0), 0.9, ("unipc", 5))
+    goal = orthogonality.Multiplied(one, one, one, one, one, (2.0, 0.0, 3.0), 0.9, ("unipc", 5), one)
     row = orthogonality.speedup(goal, "DDIM")
-    assert row["measured"] == "2.0 times as fast (with unipc, 5 calls)" and row["claim"].endswith("with DDIM")
+    text = "2.0 times as fast (with unipc, 5 calls); the U-Net itself with any method 1.0 [0.5, 1.5] times"
+    assert row["measured"] == text and row["claim"].endswith("with DDIM")
     assert row["spread"].startswith("[0.0, 3.0]") and "reached in 90 % of resamples" in row["spread"]
     assert "never good enough" in orthogonality.speedup(goal._replace(best=None), "DDIM")["measured"]
 
