@@ -18,7 +18,7 @@ from scipy.stats import linregress, norm, permutation_test
 from scipy.stats import t as student
 from torch import Tensor
 
-from . import paper
+from . import metrics, paper
 from .errors import InputError
 from .trajectories import METRICS, Denoised
 from .wording import interval
@@ -39,7 +39,8 @@ def band(values: Tensor, resamples: int = 1000, level: float = 0.95, seed: int =
     counts = torch.stack(
         [torch.randint(n, (n,), generator=generator).bincount(minlength=n) for _ in range(resamples)]
     )
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    below = metrics.tail(n, level)
+    ends = torch.tensor([below, 1 - below], dtype=torch.float64)
     low, high = (counts.double() @ values / n).quantile(ends, dim=0)
     return low, high
 
@@ -275,7 +276,7 @@ def ratio_band(
     rows = torch.randint(n, (resamples, n), generator=generator)
     top, bottom = (torch.as_tensor(x).double()[rows].mean(1) for x in (above, below))
     ratios = torch.where(top > 0, top / bottom, 0.0)
-    tails = (1 - level) / 2
+    tails = metrics.tail(n, level)
     return (
         float(ratios.quantile(tails, interpolation="lower")),
         float(ratios.quantile(1 - tails, interpolation="higher")),

@@ -7,6 +7,7 @@ their readers ask next: how uncertain is the number, and has the training set be
 [-1, 1], (B, C, H, W), with 1 or 3 channels.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ __all__ = [
     "psnr",
     "resampled",
     "ssim",
+    "tail",
 ]
 
 
@@ -161,10 +163,13 @@ def bootstrap_interval(
 ) -> Interval:
     """Bootstrap confidence interval (Efron, 1979) of a statistic of N independent values or feature vectors.
 
+    Percentiles of the resamples; of means, those of `tail`, since a mean's are too narrow for small N.
+
     Args:
         values: (N, ...), one row an image.
         statistic: a number from resampled rows (N, ...); their mean by default.
-        resamples: number of resamples; 100 are enough for a Frechet distance at some 70 ms each.
+        resamples: number of resamples; for a Frechet distance, at some 70 ms each, 100 give the ends of an
+            interval to a quarter of its deviation, and 400, for where a verdict hangs on them, to an eighth.
         level: coverage.
         seed: of the resampling.
         centred: shift the resamples' mean onto the estimate. For Frechet distances: a resample repeats
@@ -176,8 +181,22 @@ def bootstrap_interval(
     estimate, draws = resampled(values, statistic, resamples, seed)
     if centred:
         draws += estimate - draws.mean()
-    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).double())
+    below = tail(len(values), level) if statistic is None else (1 - level) / 2
+    low, high = draws.quantile(torch.tensor([below, 1 - below]).double())
     return Interval(estimate, float(low), float(high))
+
+
+def tail(n: int, level: float = 0.95) -> float:
+    """The share of resampled means of n values to leave out at either end of an interval.
+
+    (1 - level) / 2 is too much where n is small: a resample's variance is (n - 1) / n of that of the data,
+    and the normal distribution is narrower than Student's. So Phi(-sqrt(n / (n - 1)) t), t Student's quantile
+    with n - 1 degrees of freedom ("expanded percentile interval", Hesterberg, The American Statistician
+    69:371, 2015). At n = 12 the plain one covers 91 % in place of 95.
+    """
+    from scipy.stats import norm, t
+
+    return float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf((1 + level) / 2, n - 1)))
 
 
 def resampled(

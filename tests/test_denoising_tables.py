@@ -34,6 +34,12 @@ RUNS = {"unet": network(False, 0.8, 0.3), "cunet": network(True, 0.7, 0.2)}
 SECONDS = {"unet": 0.02, "cunet": 0.01}
 
 
+def test_bands_of_a_dozen_images_cover_what_they_say():
+    columns = torch.randn(12, 2000, generator=torch.Generator().manual_seed(0))
+    low, high = tables.band(columns)
+    assert 0.935 < ((low < 0) & (high > 0)).double().mean() < 0.965, "plain percentiles: 0.91"
+
+
 def test_bands_are_the_bootstrap_intervals_of_each_column():
     values = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     low, high = tables.band(values, resamples=200, seed=4)
