@@ -372,7 +372,7 @@ def the_gain_adds_to_other_accelerations(
     calls where none of the distances is within noise of real images; own: the U-Net's factor. Reproduced when
     time is below 1, gain at least 0.9 and own above 1, all at the unfavourable ends of their 95 % intervals;
     not when time, or with own above 1 gain, fails at its favourable end, where that is known; otherwise
-    undecided: a cheaper call alone is no gain that adds."""
+    undecided, since a cheaper call alone is no gain that adds."""
     if time_low >= 1 or (own > 1 and gain_high < 0.9):
         return NOT_REPRODUCED
     return REPRODUCED if time < 1 and gain >= 0.9 and own > 1 else UNDECIDED

@@ -707,8 +707,8 @@ for n in (4, 16, 64):
     assert (started < 0.8 * as_dear < 0.8 * plain) if n > 4 else min(plain, started, as_dear) > 0.5
 
 # %% tags=["solution", "hide-input"]
-# 3: drift and kick are shears by symmetric matrices (I, and the Hessian of the potential), hence symplectic; leapfrog is
-# made of them. These Runge-Kutta steps are not.
+# 3: drift and kick are shears by symmetric matrices (I, and the Hessian of the potential), hence symplectic;
+# leapfrog is made of them. These Runge-Kutta steps are not.
 omega = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64).kron(torch.eye(2, dtype=torch.float64))
 for solver in ("leapfrog", "midpoint", "rk4"):
 

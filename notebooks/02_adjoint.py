@@ -607,7 +607,8 @@ a_step, none = np.polyfit(whole.index, whole.memory.direct, 1)
 pays = max(1, int(np.ceil((whole.memory.adjoint[few] - none) / a_step)))
 finding = (
     f"at {few} steps on the whole network the adjoint (midpoint, two evaluations a step) holds {holds:.1f} times the "
-    f"memory of plain backpropagation (leapfrog, one), and its gradient is {whole.error.adjoint[few]:.1%} off; it pays from about {pays} steps on"
+    f"memory of plain backpropagation (leapfrog, one), and its gradient is {whole.error.adjoint[few]:.1%} off; it "
+    f"pays from about {pays} steps on"
 )
 print(finding)
 

@@ -364,7 +364,8 @@ e, z = torch.randn(2, 200_000, dtype=torch.float64, generator=torch.Generator().
 for share in (0.0, 0.5, 1.0):
     sigma = share * full
     weight = (1 - before - sigma**2).sqrt()
-    assert abs(float((weight[k] * e + sigma[k] * z).var() / (1 - before[k])) - 1) < 0.02  # by construction; drawn, to see it
+    # by construction; drawn, to see it
+    assert abs(float((weight[k] * e + sigma[k] * z).var() / (1 - before[k])) - 1) < 0.02
 by_equation_2 = ((1 - abar).sqrt() - ho[1:]) / d.alphas[1:].sqrt()  # of eps, once x_t is written out
 print(f"3. with sigma_t, weights of eps agree within {float((weight - by_equation_2).abs().max()):.1e}")
 assert torch.allclose(weight, by_equation_2, atol=1e-9)
