@@ -228,9 +228,9 @@ def build(
         credits, and how near test images come to training images. Both appear at once when they are whole,
         and a second process waits for the first.
     """
-    if getattr(current_process(), "_inheriting", False):  # as the standard library asks: see `_render_all`
-        raise SystemExit(1)  # a script run again by a process that is to draw; it would wait for its parent
     target, counts = path(name, root, counts), counts or COUNTS
+    if not built(target) and getattr(current_process(), "_inheriting", False):  # as the standard library asks
+        raise SystemExit(1)  # a script run again by a process that is to draw; it would wait for its parent
     with processes.locked(target.with_suffix(".lock"), f"the data set {name}", wait=math.inf):
         if built(target):
             return target

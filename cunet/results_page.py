@@ -72,8 +72,8 @@ def block(run_dir: Path) -> str:
         in_short(card),
         readme_picture.markdown(run_dir, f"{FOLDER / PICTURE}"),
         "**Table 1.** Best distance of generated images from real ones, by the paper's rule (the number of "
-        "sampling steps where it is lowest). FD-AlexNet is not the paper's FID: compare order and ratios."
-        + trained(results),
+        "sampling steps where it is lowest). FD-AlexNet is not the paper's FID: compare order, and "
+        "ratios above the distance of as many real images (below)." + trained(results),
         table_1(run_dir),
         goal(run_dir),
         equal_steps(run_dir),
@@ -86,7 +86,7 @@ def block(run_dir: Path) -> str:
 
 
 SHORT = (
-    ("C05", "a denoising step is much cheaper"),
+    ("C05", "a denoising step, and a sample at its best steps, takes much less time"),
     ("C06", "its best samples are as good"),
     ("C08", "they are at equal steps"),
     ("C07", "it gets there in fewer steps"),
@@ -116,7 +116,7 @@ def verdicts(card: pd.DataFrame) -> str:
     wrong = sorted(set(rows[rows["verdict"] == rules.NOT_REPRODUCED]["id"]))
     of_rows += f"; not reproduced in {', '.join(wrong)}" if wrong else ""
     return (
-        f"**The paper's {len(CLAIMS)} claims**: {tally}. A claim has a row a network and data set, and is "
+        f"**The paper's {len(CLAIMS)} claims**: {tally}. A claim may have several rows, and is "
         f"*partly* reproduced where they differ, too. Of the {len(rows)} rows: {of_rows}. All are in [the "
         f"scorecard]({FOLDER / runs.SCORECARD}.md). Five, chosen by a rule, those of the abstract first:"
     )

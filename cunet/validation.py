@@ -41,7 +41,7 @@ def over_validation(
     """A loss of each image of a validation on `dataset`, in batches with a fixed noise.
 
     Args:
-        dataset: the first `VALIDATION_IMAGES` of it count.
+        dataset: its first N images count.
         t: (N,) int64, the diffusion step of each.
         loss: called with the images' numbers (B,), the images (B, C, H, W) float32 and noise like them, on
             the CPU; returns (B,) on any device.

@@ -699,8 +699,8 @@ c20 = {
     "{grow:.1f} states",
 }
 why17 = (
-    "the proposition holds for every first-order equation; its printed proof needs a factor and a d, an end condition and "
-    "the formula for the gradient. The second half is a count, and "
+    "the proposition holds for every first-order equation; its printed proof needs a factor and a d, an end condition "
+    "and the formula for the gradient. The second half is a count, and "
     + ("comes out as claimed" if cost_ratio >= 1.1 else "does not come out as claimed")
 )
 why20 = (

@@ -118,6 +118,7 @@ NONE, ONE, FEATURES = torch.zeros(0, 1, 16, 16), torch.zeros(1, 1, 16, 16), torc
     "call, message",
     [
         (lambda: metrics.bootstrap_interval(FEATURES, resamples=0), "resamples=0"),
+        (lambda: metrics.tail(1), "a mean of 1 values"),
         (lambda: metrics.near_duplicates(NONE.byte(), torch.zeros(3, 1, 16, 16).byte()), "no images"),
         (lambda: metrics.features([]), "no batch of images"),
         (lambda: metrics.kid(FEATURES, FEATURES + 1, subsets=0), "0 subsets of 5 images"),
