@@ -229,9 +229,9 @@ def has_elbow(intervals: pd.DataFrame) -> dict[str, float]:
 def heights(
     distortion: Sequence[float], perception: Sequence[float], drawn: Sequence[Tensor]
 ) -> tuple[float, float, float]:
-    """The largest height of a curve above the chord between its ends, as a share of the curve's height, with
-    its 95 % interval: the largest of the inner points' lower ends, and of their upper ends, which hold for
-    all of them at once (normal, Bonferroni).
+    """The largest height of a curve above the chord between its points of least and greatest distortion, as a
+    share of the curve's height, with its 95 % interval: the largest of the inner points' lower ends, and of
+    their upper ends, which hold for all of them at once (normal, Bonferroni).
 
     drawn: resamples of each point's perception, of the same images at all points.
     """
