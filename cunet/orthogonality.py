@@ -16,7 +16,7 @@ import numpy as np
 from .cost import compare
 from .errors import InputError
 from .kernel_distance import Distances
-from .wording import interval
+from .wording import ends, interval
 
 Key = tuple[str, str, int]  # network, method, calls
 Measure = tuple[float, float, float]  # a value with the ends of its 95 % interval
@@ -193,11 +193,6 @@ def multiplied(
 def said(measure: Sequence[float], digits: int = 2) -> str:
     """A value with its interval in words, as in 1.20 [1.00, 1.50]."""
     return interval(*measure, f".{digits}f")
-
-
-def ends(numbers: Sequence[str]) -> str:
-    """The first and the last of rising numbers in words; one alone as it is."""
-    return " to ".join(dict.fromkeys((numbers[0], numbers[-1])))
 
 
 def span(gain: Gain) -> str:

@@ -31,7 +31,7 @@ from cunet import (
 )
 from cunet.claims import CLAIMS
 from cunet.errors import InputError, command
-from cunet.wording import interval
+from cunet.wording import ends, interval
 
 FOLDER = Path("papermill_runs") / "reference"
 BEGIN = "<!-- results: written by `python -m cunet.results_page`, not by hand -->"
@@ -134,7 +134,7 @@ def trained(results: dict[str, dict]) -> str:
     sides, their_side = ({models.image_size(size) for size in which} for which in (sizes, {recipe.size}))
     return (
         f" Networks of size `{', '.join(sizes)}`, {_square(sides)} pixels, each trained on "
-        f"{' to '.join(dict.fromkeys(f'{n:,}' for n in (seen[0], seen[-1])))} images; the authors' recipe is "
+        f"{ends([f'{n:,}' for n in seen])} images; the authors' recipe is "
         f"{_square(their_side)} and {theirs:,}."
     )
 

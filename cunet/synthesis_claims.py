@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from . import sources
+from . import sources, wording
 from .palette import label
 from .synthesis_tables import (
     MOST_RATIO,
@@ -75,7 +75,7 @@ def at_best(
     value, words = {}, []
     for rule, what in (("lowest", "for the lowest"), ("flat", "to come within 5 % of it")):
         pair = getattr(ours, rule), getattr(others, rule)
-        spans = [" to ".join(dict.fromkeys(f"{end:.0f}" for end in ends(one))) for one in pair]
+        spans = [wording.ends([f"{end:.0f}" for end in ends(one)]) for one in pair]
         span = ratio_of_steps(ours, others, rule)
         value |= dict(zip((f"{rule}_low", f"{rule}_high"), span, strict=True))
         words.append(f"{spans[0]} steps against {spans[1]} {what}")

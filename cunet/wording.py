@@ -1,8 +1,9 @@
-"""How things are written for people: an interval, a cell of a Markdown table, the place of a figure."""
+"""How things are written for people: intervals, spans, cells of a Markdown table, the place of a figure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 BEYOND = "Beyond the paper"
 
@@ -13,6 +14,11 @@ def interval(value: float, low: float, high: float, style: str = ".2f", unit: st
     style: how each of the three is formatted, as in `format`; unit: what follows the number alone.
     """
     return f"{value:{style}}{unit} [{low:{style}}, {high:{style}}]"
+
+
+def ends(numbers: Sequence[str]) -> str:
+    """The first and the last of rising numbers in words; one alone as it is."""
+    return " to ".join(dict.fromkeys((numbers[0], numbers[-1])))
 
 
 def cell(text: object) -> str:
