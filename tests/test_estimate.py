@@ -34,7 +34,7 @@ NETWORKS = {"unet": {"laptop": {"train": 0.02, "call": 0.005, "macs": 1e8}}}
 NETWORKS["unet"]["smoke"] = {"train": 0.004, "call": 0.002, "macs": 7e6}
 COSTS = Costs(
     *("a machine", 10.0, 6.0, 800.0, {"04_networks": 900.0}, 0.5, NETWORKS),
-    {"feature": 1e-3, "score": 5e-3, "distance": 0.05},
+    {"feature": 1e-3, "score": 5e-3, "distance": 0.05, "kernel": 1e-8},
     *({"03_sde": [20.0, 1e-6], "default": [5.0, 0.0]}, {"macs_a_second": 1e13, "known_from": "made up"}),
 )
 
@@ -98,17 +98,34 @@ def test_a_floor_of_more_images_than_the_test_set_has_reads_training_images_too(
     }
 
 
-def test_denoising_is_counted_by_levels_over_strides():
+def test_denoising_is_counted_by_levels_over_strides_walk_by_walk():
     of = given("08_denoising", size="smoke", images=10, levels=[100, 205], stride=10, every=3)
     of |= dict(protocol_levels=[50], stride_images=2, stride_levels=[30], strides=[1, 10], cost_images=[1, 2])
     of |= dict(tradeoff_images=7, tradeoff_level=100, tradeoff_stride=25, mean_images=2, mean_levels=[900])
-    found = work.count("08_denoising", of)
-    scored = 10 * (10 + 21) + 10 * 5 * 4 + 2 * (30 + 3)
-    timed = 3 * 3 * 3
-    assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == scored + 7 * (2 * 4 + 2) + 2
-    assert found[Item("call", CUNET)] == timed and Item("call", UNET) not in found
-    assert found[Item("score")] == pytest.approx(2 * scored / 3 + timed)
-    assert found[Item("distance")] == work.distances(2 * 2 * work.STOPS * (of["tradeoff_resamples"] + 1), 7)
+    found = work.count("08_denoising", of | {"datasets": ["mnist", "avatars"]})
+    walked = 10 * (10 + 21) + 2 * 10 * 5 + 2 * (30 + 3)  # four protocols are two walks, each looked at twice
+    walked += 7 * (2 * 4 + 2) + 2
+    scored = 10 * (1 + 4 + 1 + 7) + 4 * 10 * (1 + 2) + 2 * (1 + 30 + 1 + 3)  # noisy images have scores, too
+    assert found[Item("sample", UNET)] == found[Item("sample", ("unet", "smoke", 3))] == walked
+    assert found[Item("sample", ("cunet", "smoke", 3))] == walked
+    assert found[Item("sample", CUNET)] == walked + 3 * 3 * 3, "whole runs are timed on the first data set"
+    assert found[Item("score")] == 2 * 2 * scored + 3 * 3 * (1 + 3)
+
+
+def test_the_perception_of_denoised_images_is_counted_by_pairs_of_images_as_the_notebook_computes_them():
+    """Real images among themselves, each set with them, and each set with itself, also in its resamples."""
+    of = given("08_denoising", size="smoke", tradeoff_images=7, reference_images=500, tradeoff_resamples=511)
+    found = work.count("08_denoising", of | {"datasets": ["mnist"]})
+    sets = 1 + 2 * 2 * work.STOPS  # the originals, and two walks of two networks
+    assert found[Item("kernel")] == 500**2 + sets * (7 * 500 + 7 * 7 * (1 + 512 / work.WIDTH))
+    assert not found[Item("distance")], "it takes no Frechet distance"
+    assert found[Item("feature")] == 500 + sets * 7
+    twice = work.count("08_denoising", of | {"datasets": ["mnist", "avatars"], "reference_images": 10**6})
+    pairs = sum(work.kernel_pairs(work.images(d)[0], sets, 7, 511) for d in ("mnist", "avatars"))
+    assert twice[Item("kernel")] == pairs, "there are no more real images than the data set has"
+    text = (ROOT / "notebooks" / "08_denoising.py").read_text(encoding="utf-8")
+    assert "kernel_distance.distances(" in text and "distance_to" not in text
+    assert COSTS.seconds(Item("kernel"), 10**8) == pytest.approx(1.0)
 
 
 def test_the_other_denoisers_are_counted_by_walks_and_by_planes_of_bm3d():
@@ -528,7 +545,7 @@ def test_a_run_is_compared_job_by_job(monkeypatch, tmp_path):
 
 def test_the_committed_costs_are_whole_and_of_the_networks_as_they_are():
     found = calibration.load()
-    assert set(found.networks) >= {"unet", "cunet"} and set(found.other) == {"feature", "score", "distance"}
+    assert set(found.networks) >= {"unet", "cunet"} and set(found.other) == set(COSTS.other)
     assert 0 <= found.scaling <= 1 and found.kernel <= found.start and "default" in found.notebooks
     for name, sizes in found.networks.items():
         assert all(of["macs"] == work.macs((name, size, 1)) for size, of in sizes.items())
