@@ -14,7 +14,7 @@ from typing import Any
 from cunet import checkpoints, models, synthesis
 from cunet.checkpoint_names import Trained
 from cunet.samplers import SAMPLERS
-from cunet.shards import BLOCK, KEPT
+from cunet.shards import BLOCK
 from cunet.synthesis import Draw
 from cunet.synthesis_tables import MOST
 from cunet.work import BACKWARD, FEATURES, Item, Work, distances, images
@@ -65,12 +65,11 @@ def shared(of: dict[str, Any]) -> Work:
 
 
 def kept(of: dict[str, Any]) -> tuple[int, int]:
-    """Bytes that notebook 07's sets keep, features and first pixels: those of `shared`, and what is left."""
+    """Bytes that notebook 07's sets keep, features and pixels: those of `shared`, and what is left."""
 
     def size(draw: Draw, there: int) -> int:
         pixels = images(draw.trained.dataset)[2] * models.image_size(of["size"]) ** 2
-        count = draw.samples.count
-        return (count - there) * FEATURES + max(0, min(KEPT, count) - there) * pixels
+        return (draw.samples.count - there) * (FEATURES + pixels)
 
     draws, best = _sets(of)
     return sum(size(one, 0) for one in draws), sum(size(one, _there(one, before)) for one, before in best)
@@ -83,7 +82,8 @@ def set_sizes(of: dict[str, Any], dataset: str) -> set[int]:
 
 
 def count(of: dict[str, Any]) -> Work:
-    """Every training's sets of samples, their features, their intervals, and timed steps."""
+    """Every training's sets of samples, their features, their intervals, timed steps, and the search for
+    copies among those at the best steps, and among as many test images."""
     draws, best = _sets(of)
     work = shared(of)
     steps = 1 + max(2, of["timing_rounds"] // 3)  # the first warms up
@@ -97,4 +97,8 @@ def count(of: dict[str, Any]) -> Work:
         counts = set_sizes(of, dataset)
         work[Item("feature")] += sum(counts)  # of pure noise
         work[Item("distance")] += sum(distances(2, n) for n in counts)
+        train, test, channels = images(dataset)
+        searched = [one.samples.count for one, _ in best if one.trained.dataset == dataset]
+        searched.append(min(max(searched), test))
+        work[Item("pixel")] += sum(searched) * train * channels * models.image_size(of["size"]) ** 2
     return work

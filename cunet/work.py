@@ -10,6 +10,7 @@ Work is counted in images that pass through a network, by kind:
     score     a pair of images for SSIM, PSNR and LPIPS               on the processor
     distance  a Frechet distance between given statistics             on the processor
     kernel    a pair of images under the kernel of a kernel distance  on the processor
+    pixel     a pixel of an image beside another's, in the search for copies, on the processor
     unit      what else a notebook does, in a measure of its own parameters (`OWN_WORK`)
 
 `count` gives a job's work (that of notebook 07 is in `cunet.synthesis_work`); `macs` what an image costs in a

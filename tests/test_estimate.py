@@ -34,7 +34,7 @@ NETWORKS = {"unet": {"laptop": {"train": 0.02, "call": 0.005, "macs": 1e8}}}
 NETWORKS["unet"]["smoke"] = {"train": 0.004, "call": 0.002, "macs": 7e6}
 COSTS = Costs(
     *("a machine", 10.0, 6.0, 800.0, {"04_networks": 900.0}, 0.5, NETWORKS),
-    {"feature": 1e-3, "score": 5e-3, "distance": 0.05, "kernel": 1e-8},
+    {"feature": 1e-3, "score": 5e-3, "distance": 0.05, "kernel": 1e-8, "pixel": 1e-11},
     *({"03_sde": [20.0, 1e-6], "default": [5.0, 0.0]}, {"macs_a_second": 1e13, "known_from": "made up"}),
 )
 
@@ -68,6 +68,7 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
     sets = {100: 2 * 5, 50: 2 * 2, 150: 2 * 1}  # images -> sets
     expected = sum(work.distances(3 + 1, n) * number for n, number in sets.items())
     assert found[Item("distance")] == expected + sum(work.distances(2, n) for n in sets)
+    assert found[Item("pixel")] == 3 * 150 * 60_000 * 16**2, "two networks' samples, and test images"
     shared = synthesis_work.shared(of)
     assert shared[Item("sample", UNET)] == leading + further, "shards do not know which steps are best"
     assert shared[Item("made")] == found[Item("made")] - 2 * 150 and Item("feature") not in shared
@@ -85,7 +86,7 @@ def test_images_at_the_best_steps_go_on_from_the_blocks_that_are_there():
         assert found[Item("made")] == 2 * (3 * 1100 + further)
         kept = synthesis_work.kept(of | dict(best_samples=best))
         assert kept[0] == 2 * 3 * 1100 * (features + pixels)
-        assert kept[1] == 2 * (further * features + min(further, 2048 - 1024) * pixels), "2048 are kept"
+        assert kept[1] == 2 * further * (features + pixels)
 
 
 def test_a_floor_of_more_images_than_the_test_set_has_reads_training_images_too():
