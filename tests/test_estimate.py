@@ -1,6 +1,7 @@
 """Estimates: work counted as by hand, costs scaled and fitted, jobs laid out in time."""
 
 import ast
+import inspect
 import math
 import re
 from dataclasses import replace
@@ -16,6 +17,7 @@ from cunet import (
     cost,
     denoisers,
     estimate,
+    kernel_distance,
     parameters,
     profiles,
     reproduce,
@@ -59,7 +61,7 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
     of |= dict(further_step_counts=[20], sampler_step_counts=[10, 20], sampler_samples=50)
     found = work.count("07_synthesis", of | {"resamples": 3, "reference_images": 500})
     leading = 100 * (10 + 20 + 40) + 50 * (19 + 39) + 100 * 20  # Heun asks twice a step, but for the last
-    further, best = 100 * 20, 150 * 20
+    further, best = 100 * 20, 150 * 40  # at the most steps, as dear as it can be
     assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == leading + further + best
     steps = (1 + 3) * MOST * work.BACKWARD  # 9 rounds of timing, a third of them for training
     assert of["timing_rounds"] == 9 and found[Item("call", UNET)] == found[Item("call", CUNET)] == steps
@@ -69,9 +71,19 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
     expected = sum(work.distances(3 + 1, n) * number for n, number in sets.items())
     assert found[Item("distance")] == expected + sum(work.distances(2, n) for n in sets)
     assert found[Item("pixel")] == 3 * 150 * 60_000 * 16**2, "two networks' samples, and test images"
+    assert found[Item("kernel")] == sum(number * 3 * 50 * n**2 for n, number in sets.items()), "KID's subsets"
     shared = synthesis_work.shared(of)
     assert shared[Item("sample", UNET)] == leading + further, "shards do not know which steps are best"
     assert shared[Item("made")] == found[Item("made")] - 2 * 150 and Item("feature") not in shared
+
+
+def test_kid_is_counted_as_it_is_computed():
+    kid = inspect.signature(kernel_distance.kid).parameters
+    assert synthesis_work.KID_SUBSET == kid["size"].default
+    assert synthesis_work.KID_MATRICES == 3 * kid["subsets"].default, "within each set, and between them"
+    of = given("07_synthesis", size="smoke", checkpoints="train", datasets=["mnist"], seeds=[0], draws=1)
+    of |= dict(samples=3000, best_samples=3000, step_counts=[10], samplers=["ddim"])
+    assert work.count("07_synthesis", of)[Item("kernel")] == 2 * 2 * 3 * 50 * 1000**2
 
 
 def test_images_at_the_best_steps_go_on_from_the_blocks_that_are_there():
@@ -82,7 +94,7 @@ def test_images_at_the_best_steps_go_on_from_the_blocks_that_are_there():
     pixels, features = 16**2, 4 * 256
     for best, further in ((1000, 0), (1100, 0), (1101, 77), (3000, 3000 - 1024)):
         found = work.count("07_synthesis", of | dict(best_samples=best))
-        assert found[Item("sample", UNET)] == drawn + 20 * further
+        assert found[Item("sample", UNET)] == drawn + 40 * further
         assert found[Item("made")] == 2 * (3 * 1100 + further)
         kept = synthesis_work.kept(of | dict(best_samples=best))
         assert kept[0] == 2 * 3 * 1100 * (features + pixels)
