@@ -1,8 +1,9 @@
 """Profiles: what they may say, and what is said about what they may not."""
 
 import pytest
+from conftest import ROOT
 
-from cunet import profiles
+from cunet import parameters, profiles
 from cunet.errors import InputError
 
 
@@ -69,6 +70,15 @@ def test_a_profile_can_be_a_file_anywhere(repository, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(BASE + "size: smoke")
     assert profiles.load(str(path)).size == "smoke"
+
+
+@pytest.mark.parametrize("name", ["reference", "paper"])
+def test_a_profile_of_many_samples_has_no_fewer_resamples_than_a_notebook_by_itself(name):
+    fewer = {}
+    for stem, given in profiles.load(name).notebooks.items():
+        own = parameters.declaration(ROOT / "notebooks" / f"{stem}.py")
+        fewer |= {key: n for key, n in given.items() if key.endswith("resamples") and n < own[key]}
+    assert not fewer
 
 
 def test_settings_go_over_lines_and_over_a_notebooks_parameters(profile):
