@@ -77,7 +77,7 @@ def more_robust(
         id="C22",
         measured=text,
         value=value,
-        spread="paired bootstrap tests over images, each network trained"
+        spread="paired t-tests over images, errors by bootstrap, each network trained"
         f" {times(compared.trainings.iloc[0])}",
         why=reason(value, largest[pair[1]], largest[pair[0]])
         + "; single blocks, median and largest: "

@@ -14,6 +14,7 @@ about an ingredient needs; it leaves the first one out, since all trainings get 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from . import checkpoints, folders, metrics, recipe, subsets
+from . import checkpoints, folders, metrics, recipe, subsets, synthesis
 from .datasets import ImageDataset
 from .denoising import denoise
 from .diffusion import Diffusion
@@ -41,6 +42,12 @@ INGREDIENTS = {  # network -> what it lacks
     "cunet-zerovelocity": "learned initial velocity",
     "cunet-released": "several at once",
 }
+REMEDIES = {  # network -> what it is suspected that the full one lacks, and gets
+    "cunet@widths=(16,28,56,96)": "capacity: more channels where images are coarse",
+    "cunet@steps=(1,2,4,4)": "solver: more evaluations, with as many weights",
+    "cunet@time_width=256": "time conditioning: a wider embedding",
+    "cunet-walltime": "training: the U-Net's time in place of its images",
+}
 FIGURES = {"cunet-noattn": 12, "cunet-nores": 13, "cunet-plain": 14}  # of the paper, by network
 SEEDS, IMAGES = "training seeds", "images"  # what an interval may be over
 Key = tuple[str, str, int]  # data set, network, training seed
@@ -49,10 +56,11 @@ Key = tuple[str, str, int]  # data set, network, training seed
 def find(
     folder: Path, datasets: Sequence[str], models: Sequence[str], size: str, seeds: Sequence[int]
 ) -> tuple[dict[Key, Path], list[Key]]:
-    """The checkpoints that are in a folder, of all combinations that are asked for; and the networks that are
-    there with none of the seeds, each with the first of these."""
-    there, _ = checkpoints.there(folder, size, datasets, models, seeds)
-    paths = {(one.dataset, one.model, one.seed): path for one, path in there.items()}
+    """The checkpoints that are in a folder, of all combinations that are asked for, with the variants of
+    their trainings (`synthesis.VARIANTS`) as networks of their own; and the networks that are there with none
+    of the seeds, each with the first of these."""
+    there, _ = checkpoints.there(folder, size, datasets, models, seeds, ("", *synthesis.VARIANTS))
+    paths = {(one.dataset, synthesis.name(one), one.seed): path for one, path in there.items()}
     known = {key[:2] for key in paths}
     return paths, [(d, m, seeds[0]) for d in datasets for m in models if (d, m) not in known]
 
@@ -68,8 +76,8 @@ def command(key: Key, size: str, like: Mapping, folder: Path) -> str:
     settings = "".join(
         f" --set {k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in changed.items()
     )
-    name = f"--dataset {key[0]} --model {key[1]} --size {size} --seed {key[2]} --images {like['images']}"
-    return f"cunet train {name}{settings} --out {folders.shown(folder)}"
+    name = f"--dataset {key[0]} --model {shlex.quote(key[1])} --size {size} --seed {key[2]}"
+    return f"cunet train {name} --images {like['images']}{settings} --out {folders.shown(folder)}"
 
 
 def unequal(card: Mapping, full: Mapping) -> str:
@@ -162,9 +170,13 @@ def seed_spread(values: Mapping[tuple[str, str], Sequence[float]], dataset: str)
     """The pooled relative deviation between seeds: of the logarithm of each network's number around its own
     mean, taken together over the networks of `dataset` with several seeds, or, where it has none, of all.
 
-    values: (data set, network) -> its number, above 0, with each seed.
+    values: (data set, network) -> its number with each seed; a network with one at or below 0 is left out.
     """
-    several = {key: np.log(np.asarray(group, float)) for key, group in values.items() if len(group) > 1}
+    several = {
+        key: np.log(np.asarray(group, float))
+        for key, group in values.items()
+        if len(group) > 1 and min(group) > 0
+    }
     groups = {key: group for key, group in several.items() if key[0] == dataset} or several
     freedom = sum(len(group) - 1 for group in groups.values())
     if not freedom:
@@ -189,15 +201,17 @@ class Contribution(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """A statistic of one trained network's rows, and of resamples of them (`metrics.resampled`)."""
+    """A statistic of one trained network's rows, of resamples of them (`metrics.resampled`), and how many
+    rows they are (0: not said)."""
 
     value: float
     resamples: Tensor
+    rows: int = 0
 
 
 def draw(rows: Tensor, statistic: Callable | None = None, resamples: int = 1000, seed: int = 0) -> Draws:
     """A statistic (by default the mean) with its resamples: the same rows for every network."""
-    return Draws(*metrics.resampled(rows, statistic, resamples, seed))
+    return Draws(*metrics.resampled(rows, statistic, resamples, seed), len(rows))
 
 
 def contribution(
@@ -213,7 +227,7 @@ def contribution(
     """
     if not full or not ablated:
         raise InputError("A contribution is between two networks that were trained with one seed at least.")
-    (without, drawn_without), (whole, drawn_whole) = mean(ablated), mean(full)
+    (without, drawn_without, _), (whole, drawn_whole, _) = mean(ablated), mean(full)
     estimate, ends = without - whole, [(1 - level) / 2, (1 + level) / 2]
     if spread.freedom:
         several = math.sqrt(1 / len(full) + 1 / len(ablated))
@@ -225,8 +239,9 @@ def contribution(
 
 
 def mean(draws: Sequence[Draws]) -> Draws:
-    """Over training seeds."""
-    return Draws(float(np.mean([d.value for d in draws])), torch.stack([d.resamples for d in draws]).mean(0))
+    """Over training seeds, of as many rows each."""
+    together = torch.stack([d.resamples for d in draws]).mean(0)
+    return Draws(float(np.mean([d.value for d in draws])), together, min(d.rows for d in draws))
 
 
 def contributions(
@@ -235,14 +250,17 @@ def contributions(
     """What each ingredient contributes: `contribution` of every data set, network and measure.
 
     draws: of every training, by measure; those of further networks enter the spread between seeds alone.
-    full: the network that has all ingredients. others: those without one, in order; where one has no training
-    in a data set, it is left out there. held: the one of them that is the full network told one step: its
-    trainings are the same, so seeds do not part the two.
+    full: the network that has all ingredients, or another that all are held against. others: those without
+    one, in order; where one has no training in a data set, it is left out there, and a data set without the
+    full network altogether. held: the one of them that is the full network told one step: its trainings are
+    the same, so seeds do not part the two.
 
     Returns a row a data set, measure and network: the full network's mean, the contribution with its
     interval, the same in per cent of that mean, what the interval is over, with the degrees of freedom and
     the trainings that it is pooled over, how many seeds each has, the sign, and whether it is smaller than
-    the full network's range over its seeds (None with one seed).
+    the full network's range over its seeds (None with one seed). A number at or below 0 (a distance that is
+    no larger than that of real images) has no logarithm: the interval is then over images, and there are no
+    per cent of it.
     """
     trained: dict[str, dict[tuple[str, str], list[float]]] = {}
     for (dataset, model, _), found in draws.items():
@@ -255,18 +273,23 @@ def contributions(
             for model in (full, *others)
         }
         by = {model: found for model, found in by.items() if found}
+        if full not in by:
+            continue
         values = {model: [one.value for one in found] for model, found in by.items()}
         spread = seed_spread(trained[measure], dataset)
         base, several = mean(by[full]).value, len(values[full]) > 1
+        lacks = INGREDIENTS | REMEDIES
         for model in list(by)[1:]:
-            of = UNKNOWN if model == held else spread
+            positive = min(base, mean(by[model]).value) > 0
+            of = spread if positive and model != held else UNKNOWN
             found = contribution(by[full], by[model], of)
             percent = {
-                name: 100 * x / base for name, x in zip(("percent", "low", "high"), found[:3], strict=True)
+                name: 100 * x / base if base > 0 else math.nan
+                for name, x in zip(("percent", "low", "high"), found[:3], strict=True)
             }
             reach = max(values[full]) - min(values[full])
             rows.append(
-                dict(dataset=dataset, model=model, without=INGREDIENTS.get(model, "time embedding"))
+                dict(dataset=dataset, model=model, without=lacks.get(model, "time embedding"))
                 | dict(measure=measure, full=base, contribution=found.estimate)
                 | dict(contribution_low=found.low, contribution_high=found.high, **percent)
                 | dict(over=found.over, pooled=of.of, freedom=of.freedom)

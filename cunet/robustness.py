@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import t as student
 from torch import Tensor, nn
 
 from .ablations import Draws, draw
@@ -181,7 +182,7 @@ def growth(undisturbed: Draws, disturbed: Draws) -> Draws:
     """Logarithm of the factor by which the error grows, with its resamples."""
     ratio = (disturbed.resamples / undisturbed.resamples).log()
     value = math.log(disturbed.value / undisturbed.value)
-    return Draws(value, ratio + value - ratio.mean())
+    return Draws(value, ratio + value - ratio.mean(), disturbed.rows)
 
 
 def compared(growths: Mapping[tuple, tuple[Draws, Draws]]) -> pd.DataFrame:
@@ -189,24 +190,32 @@ def compared(growths: Mapping[tuple, tuple[Draws, Draws]]) -> pd.DataFrame:
 
     growths: (task, kind, strength) -> logarithmic growth of the first network and of the second, on the same
     images. Columns: task, kind, strength, first, second (factors), ratio (second over first) with its 95 %
-    interval low and high, p, p_holm (adjusted over all settings), and ahead: "first" or "second", whose error
-    grows less, or "" where p_holm is above 0.05 or the two factors differ by less than MARGIN.
+    interval low and high, n (images or samples), p, p_holm (adjusted over all settings), and ahead: "first"
+    or "second", whose error grows less, or "" where p_holm is above 0.05 or the two factors differ by less
+    than MARGIN.
 
-    p is the share of resamples, with the estimate itself as one of them, that lie as far from their mean as
-    the estimate does from no difference: at least 1 / (resamples + 1), the least that they can tell. So with
-    K settings fewer than 20 K resamples put nobody ahead.
+    p and the interval are Student's, with the n images of the task behind them: the estimate has the standard
+    error sqrt(n / (n - 1)) times the deviation of its resamples (a bootstrap of n rows is too narrow by that
+    factor), and n - 1 degrees of freedom.
+
+    Raises InputError where it is not said how many images are behind a growth, or fewer than two.
     """
     rows = []
     for (task, kind, strength), (first, second) in growths.items():
         estimate = second.value - first.value
-        drawn = second.resamples - first.resamples
-        drawn = drawn - drawn.mean()
-        low, high = (estimate + drawn.quantile(torch.tensor([0.025, 0.975]).double())).tolist()
-        as_far = int((drawn.abs() >= abs(estimate)).sum())
+        n = min(first.rows, second.rows)
+        if n < 2:
+            raise InputError(
+                f"{task}, {kind} {strength:g}: a test takes 2 images or more, and there are {n}."
+            )
+        error = float((second.resamples - first.resamples).std()) * math.sqrt(n / (n - 1))
+        reach = float(student.ppf(0.975, n - 1)) * error
+        low, high = estimate - reach, estimate + reach
+        distance = math.inf if not error and estimate else abs(estimate) / (error or 1.0)
         row = {"task": task, "kind": kind, "strength": strength}
         row |= {"first": math.exp(first.value), "second": math.exp(second.value)}
         row |= {"ratio": math.exp(estimate), "low": math.exp(low), "high": math.exp(high)}
-        rows.append(row | {"p": (1 + as_far) / (1 + len(drawn))})
+        rows.append(row | {"n": n, "p": 2 * float(student.sf(distance, n - 1))})
     frame = pd.DataFrame(rows)
     frame["p_holm"] = holm(frame.p)
     decided = (frame.p_holm <= SIGNIFICANT) & (np.maximum(frame.ratio, 1 / frame.ratio) >= MARGIN)

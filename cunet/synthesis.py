@@ -38,6 +38,13 @@ def name(which: Trained) -> str:
     return f"{which.model}-{which.variant}" if which.variant else which.model
 
 
+def standard(model: str) -> str:
+    """The network of a training that `name` gave a name: what is left of that without the variant."""
+    for variant in VARIANTS:
+        model = model.removesuffix(f"-{variant}")
+    return model
+
+
 def trainings(given: Mapping[str, Any], folder: Path) -> tuple[dict[Trained, Path], list[str]]:
     """The checkpoints in `folder` that notebook 07 compares.
 

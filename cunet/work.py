@@ -250,6 +250,8 @@ def _rivals(of: dict[str, Any]) -> Work:
 
 def _ablations(of: dict[str, Any]) -> Work:
     """Notebook 10: each network that is there measured, two of them disturbed, and levels read back."""
+    from cunet import synthesis
+
     work, size, full = Work(), of["size"], of["models"][0]
     walks = sum(math.ceil(level / of["stride"]) for level in of["levels"])
     strengths = sum(len(of[kind]) for kind in ("factors", "input_noise", "impulses", "weight_noise"))
@@ -260,16 +262,19 @@ def _ablations(of: dict[str, Any]) -> Work:
     read = 2 * of["rungs"] * (of["known_images"] + of["read_images"] * len(of["true_steps"])) + held
     for dataset in of["datasets"]:
         channels = images(dataset)[2]
-        networks = [(model, seed) for model in of["models"] for seed in of["seeds"]]
+        networks = [(model, seed) for model in (*of["models"], of["discrete"]) for seed in of["seeds"]]
         if of["checkpoints"] == "released":
             found, _ = checkpoints.there(checkpoints.ASSETS, size, [dataset], of["models"], of["seeds"])
             networks = [(one.model, one.seed) for one in found]
             if dataset != of["datasets"][0] and not {m for m, _ in networks} & set(of["models"][1:]):
                 continue  # nothing was ablated there
-            found, _ = checkpoints.there(checkpoints.ASSETS, size, [dataset], [of["discrete"]], of["seeds"])
-            networks += [(one.model, one.seed) for one in found] if len(found) > 1 else []
+            every = dict.fromkeys([*of["models"], *of["remedies"], of["discrete"]])
+            found, _ = checkpoints.there(
+                checkpoints.ASSETS, size, [dataset], every, of["seeds"], ("", *synthesis.VARIANTS)
+            )
+            networks = [(synthesis.name(one), one.seed) for one in found]
         for model in [m for m, _ in networks] + [m for m, _ in networks if m == full]:  # again, told one step
-            network = (model, size, channels)
+            network = (synthesis.standard(model), size, channels)
             measured = of["samples"] * of["steps"] + of["images"] * walks + of["loss_images"]
             work[Item("sample", network)] += measured
             work[Item("call", network)] += held if model == full else 0

@@ -28,11 +28,13 @@ from cunet.errors import InputError
 
 
 def test_what_is_in_the_folder_is_found_and_networks_without_any_seed_are_missing(tmp_path):
-    for name in ("mnist-cunet-laptop-s0", "mnist-cunet-laptop-s2", "mnist-cunet-nores-laptop-s1"):
-        (tmp_path / f"{name}.safetensors").touch()
+    names = ("laptop-s0", "laptop-s2", "laptop-s0-walltime", "nores-laptop-s1")
+    for name in names:
+        (tmp_path / f"mnist-cunet-{name}.safetensors").touch()
     asked = ["cunet", "cunet-noattn", "cunet-nores"]
     paths, missing = ablations.find(tmp_path, ["mnist"], asked, "laptop", [0, 1, 2])
-    assert set(paths) == {("mnist", "cunet", 0), ("mnist", "cunet", 2), ("mnist", "cunet-nores", 1)}
+    plain = {("mnist", "cunet", 0), ("mnist", "cunet", 2), ("mnist", "cunet-nores", 1)}
+    assert set(paths) == plain | {("mnist", "cunet-walltime", 0)}
     assert missing == [("mnist", "cunet-noattn", 0)]
 
 
@@ -41,6 +43,8 @@ def test_the_command_trains_by_the_recipe_of_the_network_to_be_compared_with(tmp
         "recipe"
     ]
     assert "--set" not in ablations.command(("mnist", "cunet-nores", 2), "laptop", like, tmp_path)
+    wider = ("mnist", "cunet@widths=(16,28,56,96)", 0)
+    assert wider[1] in shlex.split(ablations.command(wider, "laptop", like, tmp_path)), "brackets are quoted"
     like |= {"learning_rate": 1e-3, "flip": True}
     words = shlex.split(ablations.command(("mnist", "cunet-nores", 2), "laptop", like, tmp_path))
     assert words[:2] == ["cunet", "train"]
@@ -155,6 +159,20 @@ def test_contributions_have_a_row_a_network_that_is_trained_and_seeds_do_not_par
         .small.isna()
         .all()
     )
+
+
+def test_a_number_at_or_below_nothing_has_no_ratio_and_no_per_cent():
+    found = {
+        ("mnist", model, seed): {"fd": one}
+        for model, values in {"cunet": (-1.0, 4.0), "cunet-noattn": (9.0,), "cunet-nores": (-2.0,)}.items()
+        for seed, one in enumerate(draws_of(*values))
+    }
+    frame = ablations.contributions(found, "cunet", ["cunet-noattn", "cunet-nores"], "")
+    assert list(frame.over) == ["images", "images"], "no logarithm of a distance below that of real images"
+    assert list(frame.contribution) == [7.5, -3.5] and list(frame.percent) == [500, -700 / 3]
+    none = ablations.contributions(found, "cunet-nores", ["cunet-noattn"], "")
+    assert none.percent.isna().all() and list(none.contribution) == [11]
+    assert not len(ablations.contributions(found, "unet", ["cunet"], "")), "nothing to hold it against"
 
 
 def lines(*percent: float, over: str = ablations.SEEDS) -> pd.DataFrame:

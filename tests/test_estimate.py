@@ -196,7 +196,7 @@ def test_ablations_are_counted_network_by_network_and_the_disturbed_pair_setting
         {item.network[0]: n for item, n in found.items() if item.kind == kind and n}
         for kind in ("sample", "call")
     )
-    assert drawn == {"cunet": 4 * one + pair, "cunet-nores": 2 * one, "unet": pair}
+    assert drawn == {"cunet": 4 * one + pair, "cunet-nores": 2 * one, "unet": 2 * one + pair}
     assert calls == {"cunet": 4 * 5 + pair_calls, "unet": pair_calls}
 
 

@@ -47,6 +47,8 @@ def test_what_is_there_takes_part_and_what_is_not_is_named(tmp_path):
         *(Trained("mnist", "unet"), Trained("mnist", "cunet"), Trained("mnist", "cunet", 1)),
         Trained("mnist", "cunet", 0, "walltime"),
     ]
+    assert [synthesis.name(one) for one in found] == ["unet", "cunet", "cunet", "cunet-walltime"]
+    assert [synthesis.standard(synthesis.name(one)) for one in found] == ["unet", "cunet", "cunet", "cunet"]
     assert "mnist-unet-laptop-s1" in missing and "avatars-unet-laptop-s0" in missing
     assert "avatars-cunet-laptop-s0" in missing, "there, but with nothing to be compared with"
     assert not {path.stem for path in found.values()} & set(missing)
