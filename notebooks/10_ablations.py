@@ -394,7 +394,7 @@ for d in datasets:
 remedied = [m for m in dict.fromkeys(m for _, m, _ in loaded) if m in remedies or m != synthesis.standard(m)]
 gaps = ablations.contributions(draws, discrete, [full, *remedied], HELD)
 gaps = gaps.rename(columns={"without": "remedy", "contribution": "difference", "full": "discrete"})
-gaps["remedy"] = gaps.remedy.where(gaps.model != full, "none")
+gaps["remedy"] = gaps.remedy.where(gaps.model != full, "none: as it is")
 rates = []
 for channels in sorted({test.channels for test in tests.values()}):
     built = {
