@@ -125,6 +125,8 @@ def sweep(
     network: one with classes. probe: features (N, D) -> the class of each. distance: features -> how far the
     set is from real images.
 
+    The network is on the first GPU, where there is one, while it draws.
+
     Returns a row a scale, with `COLUMNS`, and its images. right is the share that is of the class asked for,
     right_low and right_high end its 95 % interval, all_low and all_high the one that holds for all scales at
     once.
@@ -132,7 +134,8 @@ def sweep(
     rows, made = [], []
     labels = torch.arange(images) % network.classes
     for scale in scales:
-        made.append(sample(network, labels, scale, diffusion, steps=steps, seed=seed))
+        with sampling.placed(sampling.best_device(), network):
+            made.append(sample(network, labels, scale, diffusion, steps=steps, seed=seed))
         found = features(made[-1])
         of_class = probe(found) == labels
         one, every = share(of_class), share(of_class, len(scales))

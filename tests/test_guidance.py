@@ -245,6 +245,19 @@ def test_a_sweep_asks_for_all_classes_in_turn_at_each_scale_from_the_same_noise(
     assert rows[1]["kid"] == 2 and rows[1]["all_low"] < rows[1]["right_low"]
 
 
+def test_a_sweep_draws_on_the_first_gpu_and_the_network_comes_back(monkeypatch):
+    net, places = network("cunet"), []
+    monkeypatch.setattr(guidance.sampling, "best_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(net, "to", lambda place: places.append(str(place)))
+    monkeypatch.setattr(
+        guidance, "sample", lambda *_, **__: places.append("drawn") or torch.zeros(4, 1, 16, 16)
+    )
+    far = lambda found: Distances(1.0, np.array([1.0, 2.0]))  # noqa: E731
+    judge = lambda found: torch.zeros(len(found))  # noqa: E731
+    guidance.sweep(net, Diffusion(), [0.0, 2.0], judge, far, images=4, steps=2)
+    assert places == ["cuda:0", "drawn", "cpu"] * 2
+
+
 def test_how_a_network_came_to_know_its_classes_is_read_off_its_card():
     card = dict(dataset="mnist", model="cunet@classes=10", images_seen=1000, recipe=dict(start=""))
     assert guidance.training(card).endswith("trained on 1,000 images, from random weights")
