@@ -85,7 +85,6 @@ from cunet import (
     again,
     beyond_figures,
     cost,
-    depth,
     export,
     figures,
     guidance,
@@ -494,26 +493,19 @@ run.save_figure(picture, "ext_depth", caption)
 
 
 # %%
-def judged(network, model, way, macs):
-    """A row: distance of samples by DDIM, with its interval, and the work of a sample."""
-    images = sampling.sample(network, samples, pair[model][1], "ddim", depth_calls, seed)
-    return dict(model=model, way=way, macs=macs) | yardstick.kid(yard.distance(images))
-
-
-rows, known_sets = [], {}
-for n in depths:
-    macs = depth_work[n] * len(chain)
-    with depth.solved_with(network, depth=n):
-        known_sets[(n,) * len(chain)] = row = judged(network, second, "even depth", macs)
-    rows.append(row | dict(budgets=[macs], depths=f"{n:g}"))
-for equal, picks in chosen:
-    if picks not in known_sets:  # the same picks give the same samples
-        chooser = adaptive.Adaptive(network, dict(zip(chain, picks, strict=True)))
-        known_sets[picks] = judged(chooser, second, "depth by need", sum(depth_work[n] for n in picks))
-    row = known_sets[picks] | dict(way="depth by need")
-    rows.append(row | dict(budgets=equal, depths=" ".join(f"{n:g}" for n in picks)))
-deep = pd.DataFrame(rows)
-deep.round(2)
+measured = partial(adaptive.measured, distance=yard.distance, n=samples, steps=depth_calls, seed=seed)
+evenly = adaptive.sampled(network, diffusion, depths, yard.distance, samples, depth_calls, seed)
+sets = {(n,) * len(chain): one for n, one in evenly.items()}  # the same depths give the same samples
+for _, picks in chosen:
+    if picks not in sets:
+        sets[picks] = measured(adaptive.Adaptive(network, dict(zip(chain, picks, strict=True))), diffusion)
+done = [("even depth", [len(chain) * depth_work[n]], (n,) * len(chain), (n,)) for n in depths]
+done += [("depth by need", equal, picks, picks) for equal, picks in chosen]
+deep = []
+for way, budgets, picks, named in done:
+    row = dict(model=second, way=way, macs=sum(depth_work[n] for n in picks), budgets=budgets)
+    deep.append((row | dict(depths=" ".join(f"{n:g}" for n in named)), sets[picks]))
+pd.DataFrame([row | one.columns() for row, one in deep]).round(2)
 
 # %% [markdown]
 # **Can deep blocks be used twice?** If features far down the U change little from step to step, they need not be computed
@@ -522,9 +514,9 @@ deep.round(2)
 
 # %%
 reused = []
-for m, (one, _) in pair.items():
-    full = cost.macs(one, side)
-    reused.append(judged(one, m, "every call", full * len(chain)))
+for m, (one, process) in pair.items():
+    row = dict(model=m, way=beyond_figures.FULL, macs=cost.macs(one, side) * len(chain))
+    reused.append((row, measured(one, process)))
     for every in reuse:
         reusing = adaptive.Reusing(one, every)
         at_zero = torch.zeros(1, one.channels, side, side)
@@ -532,42 +524,58 @@ for m, (one, _) in pair.items():
             for t in chain:
                 reusing(at_zero, torch.tensor([t]))
         reusing.reset()
-        reused.append(judged(reusing, m, f"every {every} calls", counter.get_total_flops() // cost.FLOP_A_MAC))
-saved = pd.concat([deep, pd.DataFrame(reused)], ignore_index=True)
-caption = f"KID-AlexNet (thousandths) of {samples} samples of {depth_calls} DDIM steps against work"
+        row = dict(model=m, way=f"every {every} calls", macs=counter.get_total_flops() // cost.FLOP_A_MAC)
+        reused.append((row, measured(reusing, process)))
+
+# %% [markdown]
+# What does each way cost? All sets of a network start from the same noise, and their resamples draw the same image numbers.
+# So `above`, a set's distance less that of the full network, is a difference of pairs, and what both owe to the noise that
+# was drawn falls out of it. The distances themselves can have intervals that overlap where the difference is certain.
+
+# %%
+full = {row["model"]: (row["macs"], one) for row, one in reused if row["way"] == beyond_figures.FULL}
+saved = pd.DataFrame([row | one.columns(full[row["model"]][1]) for row, one in [*deep, *reused]])
+caption = (
+    f"KID-AlexNet (thousandths) of {samples} samples of {depth_calls} DDIM steps against work; above: less that of the"
+    " network that saves nothing, of pairs"
+)
 shown = saved.assign(budgets=[" ".join(map(str, b)) if isinstance(b, list) else "" for b in saved.budgets])
 run.save_table(shown, "ext_saved_work", caption)
 picture = beyond_figures.saved_work(saved, floor[main])
 caption = (
-    f"KID-AlexNet against work a sample, {depth_calls} DDIM steps, {main}, with 95 % over samples: a way saves work"
-    " where it lies left of the full network (star), and costs quality where it lies above its interval"
+    f"Top: KID-AlexNet against work a sample, {depth_calls} DDIM steps, {main}, with 95 % over samples. Bottom: less that"
+    " of the full network (star), with 95 % over pairs of samples: a way saves work where it lies left of the star, and"
+    " costs quality where its interval lies above 0"
 )
 run.save_figure(picture, "ext_saved_work", caption)
+shown.drop(columns="budgets").round(2)
 
 # %%
-evenly = saved[saved.way == "even depth"]
-for row in saved[saved.way == "depth by need"].itertuples():
-    beside = evenly[[bool({*row.budgets} & {*b}) for b in evenly.budgets]]
-    even = " or ".join(orthogonality.said((e.kid, e.kid_low, e.kid_high), 1) for e in beside.itertuples())
-    even = f"; evenly {even}" if even else ""
-    most = orthogonality.ends([f"{budget / 1e9:.3g}" for budget in row.budgets])
-    claim = f"KID-AlexNet of cU-Net, {most} G multiply-accumulates at most over {len(chain)} calls"
-    rows_beyond.append(
-        dict(id="ext_depth", claim=claim, measured=f"chosen by need {row.kid:.1f}{even}",
-             spread=f"[{row.kid_low:.1f}, {row.kid_high:.1f}], 95 % over samples",
-             n=samples, dataset=main, size=size)
+def to_full(row, one, name, what, further=""):
+    """A row of the scorecard: how much farther from real images a way's samples are than the full network's."""
+    macs, whole = full[row["model"]]
+    apart = one - whole
+    low, high = apart.interval
+    share = f"{row['macs'] / macs:.2f} of the work"
+    return dict(
+        id=name, claim=f"{palette.label(row['model'])}, {what}: KID-AlexNet less that of the full network",
+        measured=f"{apart.value:+.1f} thousandths, of {whole.value:.1f}, with {share}{further}",
+        spread=f"[{low:+.1f}, {high:+.1f}], 95 % over pairs of samples", n=samples, dataset=main, size=size,
     )  # fmt: skip
-for m in models:
-    of = saved[(saved.model == m) & saved.way.str.startswith("every")]
-    whole = of.iloc[0]
-    for row in of.iloc[1:].itertuples():
-        rows_beyond.append(
-            dict(id="ext_reuse", claim=f"{palette.label(m)}: deep blocks computed {row.way}",
-                 measured=f"KID-AlexNet {row.kid:.1f} instead of {whole.kid:.1f},"
-                          f" {row.macs / whole.macs:.2f} of the work",
-                 spread=f"[{row.kid_low:.1f}, {row.kid_high:.1f}] against [{whole.kid_low:.1f}, {whole.kid_high:.1f}]",
-                 n=samples, dataset=main, size=size)
-        )  # fmt: skip
+
+
+for row, one in deep[len(depths) :]:
+    most = wording.ends([f"{budget / 1e9:.3g}" for budget in row["budgets"]])
+    beside = {n: one - evenly[n] for n in depths if len(chain) * depth_work[n] in row["budgets"]}
+    even = "".join(
+        f"; less that of depth {n:g} at every call {wording.interval(x.value, *x.interval, '+.1f')}"
+        for n, x in beside.items()
+    )
+    what = f"depth by need, {most} G multiply-accumulates at most over {len(chain)} calls"
+    rows_beyond.append(to_full(row, one, "ext_depth", what, even))
+for row, one in reused:
+    if row["way"] != beyond_figures.FULL:
+        rows_beyond.append(to_full(row, one, "ext_reuse", f"deep blocks computed {row['way']}"))
 
 # %% [markdown]
 # ## 5. An equation, or a residual network?
@@ -645,13 +653,13 @@ sampled.round(1)
 # %%
 own, most = min(ode_sample_depths, key=lambda n: abs(n - 1)), max(ode_sample_depths)
 for m in solved:
-    base, other = by_steps[m, own], by_steps[m, most]
-    low, high = np.quantile(other.draws - base.draws, (0.025, 0.975))
+    base, apart = by_steps[m, own], by_steps[m, most] - by_steps[m, own]
+    low, high = apart.interval
     claim = f"{palette.label(m)}: KID-AlexNet of samples with {most:g} times the solver's steps, less that with {own:g}"
     rows_beyond.append(
         dict(id="ext_depth_samples", claim=claim,
-             measured=f"{other.value - base.value:+.1f} thousandths, of {base.value:.1f}",
-             spread=f"[{low:+.1f}, {high:+.1f}], 95 % over samples", n=ode_samples, dataset=main, size=size)
+             measured=f"{apart.value:+.1f} thousandths, of {base.value:.1f}",
+             spread=f"[{low:+.1f}, {high:+.1f}], 95 % over pairs of samples", n=ode_samples, dataset=main, size=size)
     )  # fmt: skip
     print(rows_beyond[-1]["claim"], rows_beyond[-1]["measured"], rows_beyond[-1]["spread"], sep=": ")
 
