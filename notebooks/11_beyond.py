@@ -125,6 +125,8 @@ run = runs.Run.open(globals())
 folder = store.ASSETS if checkpoints == "released" else run.checkpoints
 paths, missing = store.there(folder, size, datasets, models, seeds[:1])
 print("Not there, so left out:", ", ".join(missing) or "none")
+device = sampling.device_name(sampling.best_device())  # of all samples that are measured
+print("The samples whose distance is measured are computed on", device)
 nets = {(which.dataset, which.model): store.load(path) for which, path in paths.items()}
 processes = {key: Diffusion(**card["diffusion"]) for key, (_, card) in nets.items()}
 nets = {key: network for key, (network, _) in nets.items()}
@@ -809,6 +811,7 @@ print(f"{timed_beyond[-1]['claim']}: {timed_beyond[-1]['measured']}, {timed_beyo
 result = run.save_result(
     values={
         "missing": [*missing, *unseen, *untold],
+        "device": device,
         "floor": {d: (yard.floor.value, *yard.floor.interval) for d, yard in yards.items()},
         "accelerations": quality.to_dict("records"),
         "gain": {d: g[:3] if g.used else None for d, g in gain.items()},
