@@ -87,7 +87,12 @@ class Distances(NamedTuple):
     @property
     def interval(self) -> tuple[float, float]:
         """Ends of the 95 % interval."""
-        low, high = np.quantile(self.draws, (0.025, 0.975))
+        return self.ends()
+
+    def ends(self, among: int = 1) -> tuple[float, float]:
+        """The same; of one among so many that shall hold at once (Bonferroni)."""
+        tail = 0.025 / among
+        low, high = np.quantile(self.draws, (tail, 1 - tail))
         return float(low), float(high)
 
     def __sub__(self, other: Distances) -> Distances:
