@@ -826,7 +826,6 @@ print(f"{timed_beyond[-1]['claim']}: {timed_beyond[-1]['measured']}, {timed_beyo
 # ## 8. What the scorecard gets
 
 # %%
-# %%
 result = run.save_result(
     values={
         "missing": [*missing, *unseen, *untold],
