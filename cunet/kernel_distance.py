@@ -87,8 +87,28 @@ class Distances(NamedTuple):
     @property
     def interval(self) -> tuple[float, float]:
         """Ends of the 95 % interval."""
-        low, high = np.quantile(self.draws, (0.025, 0.975))
+        return self.ends()
+
+    def ends(self, among: int = 1) -> tuple[float, float]:
+        """The same; of one among so many that shall hold at once (Bonferroni)."""
+        tail = 0.025 / among
+        low, high = np.quantile(self.draws, (tail, 1 - tail))
         return float(low), float(high)
+
+    def __sub__(self, other: Distances) -> Distances:
+        """The difference to another set of as many resamples: of pairs, where both start from the same noise
+        image by image and are resampled with one seed."""
+        return Distances(self.value - other.value, self.draws - other.draws)
+
+    def columns(self, base: Distances | None = None) -> dict[str, float]:
+        """As columns of a table: kid, kid_low and kid_high, and those of the difference to `base`, where one
+        is given: above, above_low and above_high."""
+        named = {"kid": self} | ({} if base is None else {"above": self - base})
+        return {
+            name + end: number
+            for name, one in named.items()
+            for end, number in zip(("", "_low", "_high"), (one.value, *one.interval), strict=True)
+        }
 
 
 def distances(real: RealImages, features: Tensor, resamples: int = 500, seed: int = 0) -> Distances:

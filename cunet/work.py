@@ -314,7 +314,7 @@ def _beyond(of: dict[str, Any]) -> Work:
         }
         for network, ways in chains.items():
             work[network] += 2 * 2 * 3 * FLOW * of["likelihood_images"]
-            work[network] += of["samples"] * of["depth_calls"] * ways
+            work[network._replace(kind="sample")] += of["samples"] * of["depth_calls"] * ways
             work[Item("feature")] += of["samples"] * ways
         work[networks[1]] += of["depth_images"] * of["depth_calls"] * sum(of["depths"])
         solved = of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
@@ -341,7 +341,7 @@ def _told(of: dict[str, Any]) -> Work:
     for dataset, model in pairs:
         calls = sum(1 if scale in (0.0, 1.0) else 2 for scale in of["scales"]) * of["guided_steps"]
         network = (model, of["size"], images(dataset)[2])
-        work[Item("call", network)] += of["guided_images"] * calls
+        work[Item("sample", network)] += of["guided_images"] * calls
         work[Item("feature")] += of["guided_images"] * len(of["scales"])
     for dataset in {dataset for dataset, _ in pairs} - set(of["datasets"]):
         work[Item("feature")] += min(of["reference_images"], images(dataset)[1], 2000)

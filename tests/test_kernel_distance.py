@@ -68,3 +68,12 @@ def test_a_distance_of_an_image_alone_is_refused(count):
     features = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError, match=f"distance of {count} images was asked for: give two or more"):
         kernel_distance.distances(RealImages.of(features), features[:count])
+
+
+def test_a_difference_is_that_of_pairs_and_has_columns_of_its_own():
+    """Two sets that differ by little and vary by much: the difference is certain, the distances are not."""
+    draws = np.arange(41.0)
+    base, other = kernel_distance.Distances(20.0, draws), kernel_distance.Distances(23.0, draws + 3)
+    assert (other - base).value == 3 and (other - base).interval == (3, 3)
+    assert other.columns() == dict(kid=23.0, kid_low=4.0, kid_high=42.0)
+    assert other.columns(base) == other.columns() | dict(above=3.0, above_low=3.0, above_high=3.0)
