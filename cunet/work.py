@@ -172,7 +172,8 @@ def read(notebook: str, of: dict[str, Any]) -> dict[tuple, int]:
     for dataset in dict.fromkeys([*of["datasets"], *(dataset for dataset, _ in told)]):
         train, test, _ = images(dataset)
         limit = min(of["reference_images"], train)
-        counts = synthesis_work.set_sizes(of, dataset) if notebook == "07_synthesis" else None
+        counts = {of["samples"]} if notebook == "10_ablations" else None  # sets that have a floor
+        counts = synthesis_work.set_sizes(of, dataset) if notebook == "07_synthesis" else counts
         if counts == set():
             continue  # there is no network of it
         found.append((dataset, of["size"], "train", 0, limit))
@@ -273,6 +274,7 @@ def _ablations(of: dict[str, Any]) -> Work:
                 checkpoints.ASSETS, size, [dataset], every, of["seeds"], ("", *synthesis.VARIANTS)
             )
             networks = [(synthesis.name(one), one.seed) for one in found]
+        work[Item("distance")] += distances(synthesis.FLOORS, of["samples"])
         for model in [m for m, _ in networks] + [m for m, _ in networks if m == full]:  # again, told one step
             network = (synthesis.standard(model), size, channels)
             measured = of["samples"] * of["steps"] + of["images"] * walks + of["loss_images"]

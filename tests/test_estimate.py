@@ -96,6 +96,10 @@ def test_a_floor_of_more_images_than_the_test_set_has_reads_training_images_too(
         ("lsun_church", "smoke", "test", 0, 300): 300,
         ("lsun_church", "smoke", "train", 5000, 700): 700,
     }
+    few = given("10_ablations", size="smoke", datasets=["lsun_church"], samples=310, reference_images=5000)
+    read = work.read("10_ablations", few)
+    assert read[("lsun_church", "smoke", "test", 0, 300)] == 300
+    assert read[("lsun_church", "smoke", "train", 5000, 10)] == 10, "notebook 10 has a floor, too"
 
 
 def test_denoising_is_counted_by_levels_over_strides():
