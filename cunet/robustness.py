@@ -196,26 +196,29 @@ def compared(growths: Mapping[tuple, tuple[Draws, Draws]]) -> pd.DataFrame:
 
     p and the interval are Student's, with the n images of the task behind them: the estimate has the standard
     error sqrt(n / (n - 1)) times the deviation of its resamples (a bootstrap of n rows is too narrow by that
-    factor), and n - 1 degrees of freedom.
+    factor), and n - 1 degrees of freedom, or one less than there are resamples, if these are fewer.
 
-    Raises InputError where it is not said how many images are behind a growth, or fewer than two.
+    Raises InputError where it is not said how many images are behind a growth, and for fewer than two images
+    or resamples.
     """
     rows = []
     for (task, kind, strength), (first, second) in growths.items():
         estimate = second.value - first.value
-        n = min(first.rows, second.rows)
-        if n < 2:
+        n, drawn = min(first.rows, second.rows), second.resamples - first.resamples
+        if min(n, len(drawn)) < 2:
             raise InputError(
-                f"{task}, {kind} {strength:g}: a test takes 2 images or more, and there are {n}."
+                f"{task}, {kind} {strength:g}: a test takes 2 images or more and as many resamples, and there"
+                f" are {n} and {len(drawn)}."
             )
-        error = float((second.resamples - first.resamples).std()) * math.sqrt(n / (n - 1))
-        reach = float(student.ppf(0.975, n - 1)) * error
+        freedom = min(n, len(drawn)) - 1
+        error = float(drawn.std()) * math.sqrt(n / (n - 1))
+        reach = float(student.ppf(0.975, freedom)) * error
         low, high = estimate - reach, estimate + reach
         distance = math.inf if not error and estimate else abs(estimate) / (error or 1.0)
         row = {"task": task, "kind": kind, "strength": strength}
         row |= {"first": math.exp(first.value), "second": math.exp(second.value)}
         row |= {"ratio": math.exp(estimate), "low": math.exp(low), "high": math.exp(high)}
-        rows.append(row | {"n": n, "p": 2 * float(student.sf(distance, n - 1))})
+        rows.append(row | {"n": n, "p": 2 * float(student.sf(distance, freedom))})
     frame = pd.DataFrame(rows)
     frame["p_holm"] = holm(frame.p)
     decided = (frame.p_holm <= SIGNIFICANT) & (np.maximum(frame.ratio, 1 / frame.ratio) >= MARGIN)

@@ -147,8 +147,17 @@ def test_a_difference_without_spread_is_certain_and_none_at_all_is_no_difference
     one, other = Draws(0.5, still, 3), Draws(0.9, still + 0.4, 3)
     frame = robustness.compared({("a", "input", 1.0): (one, other), ("a", "input", 2.0): (one, one)})
     assert frame.p.tolist() == [0, 1] and frame.ahead.tolist() == ["first", ""]
-    with pytest.raises(InputError, match="2 images or more"):
-        robustness.compared({("a", "input", 1.0): (Draws(0.5, still), Draws(0.9, still))})
+    for drawn, rows in ((still, 0), (still, 1), (still[:1], 3)):
+        with pytest.raises(InputError, match="2 images or more"):
+            robustness.compared({("a", "input", 1.0): (Draws(0.5, drawn, rows), Draws(0.9, drawn, rows))})
+
+
+def test_a_test_of_few_resamples_knows_no_more_of_its_error_than_they_do():
+    (key, (first, second)), *_ = growths(1.5).items()
+    few = {key: [Draws(d.value, d.resamples[:3], d.rows) for d in (first, second)]}
+    row, drawn = robustness.compared(few).iloc[0], (second.resamples - first.resamples)[:3]
+    t = math.log(row.ratio) / float(drawn.std() * (16 / 15) ** 0.5)
+    assert row.p == pytest.approx(2 * scipy.stats.t.sf(t, 2))
 
 
 def test_growth_is_a_factor_of_pairs():
