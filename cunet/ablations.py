@@ -170,17 +170,15 @@ def seed_spread(values: Mapping[tuple[str, str], Sequence[float]], dataset: str)
     """The pooled relative deviation between seeds: of the logarithm of each network's number around its own
     mean, taken together over the networks of `dataset` with several seeds, or, where it has none, of all.
 
-    values: (data set, network) -> its number with each seed; a network with one at or below 0 is left out.
+    values: (data set, network) -> its number with each seed. Where one of these is at or below 0 the
+    deviation is unknown: what is left without that network are those whose seeds lie closer together.
     """
-    several = {
-        key: np.log(np.asarray(group, float))
-        for key, group in values.items()
-        if len(group) > 1 and min(group) > 0
-    }
+    several = {key: np.asarray(group, float) for key, group in values.items() if len(group) > 1}
     groups = {key: group for key, group in several.items() if key[0] == dataset} or several
-    freedom = sum(len(group) - 1 for group in groups.values())
-    if not freedom:
+    if not groups or min(group.min() for group in groups.values()) <= 0:
         return UNKNOWN
+    groups = {key: np.log(group) for key, group in groups.items()}
+    freedom = sum(len(group) - 1 for group in groups.values())
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups.values())
     of = ", ".join(f"{d} {m} ({len(group)})" for (d, m), group in groups.items())
     return Spread(math.sqrt(squares / freedom), freedom, of)
@@ -258,9 +256,10 @@ def contributions(
     Returns a row a data set, measure and network: the full network's mean, the contribution with its
     interval, the same in per cent of that mean, what the interval is over, with the degrees of freedom and
     the trainings that it is pooled over, how many seeds each has, the sign, and whether it is smaller than
-    the full network's range over its seeds (None with one seed). A number at or below 0 (a distance that is
-    no larger than that of real images) has no logarithm: the interval is then over images, and there are no
-    per cent of it.
+    the full network's range over its seeds (None with one seed). `without`: what a network lacks or gets, in
+    words (`INGREDIENTS`, `REMEDIES`), else its name. A number at or below 0 (a distance that is no larger
+    than that of real images) has no logarithm: the interval is then over images, and there are no per cent
+    of it.
     """
     trained: dict[str, dict[tuple[str, str], list[float]]] = {}
     for (dataset, model, _), found in draws.items():
@@ -278,7 +277,7 @@ def contributions(
         values = {model: [one.value for one in found] for model, found in by.items()}
         spread = seed_spread(trained[measure], dataset)
         base, several = mean(by[full]).value, len(values[full]) > 1
-        lacks = INGREDIENTS | REMEDIES
+        lacks = INGREDIENTS | REMEDIES | {held: "time embedding"}
         for model in list(by)[1:]:
             positive = min(base, mean(by[model]).value) > 0
             of = spread if positive and model != held else UNKNOWN
@@ -289,7 +288,7 @@ def contributions(
             }
             reach = max(values[full]) - min(values[full])
             rows.append(
-                dict(dataset=dataset, model=model, without=lacks.get(model, "time embedding"))
+                dict(dataset=dataset, model=model, without=lacks.get(model, model))
                 | dict(measure=measure, full=base, contribution=found.estimate)
                 | dict(contribution_low=found.low, contribution_high=found.high, **percent)
                 | dict(over=found.over, pooled=of.of, freedom=of.freedom)

@@ -18,6 +18,7 @@ from cunet import (
     parameters,
     recipe,
     rules,
+    runs,
     scorecard,
     subsets,
     validation,
@@ -74,6 +75,10 @@ def test_the_spread_of_seeds_is_pooled_within_networks():
     assert spread.freedom == 3 and spread.deviation == pytest.approx(((2 + 6) / 3) ** 0.5)
     assert spread.of == "m a (2), m b (3)"
     assert ablations.seed_spread({("m", "a"): [1.0], ("m", "b"): [2.0]}, "m").freedom == 0
+    below = {("m", "d"): [-0.1, 4.0], ("n", "a"): [5.0]}
+    for dataset in "mn":
+        spread = ablations.seed_spread(values | below, dataset)
+        assert spread.freedom == 0, "without the network that spreads most it would be too small"
 
 
 def test_a_data_set_with_one_seed_each_borrows_the_spread_and_one_with_several_does_not():
@@ -153,6 +158,8 @@ def test_contributions_have_a_row_a_network_that_is_trained_and_seeds_do_not_par
     assert (told.contribution, told.percent, told.over) == (2.25, 75, "images")
     assert (without.contribution, without.percent, without.over) == (6, 200, "training seeds")
     assert (without.full, without.full_seeds, without.seeds, without.without) == (3, 2, 1, "attention")
+    others = ablations.contributions(found, "cunet-noattn", ["told", "cunet"], "").without
+    assert (told.without, *others) == ("time embedding", "told", "cunet"), "what has no words has its name"
     assert not told.small and not without.small
     assert (
         ablations.contributions({k: v for k, v in found.items() if not k[2]}, "cunet", ["told"], "told")
@@ -173,6 +180,12 @@ def test_a_number_at_or_below_nothing_has_no_ratio_and_no_per_cent():
     none = ablations.contributions(found, "cunet-nores", ["cunet-noattn"], "")
     assert none.percent.isna().all() and list(none.contribution) == [11]
     assert not len(ablations.contributions(found, "unet", ["cunet"], "")), "nothing to hold it against"
+    for row in (*frame.to_dict("records")[:1], *none.to_dict("records"), *runs.plain(none.to_dict("records"))):
+        text = "+500 % [+500, +500]" if row["percent"] == 500 else "+11.00 [+11.00, +11.00]"
+        assert ablation_claims.change(row) == text, "also of a result, in which it is None"
+        assert ablation_claims.outcome(row) == "worse for these trainings"
+    seeds = row | dict(over=ablations.SEEDS)
+    assert [ablation_claims.outcome(seeds | dict(sign=s)) for s in (-1, 0)] == ["better", "undecided"]
 
 
 def lines(*percent: float, over: str = ablations.SEEDS) -> pd.DataFrame:
