@@ -115,6 +115,7 @@ from cunet.yardstick import Yardstick
 needed = dict(datasets=datasets, models=models[1:2], methods=methods, calls=calls, depths=depths)
 needed |= dict(ode_depths=ode_depths, ode_levels=ode_levels, ode_sample_depths=ode_sample_depths)
 needed |= dict(heun_calls=heun_calls) if "heun" in methods else {}
+needed |= dict(scales=scales) if guided_datasets else {}
 if empty := [name for name, values in needed.items() if not values]:
     raise InputError(
         f"{' and '.join(empty)}: too few are given for this notebook: two models, one of each other."
@@ -490,7 +491,7 @@ costs = errors.mean(-1) * weights
 chosen = adaptive.merged(
     {budget: [depths[j] for j in adaptive.allocate(costs, work, budget)] for budget in budgets}
 )
-labels = {orthogonality.ends([f"{b / len(chain) / 1e6:.3g}" for b in equal]): picks for equal, picks in chosen}
+labels = {wording.ends([f"{b / len(chain) / 1e6:.3g}" for b in equal]): picks for equal, picks in chosen}
 picture = beyond_figures.depth_by_need(chain, errors.numpy(), depths, labels)
 caption = (
     f"Left: error of v at each depth over that at the depth trained with, {main}, 95 % over images; right: the depths"

@@ -107,7 +107,3 @@ def test_a_methods_time_is_that_of_all_its_numbers_of_calls_over_the_first_netwo
         *(("a", "ddim"), ("b", "ddim"), ("a", "heun"), ("b", "heun"))
     ]
     assert [row["ratio"] for row in rows] == [1, 0.5, 1, 0.5] and rows[1]["low"] == rows[1]["high"] == 0.5
-
-
-def test_ends_of_one_number_are_that_number():
-    assert orthogonality.ends(["1"]) == "1" and orthogonality.ends(["1", "2", "4"]) == "1 to 4"
