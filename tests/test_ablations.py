@@ -180,7 +180,8 @@ def test_a_number_at_or_below_nothing_has_no_ratio_and_no_per_cent():
     none = ablations.contributions(found, "cunet-nores", ["cunet-noattn"], "")
     assert none.percent.isna().all() and list(none.contribution) == [11]
     assert not len(ablations.contributions(found, "unet", ["cunet"], "")), "nothing to hold it against"
-    for row in (*frame.to_dict("records")[:1], *none.to_dict("records"), *runs.plain(none.to_dict("records"))):
+    first, rest = frame.to_dict("records")[0], none.to_dict("records")
+    for row in (first, *rest, *runs.plain(rest)):
         text = "+500 % [+500, +500]" if row["percent"] == 500 else "+11.00 [+11.00, +11.00]"
         assert ablation_claims.change(row) == text, "also of a result, in which it is None"
         assert ablation_claims.outcome(row) == "worse for these trainings"
