@@ -225,7 +225,7 @@ result = run.save_result(values, timings={"training": timings}, inputs=[path])
 # %%
 found = {**result["timings"]["training"], **result["values"]}
 authors = paper.RELEASED_RECIPE["steps"] * paper.RELEASED_RECIPE["batch_size"]
-brief = " Networks trained this briefly can be compared at this budget; how good either becomes, they do not show."
+brief = " Networks trained this briefly can be compared at this budget; how good they become with more is not shown."
 display(
     Markdown(
         f"The paper gives neither loss curves nor training times; the authors' code trains for up to"
