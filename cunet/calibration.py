@@ -31,6 +31,7 @@ from cunet.provenance import environment
 from cunet.work import Item, Work
 
 BATCH = 64  # images a call when a network is measured
+KERNEL_IMAGES = 8000  # behind the kernel that is measured: its matrix is no longer within reach of caches
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def measure(names: tuple[str, ...] = ("unet", "cunet"), sizes: tuple[str, ...] =
     import torch
     import torch.nn.functional as F
 
-    from cunet import cost, frechet, metrics, models
+    from cunet import cost, frechet, kernel_distance, metrics, models, neighbours
 
     def seconds(task: Callable[[], object]) -> float:
         return cost.fastest(task, 3, time.process_time)
@@ -192,11 +193,15 @@ def measure(names: tuple[str, ...] = ("unet", "cunet"), sizes: tuple[str, ...] =
     a, b = (torch.rand(32, 1, 32, 32) * 2 - 1 for _ in range(2))
     known = frechet.FrechetAlexNet(torch.randn(1000, work.WIDTH)).statistics()
     distance, some = frechet.distance_to(known), torch.randn(work.DISTANCE_IMAGES, work.WIDTH)
+    many = torch.randn(KERNEL_IMAGES, work.WIDTH)
+    copies, kept = (torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8) for n in (500, 4000))
     scores = (metrics.ssim, metrics.psnr, metrics.lpips)
     other = {
         "feature": seconds(lambda: frechet.features(a)) / len(a),
         "score": seconds(lambda: [score(a, b) for score in scores]) / len(a),
         "distance": seconds(lambda: distance(some)),
+        "kernel": seconds(lambda: kernel_distance.RealImages.of(many)) / len(many) ** 2,
+        "pixel": seconds(lambda: neighbours.nearest(copies, kept)) / (len(copies) * kept.numel()),
     }
     return networks, other
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,8 +71,30 @@ class ImageDataset:
         return from_uint8(self.images[indices])
 
 
-def from_uint8(images: Tensor) -> Tensor:
-    """uint8 0 ... 255 -> float32 in [-1, 1]."""
+@dataclass(frozen=True)
+class Slices:
+    """Images in place of a tensor of all of them: they are read where they are asked for, a slice at a time.
+
+    count: how many they are. read: from the first number and the one after the last to a tensor of these.
+    """
+
+    count: int
+    read: Callable[[int, int], Tensor]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, chosen: slice) -> Tensor:
+        first, end, step = chosen.indices(self.count)
+        if step != 1:
+            raise InputError(f"Every {step}th image was asked for; images on disk are read without a step.")
+        return self.read(first, max(first, end))
+
+
+def from_uint8(images: Tensor | Slices) -> Tensor | Slices:
+    """uint8 0 ... 255 -> float32 in [-1, 1]; of `Slices` each when it is read."""
+    if isinstance(images, Slices):
+        return Slices(images.count, lambda first, end: from_uint8(images.read(first, end)))
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from cunet import storage
 from cunet.alexnet import AlexNetFeatures, colour, dataset_features, features, kept_for
-from cunet.datasets import ImageDataset, checked, to_uint8
+from cunet.datasets import ImageDataset, Slices, checked, to_uint8
 from cunet.errors import InputError
 from cunet.provenance import code
 
@@ -240,8 +240,8 @@ def _frechet(metric: FrechetInceptionDistance, dimension: int, name: str) -> Fre
 
 
 def fid(
-    real: Tensor | ImageDataset,
-    generated: Tensor | ImageDataset,
+    real: Tensor | Slices | ImageDataset,
+    generated: Tensor | Slices | ImageDataset,
     weights: str | Path | None = None,
     sha256: str = INCEPTION_SHA256,
     batch_size: int = 64,
@@ -249,7 +249,7 @@ def fid(
     """FID with Inception v3 (2048 features), through torchmetrics; skipped when no weights are given.
 
     Args:
-        real, generated: images in [-1, 1] (N, C, H, W), or data sets.
+        real, generated: images in [-1, 1] (N, C, H, W), or data sets; a batch of them is held at a time.
         weights: torch-fidelity's file weights-inception-2015-12-05-6726825d.pth, or None or "" to skip.
         sha256: the file's SHA-256, or its first digits.
         batch_size: images that pass through the network at once.

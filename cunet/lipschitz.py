@@ -68,7 +68,8 @@ def jacobian_norms(
         _, pushed = jvp(function, (x,), (u,))
     random = length(pushed).flatten()
     for _ in range(iterations):
-        (u,) = pull(pushed)
+        (u,) = pull(pushed.detach())  # what led to it is not needed, and would be held to the end
+        u = u.detach()
         u = u / length(u).clamp(min=torch.finfo(u.dtype).tiny)
         _, pushed = jvp(function, (x,), (u,))
     return Norms(length(pushed).flatten().detach(), random.detach())

@@ -9,10 +9,12 @@ the old one is there or comes back.
 A result file carries, as `source`, a hash of the code that its notebook had when it ran. Where the code of
 today is another one, the committed result is out of date and has to be computed again. Where only words
 differ (Markdown, comments), `python -m cunet.publish --words` takes them over and leaves the outputs alone.
+A run may have other parameters than its profile, where papermill_runs/README.md names them (`deviations`).
 """
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -20,12 +22,15 @@ from pathlib import Path
 
 from cunet import chain, folders, notebook, pages, processes, profiles, results_page, runs, slim
 from cunet.errors import InputError, command
+from cunet.parameters import declaration
 from cunet.results_page import FOLDER
 
 PROFILE = "reference"  # of papermill_runs/profiles/: the notebooks that the committed run has to hold
 NOISE = ("cpu_s", "peak_mb")  # timings about the machine alone; `wall_time_s` stays, in whole seconds
 REFRESH = "Refresh the committed run: make reference"
 WORDS = "python -m cunet.publish --words"
+README = Path("papermill_runs") / "README.md"
+BUT_FOR = f"`profiles/{PROFILE}.yaml`, but for"  # in the paragraph of the README that names other parameters
 
 
 def publish(run_dir: str | Path) -> Path:
@@ -163,7 +168,7 @@ def _write_result(path: Path, result: dict) -> None:
 
 
 def stale() -> list[str]:
-    """What is out of date in the committed run, a sentence each, with the command that mends it."""
+    """What is out of date in the committed run, a sentence each, with what mends it."""
     target = folders.resolve(FOLDER)
     results = runs.results(target)
     plan = chain.plan(profiles.load(PROFILE), target)
@@ -176,7 +181,42 @@ def stale() -> list[str]:
             found.append(f"The code of {folders.shown(path)} is newer than {job}. {REFRESH}")
         elif _words(notebook.read(path).cells) != _words(_own(pages.read(_executed(target, job)).cells)):
             found.append(f"The words of {folders.shown(path)} are newer than {job}. Take them over: {WORDS}")
+    return found + _undeclared()
+
+
+def _undeclared() -> list[str]:
+    """Where the README of runs and the committed run's parameters disagree."""
+    other, named = deviations(), _named()
+    return [
+        *(f"{other[n]}. {REFRESH}, or name `{n}` in {README}" for n in sorted(other.keys() - named)),
+        *(
+            f"{README} names `{n}`, which is as in the profile. Take it out"
+            for n in sorted(named - other.keys())
+        ),
+    ]
+
+
+def deviations() -> dict[str, str]:
+    """The parameters that the committed run does not have from its profile as it is now: notebook and name,
+    as in `07_synthesis.samples`, with what a job had and what the profile says."""
+    target = folders.resolve(FOLDER)
+    results, plan, found = runs.results(target), chain.plan(profiles.load(PROFILE), target), {}
+    for job in (job for job in plan.jobs if job.name in results):
+        had = results[job.name]["parameters"]
+        now = {**declaration(chain.source(job.notebook)), **job.parameters}
+        for name in sorted((had.keys() & now.keys()) - set(profiles.RESERVED)):
+            if had[name] != now[name]:
+                text = f"{job.name} ran with {name}={had[name]!r}, the profile {PROFILE} has {now[name]!r}"
+                found.setdefault(f"{job.notebook}.{name}", text)
     return found
+
+
+def _named() -> set[str]:
+    """The deviations that the README of runs names, in the paragraph with `BUT_FOR`."""
+    path = folders.root() / README
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    parts = [part for part in text.split("\n\n") if BUT_FOR in " ".join(part.split())]
+    return set(re.findall(r"`(\d\d_\w+\.\w+)`", "\n".join(parts)))
 
 
 def reword() -> list[str]:
@@ -237,6 +277,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.check:
         found = stale() + ([] if results_page.current() else [results_page.OUTDATED])
         print("\n".join(found) or f"{FOLDER} is current.")
+        for text in (text for name, text in deviations().items() if name in _named()):
+            print(f"As {README} says: {text}.")
         return 1 if found else 0
     if given.words:
         print("New words in: " + (", ".join(reword()) or "none"))

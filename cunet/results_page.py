@@ -108,6 +108,8 @@ def in_short(card: pd.DataFrame) -> str:
 def verdicts(card: pd.DataFrame) -> str:
     """How many claims, and how many of their rows, end with which verdict; where one was not reproduced."""
     rows = card[card["verdict"].isin(rules.VERDICTS)]
+    if rows.empty:
+        return f"**The paper's {len(CLAIMS)} claims**: this run judged none of them."
     by_row = rows["verdict"].value_counts().reindex(rules.VERDICTS, fill_value=0)
     tally, of_rows = (
         ", ".join(f"{n} {verdict}" for verdict, n in counted.items() if n)

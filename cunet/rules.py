@@ -140,8 +140,8 @@ def on_a_par(low: float, high: float) -> str:
 def best_in_fewer_steps(lowest_low: float, lowest_high: float, flat_low: float, flat_high: float) -> str:
     """cU-Net's steps over the U-Net's, with the ends of the 95 % interval of this ratio over samples, by two
     rules: the number of steps with the lowest distance (the paper's), and the smallest number with a distance
-    within 5 % of it. Where both networks' are at the same edge of what was tried, the ratio is open; a number
-    within 5 % is open upwards where that network's lowest distance is at the most steps tried.
+    within 5 % of it. A number of either network at the fewest steps tried is open downwards; where its lowest
+    distance is at the most steps tried, it is open upwards; and the ratio is open on that side.
     Reproduced when both upper ends are below 1; partly when one is; not reproduced when both lower ends are
     at least 1; otherwise undecided."""
     fewer = [lowest_high < 1, flat_high < 1]

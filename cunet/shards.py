@@ -5,20 +5,20 @@ blocks of `BLOCK` images, always at the same places, and shard k of N makes the 
 Image i has a random stream of its own (`cunet.sampling`), and the batches of a block begin where the block
 begins: so which images a block holds depends neither on how many shards there are nor on who makes it.
 
-Of a block two files are kept in the run's folder `samples`: its features (float32, 1 kB an image), and the
-pixels of those of its images that are among the first `KEPT`. Making a set takes the memory of one block,
-however many samples it has.
+Of a block two files are kept in the run's folder `samples`: its features (float32, 1 kB an image) and its
+pixels (uint8, 12 kB an image in colour of 64 x 64). Making a set takes the memory of one block, however many
+samples it has.
 
-Frechet and kernel distances, precision and recall are of all images of a set. Their features are held for it,
-1 kB an image, since a bootstrap and nearest neighbours need each; copies in float64 take some times as much.
-What needs pixels is of the first `KEPT`: sheets, the search for copies, and FID with Inception's weights.
+Whatever is measured is of all images of a set. For Frechet and kernel distances, precision and recall their
+features are held, 1 kB an image, since a bootstrap and nearest neighbours need each; copies in float64 take
+some times as much. Pixels are read a block at a time (`pixels`): the search for copies, and FID with
+Inception's weights, take the memory of one.
 """
 
 import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from cunet import alexnet, checkpoints, datasets, folders, sampling, storage
+from cunet.datasets import Slices
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.provenance import sampling_code
 
 BATCH = 64  # images at once
 BLOCK = 8 * BATCH  # images a block
-KEPT = 4 * BLOCK  # images of a set whose pixels are kept, from the first on
 
 
 @dataclass(frozen=True)
@@ -112,39 +112,51 @@ def make(
             images = sampling.sample(
                 *(network, count, diffusion, which.sampler, which.steps, which.seed, BATCH), first=first
             )
-            pixels = datasets.to_uint8(images[: max(0, KEPT - first)])
-            if len(pixels):
-                storage.keep(folder / f"{first}-{count}-pixels.safetensors", pixels)
-            found = alexnet.features(images.to(device), BATCH)
-            storage.keep(folder / f"{first}-{count}-features.safetensors", found)
+            storage.keep(_file(folder, "pixels", first, count), datasets.to_uint8(images))
+            storage.keep(_file(folder, "features", first, count), alexnet.features(images.to(device), BATCH))
+
+
+def _file(folder: Path, kind: str, first: int, count: int) -> Path:
+    """The file of a block, with its "features" or "pixels"."""
+    return folder / f"{first}-{count}-{kind}.safetensors"
 
 
 def _there(folder: Path, first: int, count: int) -> bool:
     """Whether a block is there and as it was written: its content is read and compared with its hash."""
-    kinds = ("features", "pixels") if first < KEPT else ("features",)
-    return all(storage.kept(folder / f"{first}-{count}-{kind}.safetensors") is not None for kind in kinds)
+    return all(storage.kept(_file(folder, kind, first, count)) is not None for kind in ("features", "pixels"))
 
 
 def features(which: Samples, run_dir: Path) -> Tensor:
-    """AlexNet features of a set that was made: float32 (count, 256)."""
-    return torch.cat(list(_blocks(which, run_dir, "features", which.count)))
+    """AlexNet features of a set that was made: float32 (count, 256).
 
-
-def pixels(which: Samples, run_dir: Path) -> Tensor:
-    """The first images of a set that was made, at most `KEPT`: uint8 (n, C, H, W)."""
-    return torch.cat(list(_blocks(which, run_dir, "pixels", KEPT)))
-
-
-def _blocks(which: Samples, run_dir: Path, kind: str, limit: int) -> Iterator[Tensor]:
-    """The files of a kind, in the images' order."""
+    Raises InputError for a block that is missing or damaged.
+    """
     folder = which.folder(run_dir)
-    for first, count in which.blocks:
-        if first >= limit:
-            return
-        found = storage.kept(folder / f"{first}-{count}-{kind}.safetensors")
-        if found is None:
-            raise InputError(
-                f"Images {first} ... {first + count - 1} are missing in {folders.shown(folder)}, or damaged. "
-                "The same command as before makes them again, and them alone."
-            )
-        yield found
+    return torch.cat([_block(folder, "features", *block) for block in which.blocks])
+
+
+def pixels(which: Samples, run_dir: Path) -> Slices:
+    """The images of a set that was made, uint8 (count, C, H, W): a block, the last one asked for, is held.
+
+    A slice raises InputError for a block that is missing or damaged.
+    """
+    folder = which.folder(run_dir)
+    block = functools.lru_cache(1)(lambda first, count: _block(folder, "pixels", first, count))
+
+    def read(first: int, end: int) -> Tensor:
+        inside = [one for one in which.blocks if one[0] < end and first < sum(one)] or which.blocks[:1]
+        parts = [block(start, count)[max(0, first - start) : max(0, end - start)] for start, count in inside]
+        return torch.cat(parts)
+
+    return Slices(which.count, read)
+
+
+def _block(folder: Path, kind: str, first: int, count: int) -> Tensor:
+    """What is kept of a block; InputError if it is missing or damaged."""
+    found = storage.kept(_file(folder, kind, first, count))
+    if found is None:
+        raise InputError(
+            f"Images {first} ... {first + count - 1} are missing in {folders.shown(folder)}, or damaged. "
+            "The same command as before makes them again, and them alone."
+        )
+    return found

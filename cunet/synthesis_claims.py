@@ -16,7 +16,7 @@ from torch import Tensor
 from . import sources, wording
 from .palette import label
 from .synthesis_tables import (
-    MOST_RATIO,
+    OPEN_RATIO,
     Chosen,
     against_first,
     ends,
@@ -147,10 +147,10 @@ def faster(model: str, ratio: Sequence[float], steps: tuple[float, float, float]
     """
     for (factor, least, most), what in (((1.0, 1.0, 1.0), "a step"), (steps, "a sample at its best steps")):
         middle, low, high = factor * ratio[0], least * ratio[1], most * ratio[2]
-        known = least > 0 and most < MOST_RATIO
+        known = least > 0 and most < OPEN_RATIO
         taken = interval(middle, low, high) if known else f"{middle:.2f}"
         text = f"{label(model)}: {what} takes {taken} of the U-Net's time"
-        text += "" if known else ", open: both networks' best may lie beyond the steps that were tried"
+        text += "" if known else ", open: a best one may lie beyond the steps that were tried"
         yield dict(id="C05", measured=text, value=dict(saved=1 - middle, low=1 - high, high=1 - low))
 
 

@@ -27,6 +27,7 @@ FLAT = 1.05  # within 5 % of the lowest distance
 
 KEYS = ("dataset", "model", "seed", "sampler", "steps", "noise", "n")  # what tells the rows of a curve apart
 MOST_RATIO = 10.0  # of two distances above the floor: larger ones, and those over nothing, count as this
+OPEN_RATIO = 1000.0  # of two numbers of steps, where it has no upper end: a diffusion has no more steps
 
 
 class Best(NamedTuple):
@@ -67,6 +68,15 @@ class Chosen(NamedTuple):
         """Whether a number of steps is the fewest or the most that was tried; "-" if it is neither."""
         return {self.tried[0]: "fewest tried", self.tried[-1]: "most tried"}.get(steps, "-")
 
+    def beyond(self, rule: str) -> tuple[Tensor, Tensor]:
+        """Whether a resample's number may be smaller than any that was tried, and whether larger, bool each.
+
+        It may be smaller where it is the fewest tried, and larger where the lowest distance is at the most
+        tried: by the rule "flat", too, since what lies within 5 % of a distance that is lower still is not
+        known.
+        """
+        return getattr(self, rule) == min(self.tried), self.lowest == max(self.tried)
+
     def spread(self) -> dict[str, Any]:
         """The ends of the 95 % intervals, for a table, and which edges that of the lowest distance has."""
         (low, high), (flat_low, flat_high) = ends(self.lowest), ends(self.flat)
@@ -97,18 +107,15 @@ def ends(values: Tensor) -> tuple[float, float]:
 
 
 def ratio_of_steps(ours: Chosen, others: Chosen, rule: str = "lowest") -> tuple[float, float]:
-    """The 95 % interval of a ratio of two numbers of steps, resample by resample; see `Chosen`.
+    """The 95 % interval of a ratio of two numbers of steps, resample by resample.
 
-    Where both are the fewest that were tried, or both the most, anything may be the case: 0 at the lower end,
-    and `MOST_RATIO` at the upper one. By the rule "flat", a number may be larger where the lowest distance is
-    at the most steps tried: what lies within 5 % of one that is lower still is not known.
+    It is open below, 0, where the first may be smaller or the second larger (`Chosen.beyond`), and above,
+    `OPEN_RATIO`, where the first may be larger or the second smaller.
     """
-    mine, theirs = getattr(ours, rule), getattr(others, rule)
-    ratio, tried = mine.double() / theirs.double(), ours.tried
-    unknown = (mine == theirs) & ((mine == min(tried)) | (mine == max(tried)))
-    flat = rule == "flat"
-    lower = torch.where(unknown | (flat & (others.lowest == max(tried))), 0.0, ratio)
-    upper = torch.where(unknown | (flat & (ours.lowest == max(tried))), MOST_RATIO, ratio)
+    (fewer, more), (others_fewer, others_more) = ours.beyond(rule), others.beyond(rule)
+    ratio = getattr(ours, rule).double() / getattr(others, rule).double()
+    lower = torch.where(fewer | others_more, 0.0, ratio)
+    upper = torch.where(more | others_fewer, OPEN_RATIO, ratio)
     return ends(lower)[0], ends(upper)[1]
 
 

@@ -14,16 +14,19 @@ from typing import Any
 from cunet import checkpoints, models, synthesis
 from cunet.checkpoint_names import Trained
 from cunet.samplers import SAMPLERS
-from cunet.shards import BLOCK, KEPT
+from cunet.shards import BLOCK
 from cunet.synthesis import Draw
 from cunet.synthesis_tables import MOST
 from cunet.work import BACKWARD, FEATURES, Item, Work, distances, images
+
+KID_SUBSET, KID_MATRICES = 1000, 3 * 50  # of `cunet.kernel_distance.kid`: images a subset, kernels in all
 
 
 def _sets(of: dict[str, Any]) -> tuple[list[Draw], list[tuple[Draw, Draw]]]:
     """Notebook 07's sets of samples, and those at the best steps, each with the set that it goes on from.
 
-    At which number of steps a network is best is not known before: the middle one.
+    At which number of steps a network is best is not known before: the most, where a distance falls with
+    every step, as those of the committed run do.
     """
     if of["checkpoints"] == "released":
         found, _ = synthesis.trainings(of, checkpoints.ASSETS)
@@ -39,9 +42,8 @@ def _sets(of: dict[str, Any]) -> tuple[list[Draw], list[tuple[Draw, Draw]]]:
             and one.samples.sampler == of["samplers"][0]
             and one.samples.seed == of["seed"]
         ]
-        lines.sort(key=lambda draw: draw.samples.steps)
-        middle = lines[len(lines) // 2]
-        best.append((synthesis.at_best(middle, middle.samples.steps, of), middle))
+        most = max(lines, key=lambda draw: draw.samples.steps)
+        best.append((synthesis.at_best(most, most.samples.steps, of), most))
     return draws, best
 
 
@@ -65,12 +67,11 @@ def shared(of: dict[str, Any]) -> Work:
 
 
 def kept(of: dict[str, Any]) -> tuple[int, int]:
-    """Bytes that notebook 07's sets keep, features and first pixels: those of `shared`, and what is left."""
+    """Bytes that notebook 07's sets keep, features and pixels: those of `shared`, and what is left."""
 
     def size(draw: Draw, there: int) -> int:
         pixels = images(draw.trained.dataset)[2] * models.image_size(of["size"]) ** 2
-        count = draw.samples.count
-        return (count - there) * FEATURES + max(0, min(KEPT, count) - there) * pixels
+        return (draw.samples.count - there) * (FEATURES + pixels)
 
     draws, best = _sets(of)
     return sum(size(one, 0) for one in draws), sum(size(one, _there(one, before)) for one, before in best)
@@ -83,7 +84,8 @@ def set_sizes(of: dict[str, Any], dataset: str) -> set[int]:
 
 
 def count(of: dict[str, Any]) -> Work:
-    """Every training's sets of samples, their features, their intervals, and timed steps."""
+    """Every training's sets of samples, their features, their intervals, timed steps, and the search for
+    copies among those at the best steps, and among as many test images."""
     draws, best = _sets(of)
     work = shared(of)
     steps = 1 + max(2, of["timing_rounds"] // 3)  # the first warms up
@@ -93,8 +95,13 @@ def count(of: dict[str, Any]) -> Work:
         work += _made(of, one, one.samples.count - _there(one, before))
     for one in [*draws, *(one for one, _ in best)]:
         work[Item("distance")] += distances(of["resamples"] + 1, one.samples.count)
+        work[Item("kernel")] += KID_MATRICES * min(KID_SUBSET, one.samples.count) ** 2
     for dataset in dict.fromkeys(draw.trained.dataset for draw in draws):
         counts = set_sizes(of, dataset)
         work[Item("feature")] += sum(counts)  # of pure noise
         work[Item("distance")] += sum(distances(2, n) for n in counts)
+        train, test, channels = images(dataset)
+        searched = [one.samples.count for one, _ in best if one.trained.dataset == dataset]
+        searched.append(min(max(searched), test))
+        work[Item("pixel")] += sum(searched) * train * channels * models.image_size(of["size"]) ** 2
     return work

@@ -9,6 +9,8 @@ Work is counted in images that pass through a network, by kind:
     feature   an image through AlexNet that a notebook has in memory  on the processor
     score     a pair of images for SSIM, PSNR and LPIPS               on the processor
     distance  a Frechet distance between given statistics             on the processor
+    kernel    a pair of images under the kernel of a kernel distance  on the processor
+    pixel     a pixel of an image beside another's, in the search for copies, on the processor
     unit      what else a notebook does, in a measure of its own parameters (`OWN_WORK`)
 
 `count` gives a job's work (that of notebook 07 is in `cunet.synthesis_work`); `macs` what an image costs in a
@@ -115,6 +117,13 @@ def distances(number: int, images: int) -> int:
     return math.ceil(number * distance_share(images))
 
 
+def kernel_pairs(real: int, sets: int, images: int, resamples: int) -> int:
+    """Pairs of images whose kernel the distances of sets of so many images to so many real ones take
+    (`cunet.kernel_distance`): those of the real images among themselves once, and of each set with them and
+    with itself. A resample weighs a pair of the latter, a product, where the kernel takes `WIDTH`."""
+    return real**2 + sets * images * real + math.ceil(sets * images**2 * (1 + (resamples + 1) / WIDTH))
+
+
 def count(notebook: str, given: dict[str, Any]) -> Work:
     """The work of one job: a notebook's name, and all its parameters; what it `read`s included.
 
@@ -193,30 +202,38 @@ def _synthesis(of: dict[str, Any]) -> Work:
 
 
 def _denoising(of: dict[str, Any]) -> Work:
-    """Notebook 08: the walks of the tables with their scores, the other protocols and strides, the curves."""
-    work, pair = Work(), [of["models"][0], of["models"][-1]]
+    """Notebook 08: the walks of the tables with their scores, the other protocols and strides, the curves,
+    and on the first data set whole runs for their time."""
+    work, pair, size = Work(), [of["models"][0], of["models"][-1]], of["size"]
 
     def walks(levels: list[int], stride: int) -> int:
         return sum(math.ceil(level / stride) for level in levels)
 
-    scored = of["images"] * walks(of["levels"], of["stride"])
-    scored += of["images"] * walks(of["protocol_levels"], of["stride"]) * len(VARIANTS)
-    scored += of["stride_images"] * sum(walks(of["stride_levels"], k) for k in of["strides"])
-    curve = of["tradeoff_images"] * (
-        2 * math.ceil(of["tradeoff_level"] / of["tradeoff_stride"]) + len(of["levels"])
-    )
-    curve += of["mean_images"] * len(of["mean_levels"])
+    def looks(levels: list[int], stride: int, every: int = 1) -> int:  # the noisy image is one, too
+        return sum(1 + math.ceil(math.ceil(level / stride) / every) for level in levels)
+
+    protocols = len({variant.stochastic for variant in VARIANTS.values()})  # one walk is looked at twice
+    calls = of["images"] * walks(of["levels"], of["stride"])
+    calls += of["images"] * walks(of["protocol_levels"], of["stride"]) * protocols
+    calls += of["stride_images"] * sum(walks(of["stride_levels"], k) for k in of["strides"])
+    scores = of["images"] * looks(of["levels"], of["stride"], of["every"])
+    scores += of["images"] * looks(of["protocol_levels"], of["stride"], of["every"]) * len(VARIANTS)
+    scores += of["stride_images"] * sum(looks(of["stride_levels"], k) for k in of["strides"])
+    curve = 2 * math.ceil(of["tradeoff_level"] / of["tradeoff_stride"]) + len(of["levels"])
+    calls += of["tradeoff_images"] * curve + of["mean_images"] * len(of["mean_levels"])
+    sets = 1 + len(pair) * 2 * STOPS  # the originals, and what two walks of each network show on the way
     for dataset in of["datasets"]:
-        channels = images(dataset)[2]
+        train, _, channels = images(dataset)
         for model in pair:
-            work[Item("sample", (model, of["size"], channels))] += scored + curve
-            work[Item("score")] += scored / of["every"]
-        work[Item("feature")] += len(pair) * 2 * STOPS * of["tradeoff_images"]
-        number = len(pair) * 2 * STOPS * (of["tradeoff_resamples"] + 1)
-        work[Item("distance")] += distances(number, of["tradeoff_images"])
-        timed = 3 * sum(of["cost_images"]) * walks(of["stride_levels"], of["stride"])
-        work[Item("call", (pair[-1], of["size"], channels))] += timed
-        work[Item("score")] += timed
+            work[Item("sample", (model, size, channels))] += calls
+            work[Item("score")] += scores
+        work[Item("feature")] += sets * of["tradeoff_images"]
+        real = min(of["reference_images"], train)
+        work[Item("kernel")] += kernel_pairs(real, sets, of["tradeoff_images"], of["tradeoff_resamples"])
+    timed = 3 * sum(of["cost_images"])  # once to warm up, and twice
+    last = Item("sample", (pair[-1], size, images(of["datasets"][0])[2]))
+    work[last] += timed * walks(of["stride_levels"], of["stride"])
+    work[Item("score")] += timed * looks(of["stride_levels"], of["stride"])
     return work
 
 

@@ -1,6 +1,7 @@
 """Estimates: work counted as by hand, costs scaled and fitted, jobs laid out in time."""
 
 import ast
+import inspect
 import math
 import re
 from dataclasses import replace
@@ -16,10 +17,12 @@ from cunet import (
     cost,
     denoisers,
     estimate,
+    kernel_distance,
     parameters,
     profiles,
     reproduce,
     runs,
+    shards,
     synthesis_work,
     work,
 )
@@ -34,7 +37,7 @@ NETWORKS = {"unet": {"laptop": {"train": 0.02, "call": 0.005, "macs": 1e8}}}
 NETWORKS["unet"]["smoke"] = {"train": 0.004, "call": 0.002, "macs": 7e6}
 COSTS = Costs(
     *("a machine", 10.0, 6.0, 800.0, {"04_networks": 900.0}, 0.5, NETWORKS),
-    {"feature": 1e-3, "score": 5e-3, "distance": 0.05},
+    {"feature": 1e-3, "score": 5e-3, "distance": 0.05, "kernel": 1e-8, "pixel": 1e-11},
     *({"03_sde": [20.0, 1e-6], "default": [5.0, 0.0]}, {"macs_a_second": 1e13, "known_from": "made up"}),
 )
 
@@ -59,7 +62,7 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
     of |= dict(further_step_counts=[20], sampler_step_counts=[10, 20], sampler_samples=50)
     found = work.count("07_synthesis", of | {"resamples": 3, "reference_images": 500})
     leading = 100 * (10 + 20 + 40) + 50 * (19 + 39) + 100 * 20  # Heun asks twice a step, but for the last
-    further, best = 100 * 20, 150 * 20
+    further, best = 100 * 20, 150 * 40  # at the most steps, as dear as it can be
     assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == leading + further + best
     steps = (1 + 3) * MOST * work.BACKWARD  # 9 rounds of timing, a third of them for training
     assert of["timing_rounds"] == 9 and found[Item("call", UNET)] == found[Item("call", CUNET)] == steps
@@ -68,9 +71,20 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
     sets = {100: 2 * 5, 50: 2 * 2, 150: 2 * 1}  # images -> sets
     expected = sum(work.distances(3 + 1, n) * number for n, number in sets.items())
     assert found[Item("distance")] == expected + sum(work.distances(2, n) for n in sets)
+    assert found[Item("pixel")] == 3 * 150 * 60_000 * 16**2, "two networks' samples, and test images"
+    assert found[Item("kernel")] == sum(number * 3 * 50 * n**2 for n, number in sets.items()), "KID's subsets"
     shared = synthesis_work.shared(of)
     assert shared[Item("sample", UNET)] == leading + further, "shards do not know which steps are best"
     assert shared[Item("made")] == found[Item("made")] - 2 * 150 and Item("feature") not in shared
+
+
+def test_kid_is_counted_as_it_is_computed():
+    kid = inspect.signature(kernel_distance.kid).parameters
+    assert synthesis_work.KID_SUBSET == kid["size"].default
+    assert synthesis_work.KID_MATRICES == 3 * kid["subsets"].default, "within each set, and between them"
+    of = given("07_synthesis", size="smoke", checkpoints="train", datasets=["mnist"], seeds=[0], draws=1)
+    of |= dict(samples=3000, best_samples=3000, step_counts=[10], samplers=["ddim"])
+    assert work.count("07_synthesis", of)[Item("kernel")] == 2 * 2 * 3 * 50 * 1000**2
 
 
 def test_images_at_the_best_steps_go_on_from_the_blocks_that_are_there():
@@ -81,11 +95,11 @@ def test_images_at_the_best_steps_go_on_from_the_blocks_that_are_there():
     pixels, features = 16**2, 4 * 256
     for best, further in ((1000, 0), (1100, 0), (1101, 77), (3000, 3000 - 1024)):
         found = work.count("07_synthesis", of | dict(best_samples=best))
-        assert found[Item("sample", UNET)] == drawn + 20 * further
+        assert found[Item("sample", UNET)] == drawn + 40 * further
         assert found[Item("made")] == 2 * (3 * 1100 + further)
         kept = synthesis_work.kept(of | dict(best_samples=best))
         assert kept[0] == 2 * 3 * 1100 * (features + pixels)
-        assert kept[1] == 2 * (further * features + min(further, 2048 - 1024) * pixels), "2048 are kept"
+        assert kept[1] == 2 * further * (features + pixels)
 
 
 def test_a_floor_of_more_images_than_the_test_set_has_reads_training_images_too():
@@ -102,17 +116,34 @@ def test_a_floor_of_more_images_than_the_test_set_has_reads_training_images_too(
     assert read[("lsun_church", "smoke", "train", 5000, 10)] == 10, "notebook 10 has a floor, too"
 
 
-def test_denoising_is_counted_by_levels_over_strides():
+def test_denoising_is_counted_by_levels_over_strides_walk_by_walk():
     of = given("08_denoising", size="smoke", images=10, levels=[100, 205], stride=10, every=3)
     of |= dict(protocol_levels=[50], stride_images=2, stride_levels=[30], strides=[1, 10], cost_images=[1, 2])
     of |= dict(tradeoff_images=7, tradeoff_level=100, tradeoff_stride=25, mean_images=2, mean_levels=[900])
-    found = work.count("08_denoising", of)
-    scored = 10 * (10 + 21) + 10 * 5 * 4 + 2 * (30 + 3)
-    timed = 3 * 3 * 3
-    assert found[Item("sample", UNET)] == found[Item("sample", CUNET)] == scored + 7 * (2 * 4 + 2) + 2
-    assert found[Item("call", CUNET)] == timed and Item("call", UNET) not in found
-    assert found[Item("score")] == pytest.approx(2 * scored / 3 + timed)
-    assert found[Item("distance")] == work.distances(2 * 2 * work.STOPS * (of["tradeoff_resamples"] + 1), 7)
+    found = work.count("08_denoising", of | {"datasets": ["mnist", "avatars"]})
+    walked = 10 * (10 + 21) + 2 * 10 * 5 + 2 * (30 + 3)  # four protocols are two walks, each looked at twice
+    walked += 7 * (2 * 4 + 2) + 2
+    scored = 10 * (1 + 4 + 1 + 7) + 4 * 10 * (1 + 2) + 2 * (1 + 30 + 1 + 3)  # noisy images have scores, too
+    assert found[Item("sample", UNET)] == found[Item("sample", ("unet", "smoke", 3))] == walked
+    assert found[Item("sample", ("cunet", "smoke", 3))] == walked
+    assert found[Item("sample", CUNET)] == walked + 3 * 3 * 3, "whole runs are timed on the first data set"
+    assert found[Item("score")] == 2 * 2 * scored + 3 * 3 * (1 + 3)
+
+
+def test_the_perception_of_denoised_images_is_counted_by_pairs_of_images_as_the_notebook_computes_them():
+    """Real images among themselves, each set with them, and each set with itself, also in its resamples."""
+    of = given("08_denoising", size="smoke", tradeoff_images=7, reference_images=500, tradeoff_resamples=511)
+    found = work.count("08_denoising", of | {"datasets": ["mnist"]})
+    sets = 1 + 2 * 2 * work.STOPS  # the originals, and two walks of two networks
+    assert found[Item("kernel")] == 500**2 + sets * (7 * 500 + 7 * 7 * (1 + 512 / work.WIDTH))
+    assert not found[Item("distance")], "it takes no Frechet distance"
+    assert found[Item("feature")] == 500 + sets * 7
+    twice = work.count("08_denoising", of | {"datasets": ["mnist", "avatars"], "reference_images": 10**6})
+    pairs = sum(work.kernel_pairs(work.images(d)[0], sets, 7, 511) for d in ("mnist", "avatars"))
+    assert twice[Item("kernel")] == pairs, "there are no more real images than the data set has"
+    text = (ROOT / "notebooks" / "08_denoising.py").read_text(encoding="utf-8")
+    assert "kernel_distance.distances(" in text and "distance_to" not in text
+    assert COSTS.seconds(Item("kernel"), 10**8) == pytest.approx(1.0)
 
 
 def test_the_other_denoisers_are_counted_by_walks_and_by_planes_of_bm3d():
@@ -533,7 +564,7 @@ def test_a_run_is_compared_job_by_job(monkeypatch, tmp_path):
 
 def test_the_committed_costs_are_whole_and_of_the_networks_as_they_are():
     found = calibration.load()
-    assert set(found.networks) >= {"unet", "cunet"} and set(found.other) == {"feature", "score", "distance"}
+    assert set(found.networks) >= {"unet", "cunet"} and set(found.other) == set(COSTS.other)
     assert 0 <= found.scaling <= 1 and found.kernel <= found.start and "default" in found.notebooks
     for name, sizes in found.networks.items():
         assert all(of["macs"] == work.macs((name, size, 1)) for size, of in sizes.items())
@@ -573,6 +604,21 @@ def test_the_estimate_of_the_committed_run_is_within_30_per_cent_of_what_it_took
     took = sum(results[need.name]["timings"]["wall_time_s"] for need in needs)
     expected = sum(need.seconds - costs.start for need in needs)  # a wall time begins in the kernel
     assert len(needs) == len(results) and 0.7 < expected / took < 1.3
+
+
+@pytest.mark.parametrize("name, minutes", [("smoke", 5), ("laptop", 40), ("reference", 150)])
+def test_a_profile_is_meant_to_hold_within_its_budget_with_a_tenth_to_spare(name, minutes, monkeypatch):
+    """On two cores, by the committed costs; budgets are those of the README."""
+    monkeypatch.setattr(estimate, "modelled_memory", lambda *_: (0.0, 0.0))  # takes trainings to learn
+    plan = chain.plan(profiles.load(name), reproduce.folder("none"))
+    found = estimate.needs(plan, calibration.load(), 0, 2 // plan.profile.jobs)
+    assert estimate.laid_out(found, plan.profile.jobs).seconds < 0.9 * 60 * minutes
+
+
+def test_best_distances_of_the_reference_profile_are_of_thousands_of_images_that_go_on_from_whole_blocks():
+    given = profiles.load("reference").notebooks["07_synthesis"]
+    assert given["best_samples"] >= 2000
+    assert all(given[key] % shards.BLOCK == 0 for key in ("samples", "other_samples", "best_samples"))
 
 
 def test_the_committed_costs_know_what_every_notebook_holds():

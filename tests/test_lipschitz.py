@@ -73,6 +73,17 @@ def test_a_whole_network_is_measured_with_its_attention():
     assert found.largest.shape == (2,) and (found.largest >= 0.99 * found.random).all()
 
 
+def test_an_iteration_holds_nothing_of_the_one_before(monkeypatch):
+    """A network's parameters want gradients: what led to a direction would be held, a network a call."""
+    conv, x = torch.nn.Conv2d(1, 1, 3, padding=1), torch.ones(1, 1, 4, 4)
+    directions, jvp = [], lipschitz.jvp
+    monkeypatch.setattr(
+        lipschitz, "jvp", lambda function, at, u: directions.append(u[0].grad_fn) or jvp(function, at, u)
+    )
+    lipschitz.jacobian_norms(conv, x, iterations=3)
+    assert directions == 4 * [None]
+
+
 def test_what_cannot_be_measured_is_refused():
     x = torch.ones(1, 3)
     with pytest.raises(InputError, match="iterations=0"):

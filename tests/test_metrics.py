@@ -406,8 +406,11 @@ def test_nearest_finds_the_copy_and_its_distance():
     reference[20:30] = reference[[7, 31, 2, 7, 31, 2, 7, 31, 2, 7]] // 2  # darker copies are not nearer
     images = reference[[7, 31, 2]].clone()
     images[1] += 1
-    distances, index = metrics.nearest(images, reference, chunk=2)
-    assert index.tolist() == [7, 31, 2] and distances.tolist() == [0, 1, 0]
+    read = datasets.Slices(3, lambda first, end: images[first:end])
+    for some in (images, read):
+        for rows in (3, 8, 4000):
+            distances, index = metrics.nearest(some, reference, chunk=2, rows=rows)
+            assert index.tolist() == [7, 31, 2] and distances.tolist() == [0, 1, 0]
     found = metrics.near_duplicates(images[:2], reference[20:])
     assert (found.share, found.least, found.threshold) == (0.5, 1, 8) and found.median < 8
     with pytest.raises(InputError, match="one shape"):

@@ -72,6 +72,15 @@ def test_a_profile_can_be_a_file_anywhere(repository, tmp_path):
     assert profiles.load(str(path)).size == "smoke"
 
 
+@pytest.mark.parametrize("name", ["reference", "paper"])
+def test_a_profile_of_many_samples_has_no_fewer_resamples_than_a_notebook_by_itself(name):
+    fewer = {}
+    for stem, given in profiles.load(name).notebooks.items():
+        own = parameters.declaration(ROOT / "notebooks" / f"{stem}.py")
+        fewer |= {key: n for key, n in given.items() if key.endswith("resamples") and n < own[key]}
+    assert not fewer
+
+
 def test_settings_go_over_lines_and_over_a_notebooks_parameters(profile):
     loaded = profile(
         BASE, "checkpoints=train", "seeds=[0, 1]", "01_first.count=5", "notebooks.01_first.rate=1e-4"

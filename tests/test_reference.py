@@ -327,6 +327,29 @@ def test_notebooks_that_were_added_or_are_gone_are_out_of_date(root, published):
     assert len(publish.stale()) == 2
 
 
+def test_a_run_with_other_parameters_is_out_of_date_unless_the_readme_of_runs_names_them(
+    root, published, capsys
+):
+    results_page.write()
+    runs_folder = root / "papermill_runs"
+    profile, readme = runs_folder / "profiles" / "reference.yaml", runs_folder / "README.md"
+    profile.write_text(PROFILE.replace("count: 5", "count: 7"))
+    (found,) = publish.stale()
+    assert "04_networks ran with count=5, the profile reference has 7. Refresh the committed run" in found
+    assert found.endswith("or name `04_networks.count` in papermill_runs/README.md")
+    readme.write_text("As in `profiles/reference.yaml`.\n\nElsewhere: `04_networks.count`.\n")
+    assert publish.stale() == [found], "what is named elsewhere is an example"
+    readme.write_text("As in `profiles/reference.yaml`,\nbut for `04_networks.count`.\n\nMore words.\n")
+    assert publish.stale() == [] and publish.main(["--check"]) == 0
+    said = capsys.readouterr().out
+    assert "is current." in said and "README.md says: 04_networks ran with count=5" in said
+    profile.write_text(PROFILE)
+    (found,) = publish.stale()
+    assert "names `04_networks.count`, which is as in the profile" in found
+    profile.write_text(PROFILE.replace("{count: 5}", "{count: 5, seed: 1}"))
+    assert len(publish.stale()) == 2, "one that is named excuses no other"
+
+
 def test_the_command_publishes_writes_the_readme_and_says_what_is_out_of_date(root, capsys):
     assert publish.main(["mine"]) == 0 and publish.main(["--check"]) == 0
     text = (root / "README.md").read_text()

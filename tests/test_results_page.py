@@ -70,6 +70,12 @@ def test_failures_are_counted_by_row_and_named_and_what_is_asked_first_is_said_f
     )
 
 
+@pytest.mark.parametrize("verdicts", [{}, {"C01": scorecard.MEANINGLESS}])
+def test_a_scorecard_without_a_judged_row_is_said_to_have_none(verdicts):
+    text = results_page.verdicts(card(**verdicts))
+    assert text == "**The paper's 26 claims**: this run judged none of them."
+
+
 def test_how_long_the_networks_were_trained_stands_beside_the_authors_recipe():
     pages = {
         name: dict(notebook="05_training", parameters=dict(size="laptop"), values=dict(images_seen=seen))

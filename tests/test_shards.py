@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
-from cunet import checkpoints, frechet, models, processes, sampling, shards
+from cunet import checkpoints, datasets, frechet, metrics, models, processes, sampling, shards, storage
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 
@@ -27,7 +28,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    for name, value in (("BATCH", 4), ("BLOCK", 8), ("KEPT", 12)):
+    for name, value in (("BATCH", 4), ("BLOCK", 8)):
         monkeypatch.setattr(shards, name, value)
 
 
@@ -44,14 +45,14 @@ def test_a_set_is_the_same_to_the_bit_however_many_shards_made_it(trained, tmp_p
     for of in (2, 3, 7):
         parts = made(trained, tmp_path / str(of), of=of)
         for what in (shards.features, shards.pixels):
-            assert torch.equal(what(parts, tmp_path / str(of)), what(whole, tmp_path / "one"))
+            assert torch.equal(what(parts, tmp_path / str(of))[:], what(whole, tmp_path / "one")[:])
 
 
 def test_the_images_are_those_of_one_call_of_the_sampler(trained, tmp_path):
     which = made(trained, tmp_path)
     images = sampling.sample(trained[1], 29, DIFFUSION, "ddpm", 2, seed=3, batch_size=4)
-    near = (shards.pixels(which, tmp_path).float() - (images[:12] + 1) * 127.5).abs()
-    assert near.max() <= 0.51 and len(near) == 12
+    near = (shards.pixels(which, tmp_path)[:].float() - (images + 1) * 127.5).abs()
+    assert near.max() <= 0.51 and len(near) == 29
     found = shards.features(which, tmp_path)
     assert found.shape == (29, 256) and found.dtype == torch.float32
     torch.testing.assert_close(found, frechet.features(images), rtol=1e-3, atol=1e-4)
@@ -75,15 +76,64 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_is(trained, tmp_pat
 def test_a_damaged_block_is_made_again_and_no_other(trained, tmp_path, monkeypatch, kind):
     which = made(trained, tmp_path)
     read = {"features": shards.features, "pixels": shards.pixels}[kind]
-    before, file = read(which, tmp_path), which.folder(tmp_path) / f"8-8-{kind}.safetensors"
+    before, file = read(which, tmp_path)[:], which.folder(tmp_path) / f"8-8-{kind}.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.warns(UserWarning, match="damaged"), pytest.raises(InputError, match="8 ... 15 are missing"):
-        read(which, tmp_path)
+        read(which, tmp_path)[:]
     sample, asked = sampling.sample, []
     monkeypatch.setattr(sampling, "sample", lambda *a, first: asked.append(first) or sample(*a, first=first))
     with pytest.warns(UserWarning, match="damaged .* made again"):
         made(trained, tmp_path)
-    assert asked == [8] and torch.equal(read(which, tmp_path), before)
+    assert asked == [8] and torch.equal(read(which, tmp_path)[:], before)
+
+
+def test_any_slice_of_the_pixels_is_that_of_all_of_them(trained, tmp_path):
+    which = made(trained, tmp_path)
+    images = shards.pixels(which, tmp_path)
+    whole = images[:]
+    assert len(images) == 29 and whole.shape == (29, 1, 16, 16) and whole.dtype == torch.uint8
+    for first, end in ((0, 3), (3, 8), (5, 21), (8, 16), (24, 40), (28, None), (40, 50), (9, 9), (-2, None)):
+        assert torch.equal(images[first:end], whole[first:end])
+    with pytest.raises(InputError, match="Every 2th image"):
+        images[::2]
+
+
+class Moments(torch.nn.Module):
+    """Stands for Inception: two features an image, at once."""
+
+    num_features = 2
+
+    def forward(self, images):
+        return torch.stack([images.double().mean((1, 2, 3)), images.double().std((1, 2, 3))], 1)
+
+
+def test_fid_and_the_search_for_copies_are_of_all_images_a_block_at_a_time(trained, tmp_path, monkeypatch):
+    """By the expressions of notebook 07. Each block is read once, and in order: nothing else is held."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    monkeypatch.setattr(frechet, "_inception", lambda *_: FrechetInceptionDistance(Moments()))
+    which, read = made(trained, tmp_path), []
+    train = datasets.ImageDataset("x", "train", torch.randint(256, (40, 1, 16, 16), dtype=torch.uint8))
+    kept = storage.kept
+    monkeypatch.setattr(storage, "kept", lambda path: read.append(path.name) or kept(path))
+    images = datasets.from_uint8(shards.pixels(which, tmp_path))
+    found = frechet.fid(train, images, "weights", batch_size=3)
+    blocks = [f"{first}-{count}-pixels.safetensors" for first, count in which.blocks]
+    assert read == blocks and len(blocks) == 4
+    whole = shards.pixels(which, tmp_path)[:]
+    at_once, fewer = (
+        frechet.fid(train, datasets.from_uint8(x), "weights").value for x in (whole, whole[:24])
+    )
+    assert found.n_generated == 29 and found.value == pytest.approx(at_once) != pytest.approx(fewer)
+    read.clear()
+    near = metrics.nearest(shards.pixels(which, tmp_path), train.images, chunk=4)
+    assert read == blocks and torch.equal(near[1], metrics.nearest(whole, train.images)[1])
+    text = (ROOT / "notebooks" / "07_synthesis.py").read_text(encoding="utf-8")
+    for expression in (
+        "data.from_uint8(shards.pixels(one.samples, run.run_dir)), inception",
+        "metrics.nearest(",
+    ):
+        assert expression in text
 
 
 def test_another_network_or_code_makes_the_set_anew_and_drops_the_old(trained, tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cunet import checkpoints, frechet, metrics, paper, processes, rules, scorecard, subsets, synthesis
+from cunet import checkpoints, frechet, metrics, paper, processes, rules, runs, scorecard, subsets, synthesis
 from cunet import synthesis_claims as judged
 from cunet import synthesis_tables as tables
 from cunet.checkpoints import Trained
@@ -246,6 +246,11 @@ def drawn(frame: pd.DataFrame, width: float = 0.05) -> dict[tuple, torch.Tensor]
     }
 
 
+def at(lowest: int, flat: int = 20) -> tables.Chosen:
+    """Nine resamples that all choose alike, of 5, 20 and 50 steps."""
+    return tables.Chosen(torch.tensor([lowest] * 9), torch.tensor([flat] * 9), (5, 20, 50))
+
+
 def test_every_resample_chooses_its_steps_and_edges_are_named():
     lines = curve({("unet", 0, n): a for n, a in ((2, 9.0), (5, 1.0), (20, 1.0), (50, 3.0))})
     found = drawn(lines)
@@ -257,17 +262,42 @@ def test_every_resample_chooses_its_steps_and_edges_are_named():
     assert few.spread()["edge"] == "most tried" and few.tried == (2, 5)
 
 
-def test_a_ratio_of_steps_is_open_where_both_are_at_one_edge():
-    def at(lowest, flat=20):
-        return tables.Chosen(torch.tensor([lowest] * 9), torch.tensor([flat] * 9), (5, 20, 50))
+@pytest.mark.parametrize(
+    ("ours", "others", "below", "above"),
+    [
+        (20, 20, 1.0, 1.0),
+        (5, 20, 0.0, 0.25),  # the first may be smaller
+        (50, 20, 2.5, tables.OPEN_RATIO),  # or larger
+        (20, 5, 4.0, tables.OPEN_RATIO),  # the second may be smaller
+        (20, 50, 0.0, 0.4),  # or larger
+        (5, 50, 0.0, 0.1),
+        (50, 5, 10.0, tables.OPEN_RATIO),
+        (5, 5, 0.0, tables.OPEN_RATIO),
+        (50, 50, 0.0, tables.OPEN_RATIO),
+    ],
+)
+def test_a_ratio_of_steps_is_open_on_the_side_where_either_may_lie_beyond_what_was_tried(
+    ours, others, below, above
+):
+    assert tables.ratio_of_steps(at(ours), at(others)) == (below, above)
 
-    assert tables.ratio_of_steps(at(5), at(50)) == (0.1, 0.1)
-    assert tables.ratio_of_steps(at(20), at(20)) == (1, 1)
-    for edge in (5, 50):
-        assert tables.ratio_of_steps(at(edge), at(edge)) == (0, tables.MOST_RATIO)
+
+def test_a_number_within_5_per_cent_may_be_larger_where_the_lowest_distance_is_at_the_most_tried():
     assert tables.ratio_of_steps(at(20), at(50), "flat") == (0, 1), "the second's may be larger"
-    assert tables.ratio_of_steps(at(50), at(20), "flat") == (1, tables.MOST_RATIO)
-    assert tables.ratio_of_steps(at(20), at(20, flat=5), "flat") == (4, 4)
+    assert tables.ratio_of_steps(at(50), at(20), "flat") == (1, tables.OPEN_RATIO)
+    assert tables.ratio_of_steps(at(20, flat=5), at(20), "flat") == (0, 0.25), "the first's may be smaller"
+    assert tables.ratio_of_steps(at(20), at(20, flat=5), "flat") == (4, tables.OPEN_RATIO)
+
+
+def test_an_open_ratio_of_steps_is_larger_than_any_and_a_number_that_a_file_can_hold():
+    """Ratios of distances end at 10, and 100 steps over 2 are 50: no end of theirs is one of steps."""
+    many = [tables.Chosen(torch.tensor([n] * 9), torch.tensor([n] * 9), (1, 2, 100, 200)) for n in (2, 100)]
+    assert tables.ratio_of_steps(*reversed(many)) == (50, 50)
+    (_, said) = judged.faster("cunet", (0.5, 0.4, 0.6), (50.0, 50.0, 50.0))
+    assert "open" not in said["measured"], "it is known, however large"
+    (_, said) = judged.faster("cunet", (0.5, 0.4, 0.6), (2.5, 2.5, tables.OPEN_RATIO))
+    assert "open" in said["measured"] and said["value"]["low"] == 1 - 0.6 * tables.OPEN_RATIO
+    assert runs.plain(said)["value"] == said["value"], "an end that is written as null would count as none"
 
 
 def test_ratios_above_the_floor_have_ends_where_one_is_not_above_it():
@@ -403,9 +433,7 @@ def test_the_leading_training_and_the_seeds_have_rows_of_their_own():
     leading, seeds = ([row for row in made if ("seeds" in row["spread"]) is many] for many in (False, True))
     values = {row["id"]: row["value"] for row in leading}
     assert values["C06"] == pytest.approx(dict(low=1, high=1)), "the same resamples of both"
-    steps = dict(
-        lowest_low=0.25, lowest_high=0.25, flat_low=0, flat_high=0.25
-    )  # the U-Net's lowest: the most
+    steps = dict(lowest_low=0, lowest_high=0.25, flat_low=0, flat_high=0.25)  # the U-Net's lowest: the most
     assert values["C07"] == steps and values["C08"] == dict(as_good=3, worse=0, tried=3)
     assert all("joint bootstrap" in row["spread"] for row in leading)
     values = {row["id"]: row["value"] for row in seeds}
@@ -416,7 +444,7 @@ def test_the_leading_training_and_the_seeds_have_rows_of_their_own():
     faster = [row["value"] for row in timed if row["id"] == "C05"]
     assert faster == [
         pytest.approx(dict(saved=0.5, low=0.4, high=0.6)),
-        pytest.approx(dict(saved=0.875, low=0.85, high=0.9)),
+        pytest.approx(dict(saved=0.875, low=0.85, high=1)),  # the U-Net's best may be of more steps
     ]
 
 
