@@ -79,10 +79,11 @@ class RealImages:
 
 
 class Distances(NamedTuple):
-    """A distance, and the same of resampled images, (R,)."""
+    """A distance, the same of resampled images, (R,), and how many images it is of."""
 
     value: float
     draws: np.ndarray
+    n: int
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -90,15 +91,18 @@ class Distances(NamedTuple):
         return self.ends()
 
     def ends(self, among: int = 1) -> tuple[float, float]:
-        """The same; of one among so many that shall hold at once (Bonferroni)."""
-        tail = 0.025 / among
-        low, high = np.quantile(self.draws, (tail, 1 - tail))
+        """The same; of one among so many that shall hold at once (Bonferroni). The percentiles are expanded
+        (`metrics.tail`): plain ones are too narrow where images are few."""
+        from .metrics import tail  # which has `kid` from here
+
+        below = tail(self.n, 1 - 0.05 / among)
+        low, high = np.quantile(self.draws, (below, 1 - below))
         return float(low), float(high)
 
     def __sub__(self, other: Distances) -> Distances:
         """The difference to another set of as many resamples: of pairs, where both start from the same noise
         image by image and are resampled with one seed."""
-        return Distances(self.value - other.value, self.draws - other.draws)
+        return Distances(self.value - other.value, self.draws - other.draws, min(self.n, other.n))
 
     def columns(self, base: Distances | None = None) -> dict[str, float]:
         """As columns of a table: kid, kid_low and kid_high, and those of the difference to `base`, where one
@@ -142,7 +146,7 @@ def distances(real: RealImages, features: Tensor, resamples: int = 500, seed: in
         inside += ((weights[:, first : first + CHUNK] @ pairs) * weights).sum(1)
     inside /= count**2 - weights.square().sum(1)
     found = THOUSAND * (inside + real.within - 2 * (weights @ to_real) / count)
-    return Distances(float(found[0]), found[1:].numpy())
+    return Distances(float(found[0]), found[1:].numpy(), count)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:

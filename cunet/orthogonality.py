@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from .cost import compare
 from .errors import InputError
 from .kernel_distance import Distances
+from .metrics import tail
 from .wording import ends, interval
 
 Key = tuple[str, str, int]  # network, method, calls
@@ -61,34 +63,37 @@ def relative_gain(
     """
     if not pairs:
         raise InputError("No accelerated method was compared with the base at equal calls: name some.")
-    floors, left_out, used, logs, measured = np.append(floor.draws, floor.value), {}, [], [], []
-    owns = []
+    left_out, used, logs, owns, measured = {}, [], [], [], []
+    fewest = min(one.n for one in (*found.values(), floor))
     for method, calls in pairs:
         excess = {
-            (network, how): np.append(found[network, how, calls].draws, found[network, how, calls].value)
-            - floors
+            (network, how): found[network, how, calls] - floor
             for network in networks
             for how in (base, method)
         }
-        near = [key for key, one in excess.items() if np.quantile(one[:-1], 0.025) <= 0]
+        near = [key for key, one in excess.items() if one.interval[0] <= 0]
         if near:
             left_out[method, calls] = ", ".join(f"{network} with {how}" for network, how in near)
             continue
         used.append((method, calls))
-        measured += [float(one[-1]) for one in excess.values()]
-        kept = {key: np.log(np.maximum(one, LEAST * one[-1])) for key, one in excess.items()}
+        measured += [one.value for one in excess.values()]
+        kept = {
+            key: np.log(np.maximum(np.append(one.draws, one.value), LEAST * one.value))
+            for key, one in excess.items()
+        }
         first, second = (kept[n, base] - kept[n, method] for n in networks)
         logs.append(second - first)
         owns.append(first)
     if not logs:
         return Gain(*[math.nan] * 3, used, left_out, (math.nan,) * 2, (math.nan,) * 3)
-    both, own = (_measure(np.exp(np.mean(each, axis=0))) for each in (logs, owns))
+    both, own = (_measure(np.exp(np.mean(each, axis=0)), fewest) for each in (logs, owns))
     return Gain(*both, used, left_out, (min(measured), max(measured)), own)
 
 
-def _measure(values: np.ndarray) -> Measure:
-    """The last value with the quantiles of those before it, which may be infinite."""
-    low, high = np.quantile(values[:-1], (0.025, 0.975), method="nearest")
+def _measure(values: np.ndarray, n: int) -> Measure:
+    """The last value with the quantiles of those before it, which may be infinite; of resamples of n images
+    (`metrics.tail`)."""
+    low, high = np.quantile(values[:-1], (tail(n), 1 - tail(n)), method="nearest")
     return float(values[-1]), float(low), float(high)
 
 
@@ -185,13 +190,14 @@ def multiplied(
     itself = times(first, lowest[first])
     at, own = int(aim[:, -1].argmin()), int(itself[:, -1].argmin())
     product = together / (by_network * by_method)
+    measure = partial(_measure, n=min(one.n for one in found.values()))
     return Multiplied(
-        *map(_measure, (level, by_network, by_method, together, product, slow / aim.min(0))),
+        *map(measure, (level, by_network, by_method, together, product, slow / aim.min(0))),
         reached=float(np.isfinite(aim.min(0)[:-1]).mean()),
         best=sets[second][at] if np.isfinite(aim[at, -1]) else None,
-        alone=_measure(slow / itself.min(0)),
+        alone=measure(slow / itself.min(0)),
         alone_best=sets[first][own],
-        each_best=_measure(itself.min(0) / aim.min(0)),
+        each_best=measure(itself.min(0) / aim.min(0)),
     )
 
 

@@ -8,7 +8,7 @@ from cunet import beyond_figures
 from cunet.accelerations import METHODS
 from cunet.kernel_distance import Distances
 
-FLOOR = Distances(3.0, np.array([2.0, 3.0, 4.0]))
+FLOOR = Distances(3.0, np.array([2.0, 3.0, 4.0]), 50)
 
 
 def frame() -> pd.DataFrame:
@@ -65,7 +65,7 @@ def test_the_others_show_what_they_are_given():
 
 
 def test_saved_work_is_shown_beside_the_full_network_and_its_differences_below_with_their_own_intervals():
-    far, whole = Distances(3.0, np.array([2.0, 3.0, 4.0])), Distances(1.0, np.array([0.5, 1.0, 1.5]))
+    far, whole = Distances(3.0, np.array([2.0, 3.0, 4.0]), 50), Distances(1.0, np.array([0.5, 1.0, 1.5]), 50)
     rows = [
         dict(model=m, way=w, macs=macs) | one.columns(whole)
         for m, w, macs, one in (

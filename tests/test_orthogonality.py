@@ -11,7 +11,7 @@ from cunet.kernel_distance import Distances
 
 
 def known(value, reach=0.0):
-    return Distances(value, value + reach * np.linspace(-1, 1, 101))
+    return Distances(value, value + reach * np.linspace(-1, 1, 101), 1000)
 
 
 def test_the_relative_gain_is_one_where_both_networks_gain_alike():
