@@ -179,10 +179,15 @@ def tried(
 
 
 def growth(undisturbed: Draws, disturbed: Draws) -> Draws:
-    """Logarithm of the factor by which the error grows, with its resamples."""
-    ratio = (disturbed.resamples / undisturbed.resamples).log()
-    value = math.log(disturbed.value / undisturbed.value)
-    return Draws(value, ratio + value - ratio.mean(), disturbed.rows)
+    """Logarithm of the factor by which the error grows, with its resamples.
+
+    These are linearised at the measured errors d and u, disturbed and not: the resamples d* and u* give
+    (d* - mean d*) / d - (u* - mean u*) / u. Resampled Frechet distances are too large, since repeats narrow a
+    set, and a logarithm of their ratio spreads too little by that.
+    """
+    value, (d, u) = math.log(disturbed.value / undisturbed.value), (disturbed, undisturbed)
+    apart = (d.resamples - d.resamples.mean()) / d.value - (u.resamples - u.resamples.mean()) / u.value
+    return Draws(value, value + apart, d.rows)
 
 
 def compared(growths: Mapping[tuple, tuple[Draws, Draws]]) -> pd.DataFrame:

@@ -167,6 +167,14 @@ def test_growth_is_a_factor_of_pairs():
     assert found.resamples.std().item() == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("bias", [0.0, 3.0])
+def test_the_spread_of_a_growth_is_that_of_measured_errors_whatever_resamples_are_too_large_by(bias):
+    noise = 0.02 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = robustness.growth(Draws(2.0, 2 + bias + noise[0]), Draws(6.0, 6 + bias + noise[1]))
+    assert found.resamples.mean().item() == pytest.approx(math.log(3))
+    assert found.resamples.std().item() == pytest.approx(0.02 * (1 / 4 + 1 / 36) ** 0.5, rel=0.05)
+
+
 @pytest.mark.parametrize(
     "kind, strength", [("weight", 0.1), ("level", 0.0), ("impulses", 1.5), ("input", -1)]
 )
