@@ -139,13 +139,19 @@ def measured(
 
 
 def sampled(
-    network: nn.Module, diffusion: Diffusion, depths: Sequence[float], *how, **named
+    network: nn.Module,
+    diffusion: Diffusion,
+    depths: Sequence[float],
+    distance: Callable[[Tensor], Distances],
+    n: int,
+    steps: int,
+    seed: int = 0,
 ) -> dict[float, Distances]:
-    """What `measured` gives, with the blocks solved at each depth. how, named: what it takes further."""
+    """What `measured` gives, with the blocks solved at each depth; the other arguments are as there."""
     found = {}
     for depth in depths:
         with solved_with(network, depth=depth):
-            found[depth] = measured(network, diffusion, *how, **named)
+            found[depth] = measured(network, diffusion, distance, n, steps, seed)
     return found
 
 

@@ -227,7 +227,7 @@ def saved_work(frame: pd.DataFrame, floor: Distances) -> Figure:
         figure = Figure(figsize=(palette.PAGE, 4.9))
         grid = figure.subplots(2, len(models), sharey="row", sharex=True, squeeze=False)
         for (row, column), axes in np.ndenumerate(grid):
-            model, of = models[column], ("kid", "above")[row]
+            model, of = models[column], ("kid", "apart")[row]
             if not row:
                 axes.axhspan(*floor.interval, color="0.85", lw=0, label="real images")
             for number, way in enumerate(ways):

@@ -27,7 +27,7 @@ from .kernel_distance import Distances
 from .metrics import Interval
 
 ENDS = ("", "_low", "_high", "_all_low", "_all_high")
-COLUMNS = ("scale", *(name + end for name in ("right", "kid", "above") for end in ENDS))
+COLUMNS = ("scale", *(name + end for name in ("right", "kid", "apart") for end in ENDS))
 """What `sweep` says of a scale."""
 
 
@@ -127,7 +127,7 @@ def sweep(
     set is from real images. The network is on the first GPU, where there is one, while it draws.
 
     Returns a row a scale, with `COLUMNS`, and its images. right is the share that is of the class asked for,
-    kid the distance, and above what it is more than at the scale nearest 1, of pairs. _low and _high end the
+    kid the distance, and apart what it is more than at the scale nearest 1, of pairs. _low and _high end the
     95 % interval of each, _all_low and _all_high the one that holds for all scales at once.
     """
     judged, far, made = [], [], []

@@ -106,8 +106,8 @@ class Distances(NamedTuple):
 
     def columns(self, base: Distances | None = None) -> dict[str, float]:
         """As columns of a table: kid, kid_low and kid_high, and those of the difference to `base`, where one
-        is given: above, above_low and above_high."""
-        named = {"kid": self} | ({} if base is None else {"above": self - base})
+        is given: apart, apart_low and apart_high."""
+        named = {"kid": self} | ({} if base is None else {"apart": self - base})
         return {
             name + end: number
             for name, one in named.items()

@@ -538,7 +538,7 @@ for m, (one, process) in pair.items():
 
 # %% [markdown]
 # What does each way cost? All sets of a network start from the same noise, and their resamples draw the same image
-# numbers. So `above`, a set's distance less that of the full network, is a difference of pairs, and what both owe to
+# numbers. So `apart`, a set's distance less that of the full network, is a difference of pairs, and what both owe to
 # the noise that was drawn falls out of it. Two distances can have intervals that overlap where their difference is
 # certain.
 
@@ -546,7 +546,7 @@ for m, (one, process) in pair.items():
 full = {row["model"]: (row["macs"], one) for row, one in reused if row["way"] == beyond_figures.FULL}
 saved = pd.DataFrame([row | one.columns(full[row["model"]][1]) for row, one in [*deep, *reused]])
 caption = (
-    f"KID-AlexNet (thousandths) of {samples} samples of {depth_calls} DDIM steps against work; above: less that of the"
+    f"KID-AlexNet (thousandths) of {samples} samples of {depth_calls} DDIM steps against work; apart: less that of the"
     " network that saves nothing, of pairs"
 )
 budgets_shown = [" ".join(map(str, b)) if isinstance(b, list) else "" for b in saved.budgets]
@@ -719,7 +719,7 @@ for asked, answer in solver_study.findings(study) if len(study) else ():
 # vector for each class, which is added to the embedding of the step. Whether an image is of its class is judged by a
 # linear classifier on AlexNet features that has seen real images only; its score on real test images says how far it can
 # be trusted. All scales start from the same noise, so what guidance costs in quality, the distance less that at the
-# scale nearest $w = 1$ (`above`), is a difference of pairs. The best scale is chosen by the samples that it is then
+# scale nearest $w = 1$ (`apart`), is a difference of pairs. The best scale is chosen by the samples that it is then
 # shown with, so the intervals of what the scorecard gets are made to hold for all scales at once (Bonferroni); those of
 # the table and the figure hold for a scale alone.
 
@@ -759,7 +759,7 @@ shown.round(2)
 # %%
 caption = f"of {guided_images} samples of {guided_steps} DDIM steps against the guidance scale, 95 % over samples"
 if len(guided):
-    what = "Share of the asked class, KID-AlexNet (thousandths), and above: less that at the scale nearest 1, of pairs,"
+    what = "Share of the asked class, KID-AlexNet (thousandths), and apart: less that at the scale nearest 1, of pairs,"
     run.save_table(shown, "ext_guidance", f"{what} {caption}")
 for d in grids:
     picture = beyond_figures.guidance(guided[guided.dataset == d], yards[d].floor, judged_real[d])
@@ -787,11 +787,11 @@ for (d, m), of in guided.groupby(["dataset", "model"], sort=False):
     if len(two) == 1:  # no other scale asks a price
         continue
     of_one = wording.interval(at_one.kid, at_one.kid_all_low, at_one.kid_all_high, ".0f")
-    low, high = best.above_all_low, best.above_all_high
+    low, high = best.apart_all_low, best.apart_all_high
     rows_beyond.append(
         dict(id="ext_guidance", claim=f"{palette.label(m)}: KID-AlexNet at the scale with most images of the class"
                                       f" asked for, w = {best.scale:g}, less that at w = {at_one.scale:g}",
-             measured=f"{best.above:+.0f} thousandths, of {of_one}",
+             measured=f"{best.apart:+.0f} thousandths, of {of_one}",
              spread=f"[{low:+.0f}, {high:+.0f}], 95 % over pairs of samples for all scales at once",
              n=guided_images, dataset=d, size=size)
     )  # fmt: skip

@@ -251,12 +251,12 @@ def test_what_a_scale_costs_is_a_difference_of_pairs_and_has_an_interval_for_all
     sets = iter(Distances(far, far + 9 * shared + far * own, 40) for far in (0.0, 1.0, 3.0))
     judge, far = (lambda found: torch.zeros(len(found))), (lambda found: next(sets))
     rows, _ = guidance.sweep(network("cunet"), Diffusion(), [0.0, 1.0, 4.0], judge, far, images=3, steps=1)
-    assert [row["above"] for row in rows] == [-1, 0, 2] and rows[1]["above_all_high"] == 0
+    assert [row["apart"] for row in rows] == [-1, 0, 2] and rows[1]["apart_all_high"] == 0
     low, high = np.quantile(2 + 2 * own, (metrics.tail(40), 1 - metrics.tail(40)))
-    assert (rows[2]["above_low"], rows[2]["above_high"]) == pytest.approx((low, high))
+    assert (rows[2]["apart_low"], rows[2]["apart_high"]) == pytest.approx((low, high))
     third = metrics.tail(40, 1 - 0.05 / 3)
     low, high = np.quantile(2 + 2 * own, (third, 1 - third))
-    assert (rows[2]["above_all_low"], rows[2]["above_all_high"]) == pytest.approx((low, high))
+    assert (rows[2]["apart_all_low"], rows[2]["apart_all_high"]) == pytest.approx((low, high))
     assert rows[2]["kid_all_low"] < rows[2]["kid_low"] < low < high < rows[2]["kid_high"]
 
 

@@ -76,7 +76,7 @@ def test_a_difference_is_that_of_pairs_and_has_columns_of_its_own():
     base, other = Distances(20.0, draws, 10**6), Distances(23.0, draws + 3, 10**6)
     assert (other - base).value == 3 and (other - base).interval == (3, 3)
     assert other.columns() == pytest.approx(dict(kid=23.0, kid_low=4.0, kid_high=42.0), abs=1e-4)
-    assert other.columns(base) == other.columns() | dict(above=3.0, above_low=3.0, above_high=3.0)
+    assert other.columns(base) == other.columns() | dict(apart=3.0, apart_low=3.0, apart_high=3.0)
 
 
 def test_an_interval_of_few_images_holds_the_truth_as_often_as_it_says():
