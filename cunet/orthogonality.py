@@ -122,8 +122,9 @@ class Multiplied(NamedTuple):
     gains multiply. faster: the first network's time at its own best plain quality over the second's for
     that, with any method, 0 where it never gets there. reached: the share of resamples where it does.
     best: the (method, calls) with which it does, None if it does not. alone: as `faster`, of the first
-    network itself with any method; alone_best: with which. each_best: faster / alone, both networks at that
-    quality with whatever serves each best.
+    network itself with any method; alone_best: with which. These two are one-sided: the first network's own
+    plain sets reach that quality by construction. each_best: the first's time at `level` over the second's,
+    both with whatever serves them best; both reach `level` with the plain method, so it favours neither.
     """
 
     level: Measure
@@ -197,7 +198,7 @@ def multiplied(
         best=sets[second][at] if np.isfinite(aim[at, -1]) else None,
         alone=measure(slow / itself.min(0)),
         alone_best=sets[first][own],
-        each_best=measure(itself.min(0) / aim.min(0)),
+        each_best=measure(together / by_method),
     )
 
 
@@ -254,8 +255,8 @@ def claim(time: Measure, method: str, goal: Multiplied, gain: Gain | None) -> di
 
 def speedup(goal: Multiplied, plain: str) -> dict[str, Any]:
     """A row beyond the paper: how much sooner the cU-Net has the U-Net's best quality, what of this the U-Net
-    has by another sampler alone, and what is left. plain: how the method is called with which the U-Net has
-    that quality."""
+    has by another sampler alone, and what the network adds at a quality that both reach. plain: how the
+    method is called with which the U-Net has its best quality."""
     how = "never good enough in the whole sample"
     if goal.best:
         how = f"with {goal.best[0]}, {goal.best[1]} calls"
@@ -265,8 +266,8 @@ def speedup(goal: Multiplied, plain: str) -> dict[str, Any]:
         id="ext_speedup",
         claim=f"cU-Net with its best method over the U-Net with {plain}, at the best quality of the latter",
         measured=f"{value:.1f} times as fast ({how}); the U-Net itself with its own best method"
-        f" {said(goal.alone, 1)} times (with {method}, {calls} calls); so the cU-Net over the U-Net, each"
-        f" with its best, {said(goal.each_best, 1)} times",
+        f" {said(goal.alone, 1)} times (with {method}, {calls} calls); at the quality that both reach with"
+        f" {plain}, the cU-Net over the U-Net, each with its best, {said(goal.each_best, 1)} times",
         spread=f"[{low:.1f}, {high:.1f}], 95 % over samples and rounds (0: not reached; reached in"
         f" {100 * goal.reached:.0f} % of resamples); one training seed",
     )
