@@ -541,7 +541,8 @@ for m, (one, process) in pair.items():
 # What does each way cost? All sets of a network start from the same noise, and their resamples draw the same image
 # numbers. So `apart`, a set's distance less that of the full network, is a difference of pairs, and what both owe to
 # the noise that was drawn falls out of it. Two distances can have intervals that overlap where their difference is
-# certain.
+# certain. All ways are shown and none is chosen, so each interval is for itself: of forty, two are expected to leave out 0
+# by chance.
 
 # %%
 full = {row["model"]: (row["macs"], one) for row, one in reused if row["way"] == beyond_figures.FULL}
