@@ -21,6 +21,7 @@ estimate` finds in no way, so they are checked against measured runs (`cunet.cal
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -95,6 +96,18 @@ def macs(network: Network) -> int:
     from cunet import cost
 
     return cost.macs(build(network), models.image_size(network[1]))
+
+
+@functools.cache
+def depth_shares(network: Network, depths: tuple[float, ...]) -> tuple[float, ...]:
+    """Multiply-accumulates of a call at each depth over those at depth 1; of depths rounded alike once.
+
+    Raises InputError for a network without ODE blocks.
+    """
+    from cunet import adaptive
+
+    own, *found = adaptive.work(build(network), (1.0, *depths))
+    return tuple(dict.fromkeys(each / own for each in found))
 
 
 def distance_share(images: int) -> float:
@@ -327,15 +340,18 @@ def _beyond(of: dict[str, Any]) -> Work:
         work[Item("feature")] += min(of["reference_images"], test, 2000)  # of the floor
         if number:
             continue
-        chains = {
-            networks[0]: 1 + len(of["reuse"]),
-            networks[1]: 1 + len(of["reuse"]) + 2 * len(of["depths"]),
-        }
-        for network, ways in chains.items():
+        even = depth_shares(networks[1].network, tuple(of["depths"]))
+        between = ((a + b) / 2 for a, b in itertools.pairwise(even))
+        by_need = sorted({*even, *between})[1:]  # budgets; with the least of all every call is a least one
+        ways = 1 + len(of["reuse"])
+        chains = {networks[0]: (ways, ways)}  # and how many calls at depth 1 a step of all of them takes
+        chains[networks[1]] = (ways + len(even) + len(by_need), ways + sum(even) + sum(by_need))
+        for network, (ways, calls) in chains.items():
             work[network] += 2 * 2 * 3 * FLOW * of["likelihood_images"]
-            work[network._replace(kind="sample")] += of["samples"] * of["depth_calls"] * ways
+            drawn = math.ceil(of["samples"] * of["depth_calls"] * calls)
+            work[network._replace(kind="sample")] += drawn
             work[Item("feature")] += of["samples"] * ways
-        work[networks[1]] += of["depth_images"] * of["depth_calls"] * sum(of["depths"])
+        work[networks[1]] += math.ceil(of["depth_images"] * of["depth_calls"] * sum(even))
         solved = of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
         drawn = of["ode_samples"] * of["depth_calls"] * sum(of["ode_sample_depths"])
         for _, model in [(dataset, pair[1]), *_shipped(of, further(of))]:

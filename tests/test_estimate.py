@@ -255,8 +255,12 @@ def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set
     calls, drawn = (3 + 1) * (5 + 20 + 19 + 50) + 20 * 8, 10 * (5 + 20 + 19 + 50)
     both = calls + 12 * work.FLOW
     assert found[Item("call", UNET)] == both and found[Item("sample", UNET)] == drawn + 10 * 2 * 2
-    assert found[Item("call", CUNET)] == both + 2 * 2 * 4 + 4 * 6
-    assert found[Item("sample", CUNET)] == drawn + 10 * 2 * (2 + 4) + 5 * 2 * 3
+    one, deeper = work.depth_shares(CUNET, (1.0, 3.0))
+    assert one == 1 and 2 < deeper < 3, "three times the solver's steps, with what is outside of blocks once"
+    assert work.depth_shares(CUNET, (1.0, 0.9, 3.0)) == (one, deeper), "what rounds alike is tried once"
+    assert found[Item("call", CUNET)] == both + math.ceil(2 * 2 * (1 + deeper)) + 4 * 6
+    ways = 2 + (1 + deeper) + ((1 + deeper) / 2 + deeper)  # as it is and reusing, even depths, by need
+    assert found[Item("sample", CUNET)] == drawn + math.ceil(10 * 2 * ways) + 5 * 2 * 3
     twice = work.count("11_beyond", given("11_beyond", **few, datasets=["mnist", "mnist"]))
     once = work.count("11_beyond", given("11_beyond", **few))
     assert twice[Item("call", UNET)] - once[Item("call", UNET)] == calls
