@@ -295,15 +295,13 @@ def _ablations(of: dict[str, Any]) -> Work:
         channels = images(dataset)[2]
         networks = [(model, seed) for model in (*of["models"], of["discrete"]) for seed in of["seeds"]]
         if of["checkpoints"] == "released":
-            found, _ = checkpoints.there(checkpoints.ASSETS, size, [dataset], of["models"], of["seeds"])
-            networks = [(one.model, one.seed) for one in found]
-            if dataset != of["datasets"][0] and not {m for m, _ in networks} & set(of["models"][1:]):
-                continue  # nothing was ablated there
             every = dict.fromkeys([*of["models"], *of["remedies"], of["discrete"]])
             found, _ = checkpoints.there(
                 checkpoints.ASSETS, size, [dataset], every, of["seeds"], ("", *synthesis.VARIANTS)
             )
             networks = [(synthesis.name(one), one.seed) for one in found]
+            if dataset != of["datasets"][0] and not {m for m, _ in networks} & set(of["models"][1:]):
+                continue  # nothing was ablated there
         work[Item("distance")] += distances(synthesis.FLOORS, of["samples"])
         for model in [m for m, _ in networks] + [m for m, _ in networks if m == full]:  # again, told one step
             network = (synthesis.standard(model), size, channels)
