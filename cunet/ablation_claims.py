@@ -139,7 +139,7 @@ def claims(
         found = [
             left_out(of(contributions, dataset)) | dict(n=given["samples"]),
             more_robust(*(of(frame, dataset) for frame in (robust, norms, blocks)), pair)
-            | dict(n=given["images"]),
+            | dict(n=f"{given['images']} images, {given['disturbed_samples']} samples"),
         ]
         number = given["read_images"] * len(given["true_steps"])
         found += [row | dict(n=number) for row in read_back(errors.loc[dataset], read)]
