@@ -41,15 +41,16 @@ def left_out(contributions: pd.DataFrame) -> dict[str, Any]:
     if absent:
         text += f"; not trained: without {', without '.join(absent)}"
     elif (lines.over == IMAGES).any():
-        text += "; intervals over samples alone: no network has a second training seed, or one is as near as"
-        text += " real images"
+        text += "; intervals over samples alone: no network has a second training seed"
+    elif lines.percent.isna().any():
+        text += "; the full network is as near as real images, so that there are no per cent of its distance"
     else:
         worse = lines.sign > 0
         visible = worse & (lines.percent >= VISIBLE)
         value = dict(visible=int(visible.sum()), worse=int(worse.sum()), better=int((lines.sign < 0).sum()))
     spread = f"95 % over {' or '.join(sorted(set(lines.over)))}" if len(lines) else "-"
     for row in lines[lines.over != IMAGES].head(1).itertuples():
-        spread += f", relative deviation pooled over {row.pooled}: {row.freedom} degrees of freedom"
+        spread += f", relative deviation of FD pooled over {row.pooled}: {row.freedom} degrees of freedom"
     return dict(id="C15", measured=text, value=value, spread=spread, why=WHY_C15)
 
 

@@ -9,6 +9,12 @@ between seeds, pooled over all networks that were trained from several, gives an
 Student's t. A data set whose networks have one seed each borrows the deviation of the others, which takes
 for granted that seeds spread as far there, relative to the number itself. The second is the one that a claim
 about an ingredient needs; it leaves the first one out, since all trainings get the same images.
+
+A Frechet distance is given above that of as many real images, its floor. But what seeds spread by is taken
+relative to the distance itself, floor included. Relative to what is above the floor, the spread of a network
+near the data would be taken for next to nothing; in absolute terms, it could be neither borrowed by another
+data set, whose distances have another scale, nor pooled with that of networks many times as far. In a
+difference the floor cancels.
 """
 
 from __future__ import annotations
@@ -170,12 +176,12 @@ def seed_spread(values: Mapping[tuple[str, str], Sequence[float]], dataset: str)
     """The pooled relative deviation between seeds: of the logarithm of each network's number around its own
     mean, taken together over the networks of `dataset` with several seeds, or, where it has none, of all.
 
-    values: (data set, network) -> its number with each seed. Where one of these is at or below 0 the
-    deviation is unknown: what is left without that network are those whose seeds lie closer together.
+    values: (data set, network) -> its number with each seed, above 0; of a distance the whole, not what is
+    above its floor.
     """
     several = {key: np.asarray(group, float) for key, group in values.items() if len(group) > 1}
     groups = {key: group for key, group in several.items() if key[0] == dataset} or several
-    if not groups or min(group.min() for group in groups.values()) <= 0:
+    if not groups:
         return UNKNOWN
     groups = {key: np.log(group) for key, group in groups.items()}
     freedom = sum(len(group) - 1 for group in groups.values())
@@ -213,13 +219,18 @@ def draw(rows: Tensor, statistic: Callable | None = None, resamples: int = 1000,
 
 
 def contribution(
-    full: Sequence[Draws], ablated: Sequence[Draws], spread: Spread, level: float = 0.95
+    full: Sequence[Draws],
+    ablated: Sequence[Draws],
+    spread: Spread,
+    floor: float = 0.0,
+    level: float = 0.95,
 ) -> Contribution:
     """How much worse it is without: mean over seeds of `ablated` minus that of `full`, with an interval.
 
-    full, ablated: one entry a training seed. spread: between seeds. With degrees of freedom in it, the
-    logarithm of the two means' ratio has the reach: deviation times sqrt(1/n + 1/m) times Student's t;
-    without, the interval is a centred bootstrap over pairs of images, which another training does not enter.
+    full, ablated: one entry a training seed, each less `floor`. spread: between seeds, of the numbers with
+    their floor. With degrees of freedom in it, the logarithm of the ratio of the two means with their floor
+    has the reach: deviation times sqrt(1/n + 1/m) times Student's t; without, the interval is a centred
+    bootstrap over pairs of images, which another training does not enter.
 
     Raises InputError if one of the two has no seed.
     """
@@ -230,6 +241,7 @@ def contribution(
     if spread.freedom:
         several = math.sqrt(1 / len(full) + 1 / len(ablated))
         reach = math.exp(float(student.ppf(ends[1], spread.freedom)) * spread.deviation * several)
+        without, whole = without + floor, whole + floor
         return Contribution(estimate, without / reach - whole, without * reach - whole, SEEDS)
     drawn = drawn_without - drawn_whole
     low, high = (drawn + estimate - drawn.mean()).quantile(torch.tensor(ends).double())
@@ -243,7 +255,11 @@ def mean(draws: Sequence[Draws]) -> Draws:
 
 
 def contributions(
-    draws: Mapping[Key, Mapping[str, Draws]], full: str, others: Sequence[str], held: str
+    draws: Mapping[Key, Mapping[str, Draws]],
+    full: str,
+    others: Sequence[str],
+    held: str,
+    floors: Mapping[str, float],
 ) -> pd.DataFrame:
     """What each ingredient contributes: `contribution` of every data set, network and measure.
 
@@ -251,20 +267,21 @@ def contributions(
     full: the network that has all ingredients, or another that all are held against. others: those without
     one, in order; where one has no training in a data set, it is left out there, and a data set without the
     full network altogether. held: the one of them that is the full network told one step: its trainings are
-    the same, so seeds do not part the two.
+    the same, so seeds do not part the two. floors: of each data set, what its numbers of the measure fd are
+    above.
 
     Returns a row a data set, measure and network: the full network's mean, the contribution with its
     interval, the same in per cent of that mean, what the interval is over, with the degrees of freedom and
     the trainings that it is pooled over, how many seeds each has, the sign, and whether it is smaller than
     the full network's range over its seeds (None with one seed). `without`: what a network lacks or gets, in
-    words (`INGREDIENTS`, `REMEDIES`), else its name. A number at or below 0 (a distance that is no larger
-    than that of real images) has no logarithm: the interval is then over images, and there are no per cent
-    of it.
+    words (`INGREDIENTS`, `REMEDIES`), else its name. Of a number at or below 0 (a distance that is no larger
+    than that of real images) there are no per cent.
     """
     trained: dict[str, dict[tuple[str, str], list[float]]] = {}
     for (dataset, model, _), found in draws.items():
         for measure, one in found.items() if model != held else ():
-            trained.setdefault(measure, {}).setdefault((dataset, model), []).append(one.value)
+            number = one.value + (floors[dataset] if measure == "fd" else 0.0)
+            trained.setdefault(measure, {}).setdefault((dataset, model), []).append(number)
     rows = []
     for dataset, measure in dict.fromkeys((key[0], m) for key, found in draws.items() for m in found):
         by = {
@@ -279,9 +296,8 @@ def contributions(
         base, several = mean(by[full]).value, len(values[full]) > 1
         lacks = INGREDIENTS | REMEDIES | {held: "time embedding"}
         for model in list(by)[1:]:
-            positive = min(base, mean(by[model]).value) > 0
-            of = spread if positive and model != held else UNKNOWN
-            found = contribution(by[full], by[model], of)
+            of = spread if model != held else UNKNOWN
+            found = contribution(by[full], by[model], of, floors[dataset] if measure == "fd" else 0.0)
             percent = {
                 name: 100 * x / base if base > 0 else math.nan
                 for name, x in zip(("percent", "low", "high"), found[:3], strict=True)

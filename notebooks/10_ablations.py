@@ -300,8 +300,8 @@ single.round(4)
 #
 # What is the interval over? Over training seeds, where some network has several. How far seeds lie apart is then taken
 # relative to the number itself (the deviation of its logarithm) and *pooled* over all networks of the data set that have
-# several, ablated or not, with Student's t. A data set whose networks have one seed each borrows it from the other data
-# sets: that seeds spread as far there, relatively, is an assumption that its own trainings cannot test. The column
+# several, ablated or not, with Student's t. That all spread alike, relatively, is an assumption. A data set whose
+# networks have one seed each borrows the spread of the other data sets, and its own trainings cannot test that. The column
 # `pooled` says over what it is pooled, `freedom` on how many degrees of freedom it rests. Where no network at all has
 # several seeds, the interval is over images, and **says nothing about another training**. That of the time embedding is
 # always over images: it is the same trainings, told otherwise.
@@ -311,13 +311,16 @@ single.round(4)
 #
 # FD-AlexNet is taken above that of as many real images, which the distance is not to (the mean over many sets of them),
 # so that per cents of it depend less on how few the samples are. Something is left: by how much a distance of few images
-# is too large depends on how these differ among themselves, too. And the smaller it is, the more per cent of it a
-# difference is: for networks near the data the pooled spread between seeds may be too small.
+# is too large depends on how these differ among themselves, too. The spread between seeds alone is taken relative to the
+# distance itself: a network near the data has little above that of real images, but its seeds need not lie closer together
+# for that. (Pooled without any scale, the spread could not be borrowed, since distances on other data are many times as
+# large.) The difference of two networks is the same either way. For a network much nearer to the data than those pooled
+# over, the interval may still be too narrow.
 #
 # *small* says that the difference is less than the range of the full network over its seeds (unknown with one seed).
 
 # %%
-contributions = ablations.contributions(draws, full, [HELD, *models[1:]], HELD)
+contributions = ablations.contributions(draws, full, [HELD, *models[1:]], HELD, floors)
 run.save_table(
     contributions, "ext_contributions", "What each ingredient contributes: ablated minus full network"
 )
@@ -395,10 +398,10 @@ for d in datasets:
 # %%
 variants = {m for _, m, _ in loaded if m != full and synthesis.standard(m) == full}
 remedied = [m for m in dict.fromkeys(m for _, m, _ in loaded) if m in variants or m in remedies]
-gaps = ablations.contributions(draws, discrete, [full, *remedied], HELD)
+gaps = ablations.contributions(draws, discrete, [full, *remedied], HELD, floors)
 gaps = gaps.rename(columns={"without": "remedy", "full": "discrete"})
 gaps["remedy"] = gaps.remedy.where(gaps.model != full, "none: as it is")
-gained = ablations.contributions(draws, full, remedied, HELD).rename(columns={"without": "remedy"})
+gained = ablations.contributions(draws, full, remedied, HELD, floors).rename(columns={"without": "remedy"})
 if len(gained):
     run.save_table(gained, "ext_remedies_gain", f"Remedies less {palette.label(full)} without them")
 rates = []
