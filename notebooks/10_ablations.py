@@ -160,6 +160,12 @@ def first_seed(dataset, model):
     return network, Diffusion(**card["diffusion"])
 
 
+for d in datasets:
+    if not set(with_seeds(d, full)) & set(with_seeds(d, discrete)):
+        raise InputError(
+            f"{d}: {full} and {discrete} share no training seed, and section 6 compares them seed by seed. Train one of"
+            " them with a seed of the other, or leave the data set out."
+        )
 recipes = {d: loaded[d, full, with_seeds(d, full)[0]][1] for d in datasets}
 for key in missing:
     if key[0] in datasets:
@@ -389,6 +395,8 @@ for d in datasets:
 # - *solver*: more evaluations of $f$, with as many weights;
 # - *time conditioning*: a wider time embedding;
 # - *training*: the U-Net's training time in place of its number of images, where somebody trained that variant.
+#
+# The chain trains none of them, also with `checkpoints: train`: `cunet train` does, with a name from `remedies`.
 #
 # Two questions, each with an interval of its own: how far is a remedy from the U-Net, and does it change anything, that
 # is, how far is it from the full network? What it costs stands beside it: where a remedy takes more work a call, what it
