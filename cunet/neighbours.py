@@ -42,11 +42,8 @@ def _starts(images: Tensor | Slices, chunk: int) -> range:
 def _nearest(images: Tensor, reference: Tensor, squares: list[Tensor]) -> tuple[Tensor, Tensor]:
     """`nearest` of a few images. squares: of the reference's, in the parts in which it is gone through."""
     flat = images.flatten(1).float()
-    least, index, first = (
-        torch.full((len(images),), torch.inf),
-        torch.zeros(len(images), dtype=torch.int64),
-        0,
-    )
+    least, first = torch.full((len(images),), torch.inf), 0
+    index = torch.zeros(len(images), dtype=torch.int64)
     for square in squares:
         rows = reference[first : first + len(square)].flatten(1).float()
         value, where = (square - 2 * flat @ rows.T).min(1)

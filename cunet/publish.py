@@ -277,8 +277,10 @@ def main(arguments: list[str] | None = None) -> int:
     if given.check:
         found = stale() + ([] if results_page.current() else [results_page.OUTDATED])
         print("\n".join(found) or f"{FOLDER} is current.")
-        for text in (text for name, text in deviations().items() if name in _named()):
-            print(f"As {README} says: {text}.")
+        named = _named()
+        for name, text in deviations().items():
+            if name in named:
+                print(f"As {README} says: {text}.")
         return 1 if found else 0
     if given.words:
         print("New words in: " + (", ".join(reword()) or "none"))
