@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from .palette import label
 from .robustness import reason, weigh
 from .wording import interval
 
-VISIBLE = 10  # per cent of the full network's distance, from which on an eye sees it (as rule C15 has it)
+VISIBLE = 10  # per cent of the full network's distance above real images, from which on an eye sees it (C15)
 WHY_C15 = (
     "the paper shows samples and counts nothing. The settings differ in what is left out: a block of the"
     " network as described adds its change to its input whatever f is, and the residual in question is one"
@@ -31,25 +32,40 @@ def left_out(contributions: pd.DataFrame) -> dict[str, Any]:
     alone is narrower, and says nothing of another training."""
     lines = contributions[(contributions.measure == "fd") & contributions.model.isin(FIGURES)]
     text = "; ".join(
-        f"without {row.without} {interval(row.percent, row.low, row.high, '+.0f', ' %')}, trained"
-        f" {times(row.seeds)}"
-        for row in lines.itertuples()
+        f"without {row['without']} {change(row)}, trained {times(row['seeds'])}"
+        for row in lines.to_dict("records")
     )
-    text = f"FD-AlexNet {text}" if text else "nothing"
+    text = f"FD-AlexNet above real images {text}" if text else "nothing"
     absent = [INGREDIENTS[model] for model in FIGURES if model not in set(lines.model)]
     value = None
     if absent:
         text += f"; not trained: without {', without '.join(absent)}"
     elif (lines.over == IMAGES).any():
         text += "; intervals over samples alone: no network has a second training seed"
+    elif lines.percent.isna().any():
+        text += "; the full network is as near as real images, so that there are no per cent of its distance"
     else:
         worse = lines.sign > 0
         visible = worse & (lines.percent >= VISIBLE)
         value = dict(visible=int(visible.sum()), worse=int(worse.sum()), better=int((lines.sign < 0).sum()))
     spread = f"95 % over {' or '.join(sorted(set(lines.over)))}" if len(lines) else "-"
     for row in lines[lines.over != IMAGES].head(1).itertuples():
-        spread += f", relative deviation pooled over {row.pooled}: {row.freedom} degrees of freedom"
+        spread += f", relative deviation of FD pooled over {row.pooled}: {row.freedom} degrees of freedom"
     return dict(id="C15", measured=text, value=value, spread=spread, why=WHY_C15)
+
+
+def change(row: Mapping[str, Any]) -> str:
+    """In words, a row of `cunet.ablations.contributions` with its interval: in per cent, or, where there are
+    none (None in a result), the difference itself."""
+    if row["percent"] is None or math.isnan(row["percent"]):
+        return interval(*(row["contribution" + end] for end in ("", "_low", "_high")), "+.2f")
+    return interval(row["percent"], row["low"], row["high"], "+.0f", " %")
+
+
+def outcome(row: Mapping[str, Any], worse: str = "worse", better: str = "better") -> str:
+    """In words, what the interval of such a row says; one over images alone is about these trainings."""
+    alone = row["over"] == IMAGES and row["sign"] != 0
+    return {1: worse, -1: better, 0: "undecided"}[row["sign"]] + " for these trainings" * alone
 
 
 def times(count: int) -> str:
@@ -77,7 +93,7 @@ def more_robust(
         id="C22",
         measured=text,
         value=value,
-        spread="paired bootstrap tests over images, each network trained"
+        spread="paired t-tests over images, errors by bootstrap, each network trained"
         f" {times(compared.trainings.iloc[0])}",
         why=reason(value, largest[pair[1]], largest[pair[0]])
         + "; single blocks, median and largest: "
@@ -124,7 +140,7 @@ def claims(
         found = [
             left_out(of(contributions, dataset)) | dict(n=given["samples"]),
             more_robust(*(of(frame, dataset) for frame in (robust, norms, blocks)), pair)
-            | dict(n=given["images"]),
+            | dict(n=f"{given['images']} images, {given['disturbed_samples']} samples"),
         ]
         number = given["read_images"] * len(given["true_steps"])
         found += [row | dict(n=number) for row in read_back(errors.loc[dataset], read)]

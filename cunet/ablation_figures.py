@@ -31,11 +31,12 @@ ERRORS = {
 }
 
 
-def contributions(frame: pd.DataFrame) -> Figure:
-    """How much worse each network is than the full one, in per cent of it, with intervals; a panel a measure.
+def contributions(frame: pd.DataFrame, than: str = "the full network") -> Figure:
+    """How much worse each network is than another one, in per cent of it, with intervals; a panel a measure.
 
     frame: a row a network and measure, with columns model, measure (a key of MEASURES), percent, low, high,
     over (`ablations.SEEDS` or `IMAGES`). Filled: the interval is over training seeds; open: over images.
+    than: what the other one is called.
     """
     models = list(dict.fromkeys(frame.model))
     with style():
@@ -63,7 +64,7 @@ def contributions(frame: pd.DataFrame) -> Figure:
             axes.set(title=title, ylim=(len(models) - 0.5, -0.5))
         panels[0].set_yticks(range(len(models)), [label(model) for model in models])
         figure.supxlabel(
-            "% worse than the full network (filled: over training seeds, pooled; open: over images alone)",
+            f"% worse than {than} (filled: over training seeds, pooled; open: over images alone)",
             fontsize=7.5,
         )
     return figure

@@ -9,11 +9,18 @@ between seeds, pooled over all networks that were trained from several, gives an
 Student's t. A data set whose networks have one seed each borrows the deviation of the others, which takes
 for granted that seeds spread as far there, relative to the number itself. The second is the one that a claim
 about an ingredient needs; it leaves the first one out, since all trainings get the same images.
+
+A Frechet distance is given above that of as many real images, its floor. But what seeds spread by is taken
+relative to the distance itself, floor included. Relative to what is above the floor, the spread of a network
+near the data would be taken for next to nothing; in absolute terms, it could be neither borrowed by another
+data set, whose distances have another scale, nor pooled with that of networks many times as far. In a
+difference the floor cancels.
 """
 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +31,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from . import checkpoints, folders, metrics, recipe, subsets
+from . import checkpoints, folders, metrics, recipe, subsets, synthesis
 from .datasets import ImageDataset
 from .denoising import denoise
 from .diffusion import Diffusion
@@ -41,6 +48,12 @@ INGREDIENTS = {  # network -> what it lacks
     "cunet-zerovelocity": "learned initial velocity",
     "cunet-released": "several at once",
 }
+REMEDIES = {  # network -> what it is suspected that the full one lacks, and gets
+    "cunet@widths=(16,28,56,96)": "capacity: more channels where images are coarse",
+    "cunet@steps=(1,2,4,4)": "solver: more evaluations, with as many weights",
+    "cunet@time_width=256": "time conditioning: a wider embedding",
+    "cunet-walltime": "training: the U-Net's time in place of its images",
+}
 FIGURES = {"cunet-noattn": 12, "cunet-nores": 13, "cunet-plain": 14}  # of the paper, by network
 SEEDS, IMAGES = "training seeds", "images"  # what an interval may be over
 Key = tuple[str, str, int]  # data set, network, training seed
@@ -49,10 +62,11 @@ Key = tuple[str, str, int]  # data set, network, training seed
 def find(
     folder: Path, datasets: Sequence[str], models: Sequence[str], size: str, seeds: Sequence[int]
 ) -> tuple[dict[Key, Path], list[Key]]:
-    """The checkpoints that are in a folder, of all combinations that are asked for; and the networks that are
-    there with none of the seeds, each with the first of these."""
-    there, _ = checkpoints.there(folder, size, datasets, models, seeds)
-    paths = {(one.dataset, one.model, one.seed): path for one, path in there.items()}
+    """The checkpoints that are in a folder, of all combinations that are asked for, with the variants of
+    their trainings (`synthesis.VARIANTS`) as networks of their own; and the networks that are there with none
+    of the seeds, each with the first of these."""
+    there, _ = checkpoints.there(folder, size, datasets, models, seeds, ("", *synthesis.VARIANTS))
+    paths = {(one.dataset, synthesis.name(one), one.seed): path for one, path in there.items()}
     known = {key[:2] for key in paths}
     return paths, [(d, m, seeds[0]) for d in datasets for m in models if (d, m) not in known]
 
@@ -68,8 +82,8 @@ def command(key: Key, size: str, like: Mapping, folder: Path) -> str:
     settings = "".join(
         f" --set {k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in changed.items()
     )
-    name = f"--dataset {key[0]} --model {key[1]} --size {size} --seed {key[2]} --images {like['images']}"
-    return f"cunet train {name}{settings} --out {folders.shown(folder)}"
+    name = f"--dataset {key[0]} --model {shlex.quote(key[1])} --size {size} --seed {key[2]}"
+    return f"cunet train {name} --images {like['images']}{settings} --out {folders.shown(folder)}"
 
 
 def unequal(card: Mapping, full: Mapping) -> str:
@@ -162,13 +176,15 @@ def seed_spread(values: Mapping[tuple[str, str], Sequence[float]], dataset: str)
     """The pooled relative deviation between seeds: of the logarithm of each network's number around its own
     mean, taken together over the networks of `dataset` with several seeds, or, where it has none, of all.
 
-    values: (data set, network) -> its number, above 0, with each seed.
+    values: (data set, network) -> its number with each seed, above 0; of a distance the whole, not what is
+    above its floor.
     """
-    several = {key: np.log(np.asarray(group, float)) for key, group in values.items() if len(group) > 1}
+    several = {key: np.asarray(group, float) for key, group in values.items() if len(group) > 1}
     groups = {key: group for key, group in several.items() if key[0] == dataset} or several
-    freedom = sum(len(group) - 1 for group in groups.values())
-    if not freedom:
+    if not groups:
         return UNKNOWN
+    groups = {key: np.log(group) for key, group in groups.items()}
+    freedom = sum(len(group) - 1 for group in groups.values())
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups.values())
     of = ", ".join(f"{d} {m} ({len(group)})" for (d, m), group in groups.items())
     return Spread(math.sqrt(squares / freedom), freedom, of)
@@ -189,35 +205,43 @@ class Contribution(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """A statistic of one trained network's rows, and of resamples of them (`metrics.resampled`)."""
+    """A statistic of one trained network's rows, of resamples of them (`metrics.resampled`), and how many
+    rows they are (0: not said)."""
 
     value: float
     resamples: Tensor
+    rows: int = 0
 
 
 def draw(rows: Tensor, statistic: Callable | None = None, resamples: int = 1000, seed: int = 0) -> Draws:
     """A statistic (by default the mean) with its resamples: the same rows for every network."""
-    return Draws(*metrics.resampled(rows, statistic, resamples, seed))
+    return Draws(*metrics.resampled(rows, statistic, resamples, seed), len(rows))
 
 
 def contribution(
-    full: Sequence[Draws], ablated: Sequence[Draws], spread: Spread, level: float = 0.95
+    full: Sequence[Draws],
+    ablated: Sequence[Draws],
+    spread: Spread,
+    floor: float = 0.0,
+    level: float = 0.95,
 ) -> Contribution:
     """How much worse it is without: mean over seeds of `ablated` minus that of `full`, with an interval.
 
-    full, ablated: one entry a training seed. spread: between seeds. With degrees of freedom in it, the
-    logarithm of the two means' ratio has the reach: deviation times sqrt(1/n + 1/m) times Student's t;
-    without, the interval is a centred bootstrap over pairs of images, which another training does not enter.
+    full, ablated: one entry a training seed, each less `floor`. spread: between seeds, of the numbers with
+    their floor. With degrees of freedom in it, the logarithm of the ratio of the two means with their floor
+    has the reach: deviation times sqrt(1/n + 1/m) times Student's t; without, the interval is a centred
+    bootstrap over pairs of images, which another training does not enter.
 
     Raises InputError if one of the two has no seed.
     """
     if not full or not ablated:
         raise InputError("A contribution is between two networks that were trained with one seed at least.")
-    (without, drawn_without), (whole, drawn_whole) = mean(ablated), mean(full)
+    (without, drawn_without, _), (whole, drawn_whole, _) = mean(ablated), mean(full)
     estimate, ends = without - whole, [(1 - level) / 2, (1 + level) / 2]
     if spread.freedom:
         several = math.sqrt(1 / len(full) + 1 / len(ablated))
         reach = math.exp(float(student.ppf(ends[1], spread.freedom)) * spread.deviation * several)
+        without, whole = without + floor, whole + floor
         return Contribution(estimate, without / reach - whole, without * reach - whole, SEEDS)
     drawn = drawn_without - drawn_whole
     low, high = (drawn + estimate - drawn.mean()).quantile(torch.tensor(ends).double())
@@ -225,29 +249,39 @@ def contribution(
 
 
 def mean(draws: Sequence[Draws]) -> Draws:
-    """Over training seeds."""
-    return Draws(float(np.mean([d.value for d in draws])), torch.stack([d.resamples for d in draws]).mean(0))
+    """Over training seeds, of as many rows each."""
+    together = torch.stack([d.resamples for d in draws]).mean(0)
+    return Draws(float(np.mean([d.value for d in draws])), together, min(d.rows for d in draws))
 
 
 def contributions(
-    draws: Mapping[Key, Mapping[str, Draws]], full: str, others: Sequence[str], held: str
+    draws: Mapping[Key, Mapping[str, Draws]],
+    full: str,
+    others: Sequence[str],
+    held: str,
+    floors: Mapping[str, float],
 ) -> pd.DataFrame:
     """What each ingredient contributes: `contribution` of every data set, network and measure.
 
     draws: of every training, by measure; those of further networks enter the spread between seeds alone.
-    full: the network that has all ingredients. others: those without one, in order; where one has no training
-    in a data set, it is left out there. held: the one of them that is the full network told one step: its
-    trainings are the same, so seeds do not part the two.
+    full: the network that has all ingredients, or another that all are held against. others: those without
+    one, in order; where one has no training in a data set, it is left out there, and a data set without the
+    full network altogether. held: the one of them that is the full network told one step: its trainings are
+    the same, so seeds do not part the two. floors: of each data set, what its numbers of the measure fd are
+    above.
 
     Returns a row a data set, measure and network: the full network's mean, the contribution with its
     interval, the same in per cent of that mean, what the interval is over, with the degrees of freedom and
     the trainings that it is pooled over, how many seeds each has, the sign, and whether it is smaller than
-    the full network's range over its seeds (None with one seed).
+    the full network's range over its seeds (None with one seed). `without`: what a network lacks or gets, in
+    words (`INGREDIENTS`, `REMEDIES`), else its name. Of a number at or below 0 (a distance that is no larger
+    than that of real images) there are no per cent.
     """
     trained: dict[str, dict[tuple[str, str], list[float]]] = {}
     for (dataset, model, _), found in draws.items():
         for measure, one in found.items() if model != held else ():
-            trained.setdefault(measure, {}).setdefault((dataset, model), []).append(one.value)
+            number = one.value + (floors[dataset] if measure == "fd" else 0.0)
+            trained.setdefault(measure, {}).setdefault((dataset, model), []).append(number)
     rows = []
     for dataset, measure in dict.fromkeys((key[0], m) for key, found in draws.items() for m in found):
         by = {
@@ -255,18 +289,22 @@ def contributions(
             for model in (full, *others)
         }
         by = {model: found for model, found in by.items() if found}
+        if full not in by:
+            continue
         values = {model: [one.value for one in found] for model, found in by.items()}
         spread = seed_spread(trained[measure], dataset)
         base, several = mean(by[full]).value, len(values[full]) > 1
+        lacks = INGREDIENTS | REMEDIES | {held: "time embedding"}
         for model in list(by)[1:]:
-            of = UNKNOWN if model == held else spread
-            found = contribution(by[full], by[model], of)
+            of = spread if model != held else UNKNOWN
+            found = contribution(by[full], by[model], of, floors[dataset] if measure == "fd" else 0.0)
             percent = {
-                name: 100 * x / base for name, x in zip(("percent", "low", "high"), found[:3], strict=True)
+                name: 100 * x / base if base > 0 else math.nan
+                for name, x in zip(("percent", "low", "high"), found[:3], strict=True)
             }
             reach = max(values[full]) - min(values[full])
             rows.append(
-                dict(dataset=dataset, model=model, without=INGREDIENTS.get(model, "time embedding"))
+                dict(dataset=dataset, model=model, without=lacks.get(model, model))
                 | dict(measure=measure, full=base, contribution=found.estimate)
                 | dict(contribution_low=found.low, contribution_high=found.high, **percent)
                 | dict(over=found.over, pooled=of.of, freedom=of.freedom)

@@ -121,6 +121,23 @@ def merged(chosen: Mapping[int, Sequence[float]]) -> list[tuple[list[int], tuple
     return [(budgets, depths) for depths, budgets in groups.items()]
 
 
+def measured(
+    network: nn.Module,
+    diffusion: Diffusion,
+    distance: Callable[[Tensor], Distances],
+    n: int,
+    steps: int,
+    seed: int = 0,
+) -> Distances:
+    """How far n images of `steps` DDIM steps are from real ones; with one seed all start from the same noise.
+
+    distance: of a set of images. The network is on the first GPU, where there is one, for the time of the
+    call; it may be `Adaptive` or `Reusing`.
+    """
+    with placed(best_device(), network):
+        return distance(sample(network, n, diffusion, "ddim", steps, seed))
+
+
 def sampled(
     network: nn.Module,
     diffusion: Diffusion,
@@ -130,29 +147,26 @@ def sampled(
     steps: int,
     seed: int = 0,
 ) -> dict[float, Distances]:
-    """How far n images of `steps` DDIM steps are from real ones, with the blocks solved at each depth.
-
-    All sets start from the same noise. distance: of a set of images. The network is on the first GPU, where
-    there is one, for the time of the call.
-    """
+    """What `measured` gives, with the blocks solved at each depth; the other arguments are as there."""
     found = {}
     for depth in depths:
-        with solved_with(network, depth=depth), placed(best_device(), network):
-            found[depth] = distance(sample(network, n, diffusion, "ddim", steps, seed))
+        with solved_with(network, depth=depth):
+            found[depth] = measured(network, diffusion, distance, n, steps, seed)
     return found
 
 
-class Adaptive:
+class Adaptive(nn.Module):
     """A network that is solved at depth[t] at diffusion step t; called as the network is.
 
     network: with ODE blocks. depth: diffusion step -> depth; all images of a call share a step.
     """
 
     def __init__(self, network: nn.Module, depth: Mapping[int, float]):
+        super().__init__()
         self.network, self.depth = network, dict(depth)
         self.channels, self.image_size = network.channels, network.image_size
 
-    def __call__(self, sample: Tensor, timestep: Tensor, *ignored) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, *ignored) -> Tensor:
         t = int(timestep.flatten()[0])
         if t not in self.depth:
             raise InputError(f"No depth was chosen for t = {t}: choose for every step of the chain.")
@@ -160,7 +174,7 @@ class Adaptive:
             return self.network(sample, timestep)
 
 
-class Reusing:
+class Reusing(nn.Module):
     """A network that computes its deep blocks at every `every`-th call of a chain, and reuses them between.
 
     network: of `cunet.models`. largest: side of the largest feature maps that are reused, by default half
@@ -174,6 +188,7 @@ class Reusing:
     def __init__(self, network: nn.Module, every: int = 2, largest: int | None = None):
         if every < 1:
             raise InputError(f"every={every}: deep blocks are computed at every 1st, 2nd, ... call.")
+        super().__init__()
         self.network, self.every = network, every
         self.channels, self.image_size = network.channels, network.image_size
         self.deep = deep_blocks(network, largest or network.image_size // 2)
@@ -184,7 +199,7 @@ class Reusing:
         self._kept: dict[str, object] = {}
         self._calls, self._last, self._shape = 0, -1, None
 
-    def __call__(self, sample: Tensor, timestep: Tensor, *ignored) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, *ignored) -> Tensor:
         t = int(timestep.flatten()[0])
         if t >= self._last or sample.shape != self._shape:
             self.reset()

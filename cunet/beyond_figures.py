@@ -59,14 +59,19 @@ LINEAR = 100  # thousandths of KID below which axes of distances are linear: noi
 
 def _interval(axes, x, line: pd.DataFrame, model: str, **look) -> None:
     """A network's distances with their intervals, in its colour and marker."""
-    spread = ((line.kid - line.kid_low).clip(lower=0), (line.kid_high - line.kid).clip(lower=0))
     look = dict(marker=palette.MARKERS.get(model, "o"), color=palette.colour(model), ms=4, lw=1.2) | look
-    axes.errorbar(x, line.kid, spread, elinewidth=0.9, capsize=2, label=palette.label(model), **look)
+    axes.errorbar(x, line.kid, _reach(line), elinewidth=0.9, capsize=2, label=palette.label(model), **look)
 
 
-def _distance_ticks(axes, frame: pd.DataFrame) -> None:
-    """Ticks of an axis that is linear around 0 and logarithmic above, far enough apart to be read."""
-    low, high = min(0.0, frame.kid_low.min()), max(frame.kid_high.max(), 2 * LINEAR)
+def _reach(rows: pd.DataFrame, of: str = "kid") -> tuple[pd.Series, pd.Series]:
+    """How far the interval of the column `of` reaches below and above it."""
+    value, low, high = (rows[of + end] for end in ("", "_low", "_high"))
+    return (value - low).clip(lower=0), (high - value).clip(lower=0)
+
+
+def _distance_ticks(axes, frame: pd.DataFrame, of: str = "kid") -> None:
+    """Ticks of an axis that is linear around 0 and logarithmic beyond, far enough apart to be read."""
+    low, high = min(0.0, frame[of + "_low"].min()), max(frame[of + "_high"].max(), 2 * LINEAR)
     every = (-500, -200, -100, -50, 0, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
     ticks = [tick for tick in every if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -209,34 +214,44 @@ def depth_by_need(
 
 
 def saved_work(frame: pd.DataFrame, floor: Distances) -> Figure:
-    """Distance against work, a panel a network; bars are 95 % intervals, a star the full network.
+    """Distance against work, a column a network; bars are 95 % intervals, a star the full network.
 
-    frame: columns model, way, macs (of a sample), kid, kid_low, kid_high. The panels share both axes.
+    frame: columns model, way, macs (of a sample), and those of `Distances.columns` with the full network as
+    base. Above the distances, below their differences to the full network's. A row shares both axes.
     """
     models = sorted(dict.fromkeys(frame["model"]), reverse=True)
     ways = [way for way in dict.fromkeys(frame["way"]) if way != FULL]
     looks = {way: dict(marker="osD^v<>"[n % 7], color=palette.OTHERS[n % 7]) for n, way in enumerate(ways)}
+    look = dict(elinewidth=0.9, capsize=2)
     with palette.style():
-        figure = Figure(figsize=(palette.PAGE, 3.0))
-        panels = figure.subplots(1, len(models), sharey=True, sharex=True, squeeze=False)[0]
-        for axes, model in zip(panels, models, strict=True):
-            axes.axhspan(*floor.interval, color="0.85", lw=0, label="real images")
+        figure = Figure(figsize=(palette.PAGE, 4.9))
+        grid = figure.subplots(2, len(models), sharey="row", sharex=True, squeeze=False)
+        for (row, column), axes in np.ndenumerate(grid):
+            model, of = models[column], ("kid", "apart")[row]
+            if not row:
+                axes.axhspan(*floor.interval, color="0.85", lw=0, label="real images")
             for number, way in enumerate(ways):
                 some = frame[(frame.model == model) & (frame.way == way)].sort_values("macs")
                 shift = 1.012 ** (number - len(ways) / 2)  # equal sets side by side
-                line = dict(ls="-" if "depth" in way else "", lw=0.9)
-                spread = ((some.kid - some.kid_low).clip(lower=0), (some.kid_high - some.kid).clip(lower=0))
+                line = dict(ls="-" if "depth" in way else "", lw=0.9, ms=5, label=way)
                 if len(some):
-                    axes.errorbar(some.macs / 1e9 * shift, some.kid, spread, elinewidth=0.9, capsize=2, ms=5,
-                                  label=way, **looks[way], **line)  # fmt: skip
+                    x = some.macs / 1e9 * shift
+                    axes.errorbar(x, some[of], _reach(some, of), **looks[way], **look, **line)
             whole = frame[(frame.model == model) & (frame.way == FULL)]
-            axes.plot(whole.macs / 1e9, whole.kid, "*", ms=11, mfc="none", mec="k", label="the full network")
-            axes.set(xscale="log", xlabel="G multiply-accumulates a sample", title=palette.label(model))
+            star = dict(fmt="*", ms=11, mfc="none", color="k", label="the full network")
+            axes.errorbar(whole.macs / 1e9, whole[of], None if row else _reach(whole, of), **star, **look)
+            if row:
+                axes.axhline(0, color="0.4", ls=":", lw=1, zorder=0)
+            else:
+                axes.set_title(palette.label(model))
+            axes.set(xscale="log")
             axes.set_yscale("symlog", linthresh=LINEAR)
             palette.readable(axes.xaxis)
-            _distance_ticks(axes, frame)
-        panels[0].set_ylabel("KID-AlexNet / 0.001 (lower is better)")
-        _legend(figure, panels)
+            _distance_ticks(axes, frame, of)
+        grid[0, 0].set_ylabel("KID-AlexNet / 0.001\n(lower is better)")
+        grid[1, 0].set_ylabel("less the full network's\n(above 0: worse)")
+        figure.supxlabel("G multiply-accumulates a sample", fontsize=8.5)
+        _legend(figure, grid.flat)
     return figure
 
 
@@ -259,8 +274,8 @@ def guidance(frame: pd.DataFrame, floor: Distances, real: float) -> Figure:
             look = dict(marker=palette.MARKERS.get(model, "o"), color=palette.colour(model), ms=4, lw=1.2)
             look |= dict(elinewidth=0.9, capsize=2, label=palette.label(model))
             for axes, of, unit in ((left, "right", 100), (right, "kid", 1)):
-                value, low, high = (unit * some[of + end] for end in ("", "_low", "_high"))
-                axes.errorbar(at, value, ((value - low).clip(lower=0), (high - value).clip(lower=0)), **look)
+                spread = [unit * end for end in _reach(some, of)]
+                axes.errorbar(at, unit * some[of], spread, **look)
         left.set(xlabel="guidance scale w", ylabel="of the class asked for, %", ylim=(0, 105))
         right.set(xlabel="guidance scale w", ylabel="KID-AlexNet / 0.001 (lower is better)")
         right.set_yscale("symlog", linthresh=LINEAR)

@@ -265,12 +265,13 @@ def _refuse_training(given: dict[str, Any]) -> None:
 
 
 def asked_for(parameters: dict[str, Any], kind: str) -> list[str]:
-    """What a job's `dataset` and `datasets` (or of another kind) name; with networks, also `further` and
-    `discrete`."""
+    """What a job's `dataset` and `datasets` (or of another kind) name; with networks, also `further`,
+    `remedies` and `discrete`."""
     one, several = parameters.get(kind), parameters.get(f"{kind}s") or []
-    further = parameters.get("further") or [] if kind == "model" else []
-    discrete = parameters.get("discrete") if kind == "model" else None
-    return [*([one] if one else []), *several, *further, *([discrete] if discrete else [])]
+    if kind == "model":
+        several = [*several, *(parameters.get("further") or []), *(parameters.get("remedies") or [])]
+        several += [parameters["discrete"]] if parameters.get("discrete") else []
+    return [*([one] if one else []), *several]
 
 
 def _needs(stem: str, named: dict[str, list[str]]) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ from .frechet import features
 from .kernel_distance import Distances
 from .metrics import Interval
 
-COLUMNS = ("scale", "right", "right_low", "right_high", "all_low", "all_high", "kid", "kid_low", "kid_high")
+ENDS = ("", "_low", "_high", "_all_low", "_all_high")
+COLUMNS = ("scale", *(name + end for name in ("right", "kid", "apart") for end in ENDS))
 """What `sweep` says of a scale."""
 
 
@@ -123,25 +124,27 @@ def sweep(
     """Images of all classes in turn, by DDIM in `steps` steps, at each scale from the same noise.
 
     network: one with classes. probe: features (N, D) -> the class of each. distance: features -> how far the
-    set is from real images.
+    set is from real images. The network is on the first GPU, where there is one, while it draws.
 
     Returns a row a scale, with `COLUMNS`, and its images. right is the share that is of the class asked for,
-    right_low and right_high end its 95 % interval, all_low and all_high the one that holds for all scales at
-    once.
+    kid the distance, and apart what it is more than at the scale nearest 1, of pairs. _low and _high end the
+    95 % interval of each, _all_low and _all_high the one that holds for all scales at once.
     """
-    rows, made = [], []
+    judged, far, made = [], [], []
     labels = torch.arange(images) % network.classes
     for scale in scales:
-        made.append(sample(network, labels, scale, diffusion, steps=steps, seed=seed))
+        with sampling.placed(sampling.best_device(), network):
+            made.append(sample(network, labels, scale, diffusion, steps=steps, seed=seed))
         found = features(made[-1])
-        of_class = probe(found) == labels
-        one, every = share(of_class), share(of_class, len(scales))
-        far = distance(found)
-        rows.append(
-            dict(scale=scale, right=one.estimate, right_low=one.low, right_high=one.high)
-            | dict(all_low=every.low, all_high=every.high)
-            | dict(kid=far.value, kid_low=far.interval[0], kid_high=far.interval[1])
-        )
+        judged.append(probe(found) == labels)
+        far.append(distance(found))
+    plain = far[min(range(len(scales)), key=lambda i: abs(scales[i] - 1))]
+    rows = []
+    for scale, right, one in zip(scales, judged, far, strict=True):
+        measured = [(share(right), share(right, len(scales))[1:])]
+        measured += [((x.value, *x.ends()), x.ends(len(scales))) for x in (one, one - plain)]
+        numbers = [number for alone, together in measured for number in (*alone, *together)]
+        rows.append(dict(zip(COLUMNS, (scale, *numbers), strict=True)))
     return rows, made
 
 

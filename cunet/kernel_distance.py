@@ -79,16 +79,40 @@ class RealImages:
 
 
 class Distances(NamedTuple):
-    """A distance, and the same of resampled images, (R,)."""
+    """A distance, the same of resampled images, (R,), and how many images it is of."""
 
     value: float
     draws: np.ndarray
+    n: int
 
     @property
     def interval(self) -> tuple[float, float]:
         """Ends of the 95 % interval."""
-        low, high = np.quantile(self.draws, (0.025, 0.975))
+        return self.ends()
+
+    def ends(self, among: int = 1) -> tuple[float, float]:
+        """The same; of one among so many that shall hold at once (Bonferroni). The percentiles are expanded
+        (`metrics.tail`): plain ones are too narrow where images are few."""
+        from .metrics import tail  # which has `kid` from here
+
+        below = tail(self.n, 1 - 0.05 / among)
+        low, high = np.quantile(self.draws, (below, 1 - below))
         return float(low), float(high)
+
+    def __sub__(self, other: Distances) -> Distances:
+        """The difference to another set of as many resamples: of pairs, where both start from the same noise
+        image by image and are resampled with one seed."""
+        return Distances(self.value - other.value, self.draws - other.draws, min(self.n, other.n))
+
+    def columns(self, base: Distances | None = None) -> dict[str, float]:
+        """As columns of a table: kid, kid_low and kid_high, and those of the difference to `base`, where one
+        is given: apart, apart_low and apart_high."""
+        named = {"kid": self} | ({} if base is None else {"apart": self - base})
+        return {
+            name + end: number
+            for name, one in named.items()
+            for end, number in zip(("", "_low", "_high"), (one.value, *one.interval), strict=True)
+        }
 
 
 def distances(real: RealImages, features: Tensor, resamples: int = 500, seed: int = 0) -> Distances:
@@ -122,7 +146,7 @@ def distances(real: RealImages, features: Tensor, resamples: int = 500, seed: in
         inside += ((weights[:, first : first + CHUNK] @ pairs) * weights).sum(1)
     inside /= count**2 - weights.square().sum(1)
     found = THOUSAND * (inside + real.within - 2 * (weights @ to_real) / count)
-    return Distances(float(found[0]), found[1:].numpy())
+    return Distances(float(found[0]), found[1:].numpy(), count)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:

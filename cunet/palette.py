@@ -32,6 +32,9 @@ COLOURS = {
     "cunet-firstorder": "#7A5195",
     "cunet-zerovelocity": "#B8860B",
     "cunet-randomdepth": "#117733",
+    "cunet@widths=(16,28,56,96)": "#332288",
+    "cunet@steps=(1,2,4,4)": "#44AA99",
+    "cunet@time_width=256": "#999933",
 }
 NAMES = {
     "unet": "U-Net",
@@ -49,6 +52,9 @@ NAMES = {
     "cunet-firstorder": "cU-Net, first order",
     "cunet-zerovelocity": "cU-Net, initial velocity 0",
     "cunet-randomdepth": "cU-Net, random depth",
+    "cunet@widths=(16,28,56,96)": "cU-Net, wider where coarse",
+    "cunet@steps=(1,2,4,4)": "cU-Net, more evaluations",
+    "cunet@time_width=256": "cU-Net, wider time embedding",
 }
 MARKERS = {
     "unet": "o",

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import t as student
 from torch import Tensor, nn
 
 from .ablations import Draws, draw
@@ -178,10 +179,15 @@ def tried(
 
 
 def growth(undisturbed: Draws, disturbed: Draws) -> Draws:
-    """Logarithm of the factor by which the error grows, with its resamples."""
-    ratio = (disturbed.resamples / undisturbed.resamples).log()
-    value = math.log(disturbed.value / undisturbed.value)
-    return Draws(value, ratio + value - ratio.mean())
+    """Logarithm of the factor by which the error grows, with its resamples.
+
+    These are linearised at the measured errors d and u, disturbed and not: the resamples d* and u* give
+    (d* - mean d*) / d - (u* - mean u*) / u. Resampled Frechet distances are too large, since repeats narrow a
+    set, and a logarithm of their ratio spreads too little by that.
+    """
+    value, (d, u) = math.log(disturbed.value / undisturbed.value), (disturbed, undisturbed)
+    apart = (d.resamples - d.resamples.mean()) / d.value - (u.resamples - u.resamples.mean()) / u.value
+    return Draws(value, value + apart, d.rows)
 
 
 def compared(growths: Mapping[tuple, tuple[Draws, Draws]]) -> pd.DataFrame:
@@ -189,24 +195,35 @@ def compared(growths: Mapping[tuple, tuple[Draws, Draws]]) -> pd.DataFrame:
 
     growths: (task, kind, strength) -> logarithmic growth of the first network and of the second, on the same
     images. Columns: task, kind, strength, first, second (factors), ratio (second over first) with its 95 %
-    interval low and high, p, p_holm (adjusted over all settings), and ahead: "first" or "second", whose error
-    grows less, or "" where p_holm is above 0.05 or the two factors differ by less than MARGIN.
+    interval low and high, n (images or samples), p, p_holm (adjusted over all settings), and ahead: "first"
+    or "second", whose error grows less, or "" where p_holm is above 0.05 or the two factors differ by less
+    than MARGIN.
 
-    p is the share of resamples, with the estimate itself as one of them, that lie as far from their mean as
-    the estimate does from no difference: at least 1 / (resamples + 1), the least that they can tell. So with
-    K settings fewer than 20 K resamples put nobody ahead.
+    p and the interval are Student's, with the n images of the task behind them: the estimate has the standard
+    error sqrt(n / (n - 1)) times the deviation of its resamples (a bootstrap of n rows is too narrow by that
+    factor), and n - 1 degrees of freedom, or one less than there are resamples, if these are fewer.
+
+    Raises InputError where it is not said how many images are behind a growth, and for fewer than two images
+    or resamples.
     """
     rows = []
     for (task, kind, strength), (first, second) in growths.items():
         estimate = second.value - first.value
-        drawn = second.resamples - first.resamples
-        drawn = drawn - drawn.mean()
-        low, high = (estimate + drawn.quantile(torch.tensor([0.025, 0.975]).double())).tolist()
-        as_far = int((drawn.abs() >= abs(estimate)).sum())
+        n, drawn = min(first.rows, second.rows), second.resamples - first.resamples
+        if min(n, len(drawn)) < 2:
+            raise InputError(
+                f"{task}, {kind} {strength:g}: a test takes 2 images or more and as many resamples, and there"
+                f" are {n} and {len(drawn)}."
+            )
+        freedom = min(n, len(drawn)) - 1
+        error = float(drawn.std()) * math.sqrt(n / (n - 1))
+        reach = float(student.ppf(0.975, freedom)) * error
+        low, high = estimate - reach, estimate + reach
+        distance = math.inf if not error and estimate else abs(estimate) / (error or 1.0)
         row = {"task": task, "kind": kind, "strength": strength}
         row |= {"first": math.exp(first.value), "second": math.exp(second.value)}
         row |= {"ratio": math.exp(estimate), "low": math.exp(low), "high": math.exp(high)}
-        rows.append(row | {"p": (1 + as_far) / (1 + len(drawn))})
+        rows.append(row | {"n": n, "p": 2 * float(student.sf(distance, freedom))})
     frame = pd.DataFrame(rows)
     frame["p_holm"] = holm(frame.p)
     decided = (frame.p_holm <= SIGNIFICANT) & (np.maximum(frame.ratio, 1 / frame.ratio) >= MARGIN)

@@ -240,15 +240,17 @@ def progress_bar(total: int, what: str, show: bool) -> tqdm:
 
 @contextmanager
 def evaluating(model: Callable):
-    """Within, a module is in eval mode; after, as it was. Other callables are left alone."""
-    training = isinstance(model, nn.Module) and model.training
+    """Within, a module is in eval mode; after, it and each of its parts as they were (a wrapper is made in
+    training mode, whatever its network is in). Other callables are left alone."""
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    training = [part for part in parts if part.training]
     if training:
         model.eval()
     try:
         yield
     finally:
-        if training:
-            model.train()
+        for part in training:
+            part.training = True
 
 
 def device_of(model: Callable) -> torch.device:

@@ -30,12 +30,20 @@ from .errors import InputError
 from .shards import Samples
 
 NOISE = 1000  # images of noise that are held at once
+FLOORS = 32  # sets of real images behind a mean floor
 VARIANTS = ("walltime",)  # trainings beside the standard one that take part where they are there
 
 
 def name(which: Trained) -> str:
     """The network as tables and figures call it: `cunet`, `cunet-walltime`."""
     return f"{which.model}-{which.variant}" if which.variant else which.model
+
+
+def standard(model: str) -> str:
+    """The network of a training that `name` gave a name: what is left of that without the variant."""
+    for variant in VARIANTS:
+        model = model.removesuffix(f"-{variant}")
+    return model
 
 
 def trainings(given: Mapping[str, Any], folder: Path) -> tuple[dict[Trained, Path], list[str]]:
@@ -189,15 +197,30 @@ class Yardstick:
 
         Raises InputError if there are not as many.
         """
+        real = self._real(count)
+        return self.distance(real[subsets.evenly(len(real), count)])
+
+    def mean_floor(self, count: int) -> float:
+        """The mean of `FLOORS` such distances, of sets that are drawn at random; InputError as `floor`.
+
+        That of a single set depends on which images are in it. This falls out of a difference of two
+        distances above it, and not of a ratio.
+        """
+        real, generator = self._real(count), torch.Generator().manual_seed(self.seed)
+        chosen = (torch.randperm(len(real), generator=generator)[:count] for _ in range(FLOORS))
+        return sum(self.distance(real[rows]) for rows in chosen) / FLOORS
+
+    def _real(self, count: int) -> Tensor:
+        """Features of real images that the distances are not to: `count`, or all test images if more."""
         lacking = count - len(self.test)
         if lacking <= 0:
-            return self.distance(self._test_features[subsets.evenly(len(self.test), count)])
+            return self._test_features
         there = len(self.test) + len(self.train) - self.limit
         if count > there:
             raise InputError(
                 f"{self.train.name}: {_no_floor(count, there)} Take fewer samples or lower reference_images."
             )
-        return self.distance(torch.cat([self._test_features, self._others(lacking)]))
+        return torch.cat([self._test_features, self._others(lacking)])
 
     def ceiling(self, count: int) -> float:
         """The distance of `count` images of pure noise."""

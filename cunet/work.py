@@ -21,6 +21,7 @@ estimate` finds in no way, so they are checked against measured runs (`cunet.cal
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -95,6 +96,18 @@ def macs(network: Network) -> int:
     from cunet import cost
 
     return cost.macs(build(network), models.image_size(network[1]))
+
+
+@functools.cache
+def depth_shares(network: Network, depths: tuple[float, ...]) -> tuple[float, ...]:
+    """Multiply-accumulates of a call at each depth over those at depth 1; of depths rounded alike once.
+
+    Raises InputError for a network without ODE blocks.
+    """
+    from cunet import adaptive
+
+    own, *found = adaptive.work(build(network), (1.0, *depths))
+    return tuple(dict.fromkeys(each / own for each in found))
 
 
 def distance_share(images: int) -> float:
@@ -181,7 +194,8 @@ def read(notebook: str, of: dict[str, Any]) -> dict[tuple, int]:
     for dataset in dict.fromkeys([*of["datasets"], *(dataset for dataset, _ in told)]):
         train, test, _ = images(dataset)
         limit = min(of["reference_images"], train)
-        counts = synthesis_work.set_sizes(of, dataset) if notebook == "07_synthesis" else None
+        counts = {of["samples"]} if notebook == "10_ablations" else None  # sets that have a floor
+        counts = synthesis_work.set_sizes(of, dataset) if notebook == "07_synthesis" else counts
         if counts == set():
             continue  # there is no network of it
         found.append((dataset, of["size"], "train", 0, limit))
@@ -267,6 +281,8 @@ def _rivals(of: dict[str, Any]) -> Work:
 
 def _ablations(of: dict[str, Any]) -> Work:
     """Notebook 10: each network that is there measured, two of them disturbed, and levels read back."""
+    from cunet import synthesis
+
     work, size, full = Work(), of["size"], of["models"][0]
     walks = sum(math.ceil(level / of["stride"]) for level in of["levels"])
     strengths = sum(len(of[kind]) for kind in ("factors", "input_noise", "impulses", "weight_noise"))
@@ -277,16 +293,18 @@ def _ablations(of: dict[str, Any]) -> Work:
     read = 2 * of["rungs"] * (of["known_images"] + of["read_images"] * len(of["true_steps"])) + held
     for dataset in of["datasets"]:
         channels = images(dataset)[2]
-        networks = [(model, seed) for model in of["models"] for seed in of["seeds"]]
+        networks = [(model, seed) for model in (*of["models"], of["discrete"]) for seed in of["seeds"]]
         if of["checkpoints"] == "released":
-            found, _ = checkpoints.there(checkpoints.ASSETS, size, [dataset], of["models"], of["seeds"])
-            networks = [(one.model, one.seed) for one in found]
+            every = dict.fromkeys([*of["models"], *of["remedies"], of["discrete"]])
+            found, _ = checkpoints.there(
+                checkpoints.ASSETS, size, [dataset], every, of["seeds"], ("", *synthesis.VARIANTS)
+            )
+            networks = [(synthesis.name(one), one.seed) for one in found]
             if dataset != of["datasets"][0] and not {m for m, _ in networks} & set(of["models"][1:]):
                 continue  # nothing was ablated there
-            found, _ = checkpoints.there(checkpoints.ASSETS, size, [dataset], [of["discrete"]], of["seeds"])
-            networks += [(one.model, one.seed) for one in found] if len(found) > 1 else []
+        work[Item("distance")] += distances(synthesis.FLOORS, of["samples"])
         for model in [m for m, _ in networks] + [m for m, _ in networks if m == full]:  # again, told one step
-            network = (model, size, channels)
+            network = (synthesis.standard(model), size, channels)
             measured = of["samples"] * of["steps"] + of["images"] * walks + of["loss_images"]
             work[Item("sample", network)] += measured
             work[Item("call", network)] += held if model == full else 0
@@ -320,15 +338,18 @@ def _beyond(of: dict[str, Any]) -> Work:
         work[Item("feature")] += min(of["reference_images"], test, 2000)  # of the floor
         if number:
             continue
-        chains = {
-            networks[0]: 1 + len(of["reuse"]),
-            networks[1]: 1 + len(of["reuse"]) + 2 * len(of["depths"]),
-        }
-        for network, ways in chains.items():
+        even = depth_shares(networks[1].network, tuple(of["depths"]))
+        between = ((a + b) / 2 for a, b in itertools.pairwise(even))
+        by_need = sorted({*even, *between})[1:]  # budgets; with the least of all every call is a least one
+        ways = 1 + len(of["reuse"])
+        chains = {networks[0]: (ways, ways)}  # and how many calls at depth 1 a step of all of them takes
+        chains[networks[1]] = (ways + len(even) + len(by_need), ways + sum(even) + sum(by_need))
+        for network, (ways, calls) in chains.items():
             work[network] += 2 * 2 * 3 * FLOW * of["likelihood_images"]
-            work[network] += of["samples"] * of["depth_calls"] * ways
+            drawn = math.ceil(of["samples"] * of["depth_calls"] * calls)
+            work[network._replace(kind="sample")] += drawn
             work[Item("feature")] += of["samples"] * ways
-        work[networks[1]] += of["depth_images"] * of["depth_calls"] * sum(of["depths"])
+        work[networks[1]] += math.ceil(of["depth_images"] * of["depth_calls"] * sum(even))
         solved = of["ode_images"] * len(of["ode_levels"]) * sum(of["ode_depths"])
         drawn = of["ode_samples"] * of["depth_calls"] * sum(of["ode_sample_depths"])
         for _, model in [(dataset, pair[1]), *_shipped(of, further(of))]:
@@ -353,7 +374,7 @@ def _told(of: dict[str, Any]) -> Work:
     for dataset, model in pairs:
         calls = sum(1 if scale in (0.0, 1.0) else 2 for scale in of["scales"]) * of["guided_steps"]
         network = (model, of["size"], images(dataset)[2])
-        work[Item("call", network)] += of["guided_images"] * calls
+        work[Item("sample", network)] += of["guided_images"] * calls
         work[Item("feature")] += of["guided_images"] * len(of["scales"])
     for dataset in {dataset for dataset, _ in pairs} - set(of["datasets"]):
         work[Item("feature")] += min(of["reference_images"], images(dataset)[1], 2000)

@@ -59,13 +59,7 @@ class Yardstick:
         return LinearProbe(self.real.features, self.train.labels[: len(self.real.features)])
 
 
-def kid(one: Distances) -> dict[str, float]:
-    """A distance as columns of a table: kid, kid_low, kid_high."""
-    low, high = one.interval
-    return dict(kid=one.value, kid_low=low, kid_high=high)
-
-
 def table(found: Mapping[tuple, Distances], names: Sequence[str]) -> pd.DataFrame:
-    """A row a set of samples: the parts of its key under `names`, then the columns of `kid`."""
-    rows = [dict(zip(names, key, strict=True)) | kid(one) for key, one in found.items()]
+    """A row a set of samples: the parts of its key under `names`, then `Distances.columns` of it."""
+    rows = [dict(zip(names, key, strict=True)) | one.columns() for key, one in found.items()]
     return pd.DataFrame(rows, columns=[*names, "kid", "kid_low", "kid_high"])

@@ -83,10 +83,13 @@ from cunet import (
 )
 from cunet import devices as launcher
 from cunet.diffusion import Diffusion
+from cunet.errors import InputError
 
 run = runs.Run.open(globals())
 keys = [key for key in recipe.TrainConfig.model_fields if key in globals()]
 config = recipe.configure({key: globals()[key] for key in keys})
+if samples < 1:
+    raise InputError(f"samples={samples}: the sheet shows 1 image or more.")
 print(config.name)
 
 # %% [markdown]
@@ -222,7 +225,7 @@ result = run.save_result(values, timings={"training": timings}, inputs=[path])
 # %%
 found = {**result["timings"]["training"], **result["values"]}
 authors = paper.RELEASED_RECIPE["steps"] * paper.RELEASED_RECIPE["batch_size"]
-brief = " A network trained this briefly can show which of two designs does better, not how good either becomes."
+brief = " Networks trained this briefly can be compared at this budget; how good they become with more is not shown."
 display(
     Markdown(
         f"The paper gives neither loss curves nor training times; the authors' code trains for up to"

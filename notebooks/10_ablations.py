@@ -22,9 +22,9 @@
 # samples, and says that they get worse; it gives no number. And it says, in the abstract and in section 2, that a
 # continuous network is more robust to noise than a discrete one, without an experiment.
 #
-# **The questions: what does each ingredient contribute, and is that more than another training seed would change? When
-# something is wrong, does the error of the continuous network grow less than the discrete one's? And does the time
-# embedding let a network tell the noise level?**
+# **The questions: what does each ingredient contribute, and is that more than another training seed would change? What
+# would bring the continuous network up to the U-Net? When something is wrong, does its error grow less than the discrete
+# one's? And does the time embedding let a network tell the noise level?**
 
 # %% tags=["parameters"]
 run_dir = "papermill_runs/interactive"  # where figures, tables and results go
@@ -43,6 +43,11 @@ models = [
     "cunet-zerovelocity",
     "cunet-released",
 ]  # the full network first; of the others, those that are there are compared with it
+remedies = [
+    "cunet@widths=(16,28,56,96)",
+    "cunet@steps=(1,2,4,4)",
+    "cunet@time_width=256",
+]  # with more than the full one has at size laptop; those that are there are held against it and the discrete one
 seeds = [0, 1, 2]  # training seeds; those that are there are used
 discrete = "unet"  # the network that the full one's robustness is compared with
 samples = 200  # images a network and training seed
@@ -63,7 +68,7 @@ impulses = [0.01, 0.03]  # share of the pixels set to black or white
 weight_noise = [0.02, 0.05]  # standard deviation of the weights' noise over their root mean square
 disturbed_samples = 96  # samples of a disturbed network
 disturbed_steps = 10  # sampling steps (DDIM) of a disturbed network
-disturbed_resamples = 499  # of the bootstrap there; the least p-value is one over one more
+disturbed_resamples = 200  # of the bootstrap there
 norm_steps = [100, 400, 800]  # diffusion steps at which Jacobians are measured; blocks at the middle one
 norm_images = 4  # noisy images whose Jacobians are measured
 iterations = 10  # of the power iteration
@@ -91,9 +96,10 @@ from cunet import (
     paper,
     robustness,
     runs,
+    sampling,
     scorecard,
     subsets,
-    wording,
+    synthesis,
 )
 from cunet import checkpoints as store
 from cunet import datasets as data
@@ -120,7 +126,9 @@ full = models[0]
 # is no ablation of ours, and lacks several things at once, among them the time embedding (notebook 04).
 
 # %%
-paths, missing = ablations.find(folder, datasets, [discrete, *models], size, seeds)
+paths, missing = ablations.find(
+    folder, datasets, list(dict.fromkeys([discrete, *models, *remedies])), size, seeds
+)
 trained = pd.Series([f"{d} {m}" for d, m, _ in paths], dtype=str).value_counts(sort=False)
 print("Trained:", ", ".join(f"{name} ({n} seed{'s' * (n > 1)})" for name, n in trained.items()))
 both_there = [d for d in datasets if not {(d, full), (d, discrete)} & {key[:2] for key in missing}]
@@ -130,7 +138,9 @@ datasets = ablated or both_there[:1]  # without any ablation, robustness is stil
 if without:
     print(f"No ablated network beside {full} and {discrete}, so no ablations: {', '.join(without)}.")
 paths = {key: path for key, path in paths.items() if key[0] in datasets}
-loaded = {key: store.load(path, model=key[1], size=size) for key, path in paths.items()}
+loaded = {
+    key: store.load(path, model=synthesis.standard(key[1]), size=size) for key, path in paths.items()
+}
 if not datasets:
     raise InputError(
         f"There is no data set for which both {discrete} and {full} are trained in {folder}. Train them with"
@@ -150,6 +160,12 @@ def first_seed(dataset, model):
     return network, Diffusion(**card["diffusion"])
 
 
+for d in datasets:
+    if not set(with_seeds(d, full)) & set(with_seeds(d, discrete)):
+        raise InputError(
+            f"{d}: {full} and {discrete} share no training seed, and section 6 compares them seed by seed. Train one of"
+            " them with a seed of the other, or leave the data set out."
+        )
 recipes = {d: loaded[d, full, with_seeds(d, full)[0]][1] for d in datasets}
 for key in missing:
     if key[0] in datasets:
@@ -157,7 +173,7 @@ for key in missing:
             f"Missing: {key[1]}. To train it: {ablations.command(key, size, recipes[key[0]]['recipe'], folder)}"
         )
 for (d, m, s), (_, card) in loaded.items():
-    if m != discrete:
+    if m != discrete and m == synthesis.standard(m):
         unlike = ablations.unequal(card, recipes[d])
         assert not unlike, f"{d} {m} s{s} was trained otherwise: {unlike}"
 
@@ -234,17 +250,16 @@ if "cunet-firstorder" in {m for _, m in larger}:
 # `held_steps` with which its loss on training images is lowest. It was not trained so. A network that never had an
 # embedding may do better, so this line is likely to overstate what the embedding contributes.
 #
-# Where the discrete network was trained with several seeds, these are measured, too: what another seed changes is
-# learned from all networks that have several.
+# The discrete network is measured, too: what another seed changes is learned from all networks that have several, and
+# section 5 needs it.
 
 # %%
 HELD = f"{palette.label(full)}, told one step"
-trains = {d: data.load(d, "train", side) for d in datasets}
-real = {d: frechet.dataset_statistics(trains[d], reference_images) for d in datasets}
+yards = {d: synthesis.Yardstick(d, side, reference_images, seed) for d in datasets}
+floors = {d: yards[d].mean_floor(samples) for d in datasets}
+trains = {d: yards[d].train for d in datasets}
 subjects = {
-    key: (network, Diffusion(**card["diffusion"]))
-    for key, (network, card) in loaded.items()
-    if key[1] != discrete or len(with_seeds(*key[:2])) > 1
+    key: (network, Diffusion(**card["diffusion"])) for key, (network, card) in loaded.items()
 }
 for key, (network, diffusion) in list(subjects.items()):
     if key[1] == full:
@@ -261,10 +276,14 @@ measured = {
 }
 
 # %%
-distance = {d: frechet.distance_to(real[d]) for d in datasets}
+def above(dataset):
+    """FD-AlexNet of features to the training images, above that of as many real ones."""
+    return lambda features: yards[dataset].distance(features) - floors[dataset]
+
+
 draws = {
     key: {
-        "fd": ablations.draw(found.features, distance[key[0]], resamples, seed),
+        "fd": ablations.draw(found.features, above(key[0]), resamples, seed),
         "lpips": ablations.draw(found.lpips, seed=seed),
         "loss": ablations.draw(found.losses, seed=seed),
     }
@@ -276,7 +295,8 @@ for (d, m, s), found in draws.items():
     own = {measure: one.value for measure, one in found.items()}
     rows.append(dict(dataset=d, model=m, seed=s, images_seen=card["images_seen"]) | own)
 single = pd.DataFrame(rows)
-run.save_table(single, "ext_ablation_seeds", f"Every training: FD-AlexNet of {samples} samples, LPIPS, loss")
+caption = f"Every training: FD-AlexNet of {samples} samples above that of as many real images, LPIPS, loss"
+run.save_table(single, "ext_ablation_seeds", caption)
 single.round(4)
 
 # %% [markdown]
@@ -286,21 +306,27 @@ single.round(4)
 #
 # What is the interval over? Over training seeds, where some network has several. How far seeds lie apart is then taken
 # relative to the number itself (the deviation of its logarithm) and *pooled* over all networks of the data set that have
-# several, ablated or not, with Student's t. A data set whose networks have one seed each borrows it from the other data
-# sets: that seeds spread as far there, relatively, is an assumption that its own trainings cannot test. The column
+# several, ablated or not, with Student's t. That all spread alike, relatively, is an assumption. A data set whose
+# networks have one seed each borrows the spread of the other data sets, and its own trainings cannot test that. The column
 # `pooled` says over what it is pooled, `freedom` on how many degrees of freedom it rests. Where no network at all has
 # several seeds, the interval is over images, and **says nothing about another training**. That of the time embedding is
 # always over images: it is the same trainings, told otherwise.
 #
 # All trainings get the same noise and the same test images, so these intervals leave another draw of images out. Each is
-# for itself: of forty, two are expected to leave out 0 by chance. FD-AlexNet is taken as it is, with the part that so few
-# real images have too; per cents of it are smaller than per cents of the distance above that, and shrink with fewer
-# samples.
+# for itself: of forty, two are expected to leave out 0 by chance.
+#
+# FD-AlexNet is taken above that of as many real images, which the distance is not to (the mean over many sets of them),
+# so that per cents of it depend less on how few the samples are. Something is left: by how much a distance of few images
+# is too large depends on how these differ among themselves, too. The spread between seeds alone is taken relative to the
+# distance itself: a network near the data has little above that of real images, but its seeds need not lie closer together
+# for that. (Pooled without any scale, the spread could not be borrowed, since distances on other data are many times as
+# large.) The difference of two networks is the same either way. For a network much nearer to the data than those pooled
+# over, the interval may still be too narrow.
 #
 # *small* says that the difference is less than the range of the full network over its seeds (unknown with one seed).
 
 # %%
-contributions = ablations.contributions(draws, full, [HELD, *models[1:]], HELD)
+contributions = ablations.contributions(draws, full, [HELD, *models[1:]], HELD, floors)
 run.save_table(
     contributions, "ext_contributions", "What each ingredient contributes: ablated minus full network"
 )
@@ -333,7 +359,10 @@ means["seeds"] = single.groupby(["dataset", "model"], sort=False).size()
 validated = pd.Series({key: card["validation_loss"] for key, (_, card) in loaded.items()})
 means["validation_loss"] = validated.groupby(level=[0, 1]).mean().rename_axis(["dataset", "model"])
 table = costs.join(means.reindex(costs.index)).fillna({"seeds": 0})
-caption = f"Ablations: {samples} samples at {steps} steps, LPIPS after denoising from {levels} steps; blank: not trained"
+caption = (
+    f"Ablations: distance above real images of {samples} samples at {steps} steps, LPIPS after denoising from"
+    f" {levels} steps; blank: not trained"
+)
 run.save_table(table, "ext_ablations", caption)
 table.round(4)
 
@@ -356,7 +385,71 @@ for d in datasets:
             print(f"Figure {number}, {d}: {m} is not trained with a seed of {full}.")
 
 # %% [markdown]
-# ## 5. Robustness (C22)
+# ## 5. What would bring it up to the U-Net?
+#
+# Where its samples are farther from real images than the U-Net's (notebook 07), what does the full network lack? Four
+# suspicions, each with a remedy; those that are there take part. Each was trained from scratch as the full network was,
+# the last but for the number of images:
+#
+# - *capacity*: more channels where images are coarse;
+# - *solver*: more evaluations of $f$, with as many weights;
+# - *time conditioning*: a wider time embedding;
+# - *training*: the U-Net's training time in place of its number of images, where somebody trained that variant.
+#
+# The chain trains none of them, also with `checkpoints: train`: `cunet train` does, with a name from `remedies`.
+#
+# Two questions, each with an interval of its own: how far is a remedy from the U-Net, and does it change anything, that
+# is, how far is it from the full network? What it costs stands beside it: where a remedy takes more work a call, what it
+# gives may be owed to the work, however that is spent. Numbers are in per cent of the U-Net's, or of the full network's,
+# above zero worse, with intervals as in section 3.
+
+# %%
+variants = {m for _, m, _ in loaded if m != full and synthesis.standard(m) == full}
+remedied = [m for m in dict.fromkeys(m for _, m, _ in loaded) if m in variants or m in remedies]
+gaps = ablations.contributions(draws, discrete, [full, *remedied], HELD, floors)
+gaps = gaps.rename(columns={"without": "remedy", "full": "discrete"})
+gaps["remedy"] = gaps.remedy.where(gaps.model != full, "none: as it is")
+gained = ablations.contributions(draws, full, remedied, HELD, floors).rename(columns={"without": "remedy"})
+if len(gained):
+    run.save_table(gained, "ext_remedies_gain", f"Remedies less {palette.label(full)} without them")
+rates = []
+for channels in sorted({test.channels for test in tests.values()}):
+    built = {
+        m: networks.build(synthesis.standard(m), size, channels).eval() for m in (discrete, full, *remedied)
+    }
+    probe = torch.zeros(1, channels, side, side)
+    with torch.no_grad():
+        calls = {m: lambda n=n, x=probe: n(x, 500) for m, n in built.items()}
+        timed = cost.time_interleaved(calls, timing_rounds, seed=seed)
+    for m, network in built.items():
+        low, high = timed.spread[m]
+        rates.append(
+            dict(channels=channels, model=m, parameters=cost.parameters(network).total)
+            | dict(macs=cost.macs(network, side), time=timed.ratios[m], time_low=low, time_high=high)
+        )
+rates = pd.DataFrame(rates).set_index(["channels", "model"])
+for name in ("parameters", "macs"):
+    rates[name] /= rates[name].xs(discrete, level="model").reindex(rates.index, level="channels")
+caption = "Of one call for one image: parameters, multiply-accumulates and time over the U-Net's"
+run.save_table(rates, "ext_remedies_cost", caption)
+rates.round(3)
+
+# %%
+gaps["channels"] = [tests[d].channels for d in gaps.dataset]
+nearness = gaps.join(rates[["parameters", "macs"]], on=["channels", "model"]).drop(columns=["small", "channels"])
+run.save_table(nearness, "ext_remedies", f"{palette.label(full)} and its remedies beside the U-Net")
+for d in dict.fromkeys(gaps.dataset):
+    picture = ablation_figures.contributions(gaps[gaps.dataset == d], palette.label(discrete))
+    caption = (
+        f"What brings the continuous network nearer to the U-Net, {d}: right of 0 it is worse than the U-Net, and where"
+        " an interval (95 %) has 0 in it, undecided. Filled: over training seeds, with their pooled spread; open: over"
+        " images alone"
+    )
+    run.save_figure(picture, f"ext_remedies_{d}", caption)
+nearness[["dataset", "model", "remedy", "measure", "percent", "low", "high", "over", "parameters", "macs"]].round(2)
+
+# %% [markdown]
+# ## 6. Robustness (C22)
 #
 # Four things go wrong, in the strengths of the parameters cell: the noise *level* that the network is told; further noise
 # on its *input* that it is not told of; *impulses*, a kind of noise that it never met; noise in its *weights*. In each
@@ -366,8 +459,9 @@ for d in datasets:
 # error grows, and how large this is for the continuous network over the discrete one's: below 1 the continuous one is
 # more robust. A factor of a network's own error below 1 means that the disturbance helps; by this count that is robust,
 # too, although the network reacts more: the grey numbers in the figure show where. Distances of samples have a part that
-# so few real images have too, which draws their factors towards 1, the more so for the better network. Both get the same noise and the same disturbances. The tests are bootstraps over pairs of images or
-# samples; no p-value is smaller than the number of resamples can tell.
+# so few real images have too, which draws their factors towards 1, the more so for the better network. (Above that part
+# two small numbers would be divided, and the factors would be mostly noise.) Both get the same noise and the same
+# disturbances. The tests are Student's, over pairs of images or samples, with the standard error of a bootstrap.
 #
 # **Check.** A disturbance of strength nothing is none.
 
@@ -387,13 +481,14 @@ frames = []
 for d in datasets:
     both = [s for s in with_seeds(d, discrete) if s in with_seeds(d, full)][:trainings]
     clean, grown = subsets.images(tests[d], images), {}
+    real = frechet.dataset_statistics(trains[d], reference_images)
     for m, s in [(m, s) for m in pair for s in both]:
         network, card = loaded[d, m, s]
         diffusion = Diffusion(**card["diffusion"])
         plan = (
             diffusion,
             clean,
-            real[d],
+            real,
             levels,
             stride,
             disturbed_samples,
@@ -424,7 +519,7 @@ for d in datasets:
     run.save_figure(picture, f"ext_robustness_{d}", caption)
 
 # %% [markdown]
-# ## 6. By how much do blocks stretch?
+# ## 7. By how much do blocks stretch?
 #
 # Section 2 of the paper argues that a continuous network is bounded. How much can a map enlarge a small change of its
 # input? By the largest singular value of its Jacobian $J$; the largest of these over all inputs would be the Lipschitz
@@ -508,7 +603,7 @@ summary.round(2)
 # All these are lower bounds of Lipschitz constants: other inputs may be stretched more. What bears on robustness to noise
 # is the table of whole networks.
 #
-# ## 7. Can the noise level be read back? (C24)
+# ## 8. Can the noise level be read back? (C24)
 #
 # The time embedding is said to let the network tell the noise level. If it does, the level can be read back. Show the
 # network an image of unknown level, tell it one step after the other, and take the step at which it is consistent with
@@ -567,7 +662,7 @@ with torch.no_grad():
 pd.Series(sensitivity, name="relative change of the answer from t = 100 to 800").to_frame().round(4)
 
 # %% [markdown]
-# ## 8. Result
+# ## 9. Result
 
 # %%
 result = run.save_result(
@@ -575,13 +670,19 @@ result = run.save_result(
         "ablations": table.reset_index().to_dict("records"),
         "seeds": single.to_dict("records"),
         "contributions": contributions.to_dict("records"),
+        "remedies": nearness.to_dict("records"),
+        "remedies_gain": gained.to_dict("records"),
+        "floors": floors,
+        "device": sampling.device_name(sampling.best_device()),
         "missing": [" ".join(map(str, key[:2])) for key in missing],
         "robustness": robust.to_dict("records"),
         "stretch": whole.to_dict("records"),
         "reading": errors.reset_index().to_dict("records"),
     },
     claims=judged.claims(run.parameters, contributions, robust, whole, every_block, errors, sensitivity),
-    timings={"call": times.reset_index().to_dict("records")},
+    timings={
+        "call": times.reset_index().to_dict("records"), "remedies": rates.reset_index().to_dict("records")
+    },
     inputs=paths.values(),
 )
 
@@ -600,13 +701,26 @@ display(Markdown(scorecard.conclusion(result)))
 lines = []
 for row in result["values"]["contributions"]:
     if row["measure"] == "fd":
-        says = {1: "worse without it", -1: "better without it", 0: "undecided"}[row["sign"]]
-        says += " for these trainings" * (row["over"] == ablations.IMAGES and row["sign"] != 0)
-        change = wording.interval(row["percent"], row["low"], row["high"], "+.0f", " %")
-        text = f"{change} (over {row['over']}; trained {judged.times(row['seeds'])})"
+        says = judged.outcome(row, "worse without it", "better without it")
+        text = f"{judged.change(row)} (over {row['over']}; trained {judged.times(row['seeds'])})"
         key = row["dataset"], row["model"]
         size_too = f" The network has {beside[key]}." if key in larger else ""
         lines.append(f"- **{row['without']}**, {row['dataset']}: FD-AlexNet {text}: {says}.{size_too}")
 display(
     Markdown("\n".join(["**Each ingredient.**\n", *lines]) if lines else "No ablated network is there yet.")
 )
+against = {
+    (row["dataset"], row["model"]): f"; {judged.change(row)} against the full network's: {judged.outcome(row)}"
+    for row in result["values"]["remedies_gain"]
+    if row["measure"] == "fd"
+}
+lines = []
+for row in result["values"]["remedies"]:
+    if row["measure"] == "fd":
+        cost_too = f"{row['parameters']:.2f} of its parameters, {row['macs']:.2f} of its multiply-accumulates"
+        lines.append(
+            f"- {row['dataset']}, {row['remedy']}: FD-AlexNet {judged.change(row)} against the U-Net's (over"
+            f" {row['over']}; trained {judged.times(row['seeds'])}): {judged.outcome(row)}, with {cost_too}"
+            f"{against.get((row['dataset'], row['model']), '')}."
+        )
+display(Markdown("\n".join(["**Remedies.**\n", *lines])))

@@ -51,7 +51,7 @@ power_images = 32  # training images, at each of 20 steps, behind the variance o
 early_start = 700  # diffusion step t' at which early starts begin
 reference_images = 10_000  # training images that all sets are compared with
 resamples = 500  # of the bootstrap behind each interval
-timing_rounds = 5  # rounds of the interleaved timing
+timing_rounds = 9  # rounds of the interleaved timing; of fewer than 6 no median has a 95 % interval
 likelihood_images = 8  # test images whose probability is measured, and as many points of the mixture
 tolerance = 1e-3  # of dopri5 along the probability flow
 depths = [0.5, 1.0, 2.0, 3.0]  # multiples of the solver's own steps that an adaptive network may choose from
@@ -85,7 +85,6 @@ from cunet import (
     again,
     beyond_figures,
     cost,
-    depth,
     export,
     figures,
     guidance,
@@ -116,6 +115,7 @@ from cunet.yardstick import Yardstick
 needed = dict(datasets=datasets, models=models[1:2], methods=methods, calls=calls, depths=depths)
 needed |= dict(ode_depths=ode_depths, ode_levels=ode_levels, ode_sample_depths=ode_sample_depths)
 needed |= dict(heun_calls=heun_calls) if "heun" in methods else {}
+needed |= dict(scales=scales) if guided_datasets else {}
 if empty := [name for name, values in needed.items() if not values]:
     raise InputError(
         f"{' and '.join(empty)}: too few are given for this notebook: two models, one of each other."
@@ -126,6 +126,8 @@ run = runs.Run.open(globals())
 folder = store.ASSETS if checkpoints == "released" else run.checkpoints
 paths, missing = store.there(folder, size, datasets, models, seeds[:1])
 print("Not there, so left out:", ", ".join(missing) or "none")
+device = sampling.device_name(sampling.best_device())  # of all samples that are measured
+print("The samples whose distance is measured are computed on", device)
 nets = {(which.dataset, which.model): store.load(path) for which, path in paths.items()}
 processes = {key: Diffusion(**card["diffusion"]) for key, (_, card) in nets.items()}
 nets = {key: network for key, (network, _) in nets.items()}
@@ -244,7 +246,9 @@ for m in exported:
 # their number and on the set's own spread, so that a set can come out nearer to the data than as many real images do. The
 # kernel distance is unbiased at any number of images, and may even be below 0. Its *floor* is that of test images, taken
 # from everywhere in the test set: the distance of real images. All sets start from the same noise, image by image, so the
-# bootstrap draws the same image numbers in all of them.
+# bootstrap draws the same image numbers in all of them. Its percentiles are expanded (Hesterberg 2015; `metrics.tail`),
+# since plain ones are too narrow where images are few. Of large differences of few images, to which some images contribute
+# much more than others, the intervals may still be too narrow.
 
 # %%
 plain = "ddim" if "ddim" in methods else methods[0]
@@ -319,13 +323,19 @@ for d in datasets:
 # If gains multiply, `times` is 1; above 1 they help each other, below 1 one takes from the other. `level` is the quality
 # itself. The quality, and the fastest set that reaches it, are chosen anew in every resample of images and timing rounds,
 # so that what choosing among noisy numbers adds is in the intervals.
+#
+# And what does someone gain who has the U-Net with the plain method, at its best quality? That is another level, the
+# U-Net's own best, which its own sets reach by construction and those of the cU-Net need not. The cU-Net with any method
+# is `faster` by this factor (0 where it never gets there). But the U-Net `alone`, without another network, has a better
+# method, too. What does the network add to that? `each_best` is the time of the U-Net over that of the cU-Net, both with
+# whatever method serves them best, at `level`, which both reach, so that it favours neither.
 
 # %%
 gains, rows = {}, []
 for d in datasets:
     of = {key[1:]: one for key, one in found.items() if key[0] == d}
     gains[d] = orthogonality.multiplied(of, rounds[d], (first, second), plain, seed)
-    for what in ("level", "by_network", "by_method", "together", "times"):
+    for what in ("level", "by_network", "by_method", "together", "times", "faster", "alone", "each_best"):
         rows.append(
             dict(dataset=d, what=what)
             | dict(zip(("value", "low", "high"), getattr(gains[d], what), strict=True))
@@ -484,7 +494,7 @@ costs = errors.mean(-1) * weights
 chosen = adaptive.merged(
     {budget: [depths[j] for j in adaptive.allocate(costs, work, budget)] for budget in budgets}
 )
-labels = {orthogonality.ends([f"{b / len(chain) / 1e6:.3g}" for b in equal]): picks for equal, picks in chosen}
+labels = {wording.ends([f"{b / len(chain) / 1e6:.3g}" for b in equal]): picks for equal, picks in chosen}
 picture = beyond_figures.depth_by_need(chain, errors.numpy(), depths, labels)
 caption = (
     f"Left: error of v at each depth over that at the depth trained with, {main}, 95 % over images; right: the depths"
@@ -492,28 +502,20 @@ caption = (
 )
 run.save_figure(picture, "ext_depth", caption)
 
-
 # %%
-def judged(network, model, way, macs):
-    """A row: distance of samples by DDIM, with its interval, and the work of a sample."""
-    images = sampling.sample(network, samples, pair[model][1], "ddim", depth_calls, seed)
-    return dict(model=model, way=way, macs=macs) | yardstick.kid(yard.distance(images))
-
-
-rows, known_sets = [], {}
-for n in depths:
-    macs = depth_work[n] * len(chain)
-    with depth.solved_with(network, depth=n):
-        known_sets[(n,) * len(chain)] = row = judged(network, second, "even depth", macs)
-    rows.append(row | dict(budgets=[macs], depths=f"{n:g}"))
-for equal, picks in chosen:
-    if picks not in known_sets:  # the same picks give the same samples
-        chooser = adaptive.Adaptive(network, dict(zip(chain, picks, strict=True)))
-        known_sets[picks] = judged(chooser, second, "depth by need", sum(depth_work[n] for n in picks))
-    row = known_sets[picks] | dict(way="depth by need")
-    rows.append(row | dict(budgets=equal, depths=" ".join(f"{n:g}" for n in picks)))
-deep = pd.DataFrame(rows)
-deep.round(2)
+measured = partial(adaptive.measured, distance=yard.distance, n=samples, steps=depth_calls, seed=seed)
+evenly = adaptive.sampled(network, diffusion, depths, yard.distance, samples, depth_calls, seed)
+sets = {(n,) * len(chain): one for n, one in evenly.items()}  # the same depths give the same samples
+for _, picks in chosen:
+    if picks not in sets:
+        sets[picks] = measured(adaptive.Adaptive(network, dict(zip(chain, picks, strict=True))), diffusion)
+done = [("even depth", [len(chain) * depth_work[n]], (n,) * len(chain), (n,)) for n in depths]
+done += [("depth by need", equal, picks, picks) for equal, picks in chosen]
+deep = []
+for way, equal, picks, named in done:
+    row = dict(model=second, way=way, macs=sum(depth_work[n] for n in picks), budgets=equal)
+    deep.append((row | dict(depths=" ".join(f"{n:g}" for n in named)), sets[picks]))
+pd.DataFrame([row | one.columns() for row, one in deep]).round(2)
 
 # %% [markdown]
 # **Can deep blocks be used twice?** If features far down the U change little from step to step, they need not be computed
@@ -522,9 +524,9 @@ deep.round(2)
 
 # %%
 reused = []
-for m, (one, _) in pair.items():
-    full = cost.macs(one, side)
-    reused.append(judged(one, m, "every call", full * len(chain)))
+for m, (one, process) in pair.items():
+    row = dict(model=m, way=beyond_figures.FULL, macs=cost.macs(one, side) * len(chain))
+    reused.append((row, measured(one, process)))
     for every in reuse:
         reusing = adaptive.Reusing(one, every)
         at_zero = torch.zeros(1, one.channels, side, side)
@@ -532,42 +534,61 @@ for m, (one, _) in pair.items():
             for t in chain:
                 reusing(at_zero, torch.tensor([t]))
         reusing.reset()
-        reused.append(judged(reusing, m, f"every {every} calls", counter.get_total_flops() // cost.FLOP_A_MAC))
-saved = pd.concat([deep, pd.DataFrame(reused)], ignore_index=True)
-caption = f"KID-AlexNet (thousandths) of {samples} samples of {depth_calls} DDIM steps against work"
-shown = saved.assign(budgets=[" ".join(map(str, b)) if isinstance(b, list) else "" for b in saved.budgets])
+        row = dict(model=m, way=f"every {every} calls", macs=counter.get_total_flops() // cost.FLOP_A_MAC)
+        reused.append((row, measured(reusing, process)))
+
+# %% [markdown]
+# What does each way cost? All sets of a network start from the same noise, and their resamples draw the same image
+# numbers. So `apart`, a set's distance less that of the full network, is a difference of pairs, and what both owe to
+# the noise that was drawn falls out of it. Two distances can have intervals that overlap where their difference is
+# certain. All ways are shown and none is chosen, so each interval is for itself: of forty, two are expected to leave out 0
+# by chance.
+
+# %%
+full = {row["model"]: (row["macs"], one) for row, one in reused if row["way"] == beyond_figures.FULL}
+saved = pd.DataFrame([row | one.columns(full[row["model"]][1]) for row, one in [*deep, *reused]])
+caption = (
+    f"KID-AlexNet (thousandths) of {samples} samples of {depth_calls} DDIM steps against work; apart: less that of the"
+    " network that saves nothing, of pairs"
+)
+budgets_shown = [" ".join(map(str, b)) if isinstance(b, list) else "" for b in saved.budgets]
+shown = saved.assign(budgets=budgets_shown, depths=saved.depths.fillna(""))
 run.save_table(shown, "ext_saved_work", caption)
 picture = beyond_figures.saved_work(saved, floor[main])
 caption = (
-    f"KID-AlexNet against work a sample, {depth_calls} DDIM steps, {main}, with 95 % over samples: a way saves work"
-    " where it lies left of the full network (star), and costs quality where it lies above its interval"
+    f"Top: KID-AlexNet against work a sample, {depth_calls} DDIM steps, {main}, with 95 % over samples. Bottom: less"
+    " that of the full network (star), with 95 % over pairs of samples: a way saves work where it lies left of the"
+    " star, and costs quality where its interval lies above 0"
 )
 run.save_figure(picture, "ext_saved_work", caption)
+shown.drop(columns="budgets").round(2)
 
 # %%
-evenly = saved[saved.way == "even depth"]
-for row in saved[saved.way == "depth by need"].itertuples():
-    beside = evenly[[bool({*row.budgets} & {*b}) for b in evenly.budgets]]
-    even = " or ".join(orthogonality.said((e.kid, e.kid_low, e.kid_high), 1) for e in beside.itertuples())
-    even = f"; evenly {even}" if even else ""
-    most = orthogonality.ends([f"{budget / 1e9:.3g}" for budget in row.budgets])
-    claim = f"KID-AlexNet of cU-Net, {most} G multiply-accumulates at most over {len(chain)} calls"
-    rows_beyond.append(
-        dict(id="ext_depth", claim=claim, measured=f"chosen by need {row.kid:.1f}{even}",
-             spread=f"[{row.kid_low:.1f}, {row.kid_high:.1f}], 95 % over samples",
-             n=samples, dataset=main, size=size)
+def to_full(row, one, name, what, further=""):
+    """A row of the scorecard: how much farther from real images a way's samples are than the full network's."""
+    macs, whole = full[row["model"]]
+    apart = one - whole
+    low, high = apart.interval
+    share = f"{row['macs'] / macs:.2f} of the work"
+    return dict(
+        id=name, claim=f"{palette.label(row['model'])}, {what}: KID-AlexNet less that of the full network",
+        measured=f"{apart.value:+.1f} thousandths, of {whole.value:.1f}, with {share}{further}",
+        spread=f"[{low:+.1f}, {high:+.1f}], 95 % over pairs of samples", n=samples, dataset=main, size=size,
     )  # fmt: skip
-for m in models:
-    of = saved[(saved.model == m) & saved.way.str.startswith("every")]
-    whole = of.iloc[0]
-    for row in of.iloc[1:].itertuples():
-        rows_beyond.append(
-            dict(id="ext_reuse", claim=f"{palette.label(m)}: deep blocks computed {row.way}",
-                 measured=f"KID-AlexNet {row.kid:.1f} instead of {whole.kid:.1f},"
-                          f" {row.macs / whole.macs:.2f} of the work",
-                 spread=f"[{row.kid_low:.1f}, {row.kid_high:.1f}] against [{whole.kid_low:.1f}, {whole.kid_high:.1f}]",
-                 n=samples, dataset=main, size=size)
-        )  # fmt: skip
+
+
+for row, one in deep[len(depths) :]:
+    most = wording.ends([f"{budget / 1e9:.3g}" for budget in row["budgets"]])
+    beside = {n: one - evenly[n] for n in depths if len(chain) * depth_work[n] in row["budgets"]}
+    even = "".join(
+        f"; less that of depth {n:g} at every call {wording.interval(x.value, *x.interval, '+.1f')}"
+        for n, x in beside.items()
+    )
+    what = f"depth by need, {most} G multiply-accumulates at most over {len(chain)} calls"
+    rows_beyond.append(to_full(row, one, "ext_depth", what, even))
+for row, one in reused:
+    if row["way"] != beyond_figures.FULL:
+        rows_beyond.append(to_full(row, one, "ext_reuse", f"deep blocks computed {row['way']}"))
 
 # %% [markdown]
 # ## 5. An equation, or a residual network?
@@ -645,13 +666,13 @@ sampled.round(1)
 # %%
 own, most = min(ode_sample_depths, key=lambda n: abs(n - 1)), max(ode_sample_depths)
 for m in solved:
-    base, other = by_steps[m, own], by_steps[m, most]
-    low, high = np.quantile(other.draws - base.draws, (0.025, 0.975))
+    base, apart = by_steps[m, own], by_steps[m, most] - by_steps[m, own]
+    low, high = apart.interval
     claim = f"{palette.label(m)}: KID-AlexNet of samples with {most:g} times the solver's steps, less that with {own:g}"
     rows_beyond.append(
         dict(id="ext_depth_samples", claim=claim,
-             measured=f"{other.value - base.value:+.1f} thousandths, of {base.value:.1f}",
-             spread=f"[{low:+.1f}, {high:+.1f}], 95 % over samples", n=ode_samples, dataset=main, size=size)
+             measured=f"{apart.value:+.1f} thousandths, of {base.value:.1f}",
+             spread=f"[{low:+.1f}, {high:+.1f}], 95 % over pairs of samples", n=ode_samples, dataset=main, size=size)
     )  # fmt: skip
     print(rows_beyond[-1]["claim"], rows_beyond[-1]["measured"], rows_beyond[-1]["spread"], sep=": ")
 
@@ -699,8 +720,10 @@ for asked, answer in solver_study.findings(study) if len(study) else ():
 # **Does it work as well for the cU-Net as for the U-Net, and what does it cost in quality?** A network of this kind has a
 # vector for each class, which is added to the embedding of the step. Whether an image is of its class is judged by a
 # linear classifier on AlexNet features that has seen real images only; its score on real test images says how far it can
-# be trusted. The best scale is chosen by the samples that it is then shown with, so the intervals of what is said of it
-# are made to hold for all scales at once (Bonferroni).
+# be trusted. All scales start from the same noise, so what guidance costs in quality, the distance less that at the
+# scale nearest $w = 1$ (`apart`), is a difference of pairs. The best scale is chosen by the samples that it is then
+# shown with, so the intervals of what the scorecard gets are made to hold for all scales at once (Bonferroni); those of
+# the table and the figure hold for a scale alone.
 
 # %%
 unlabelled = [d for d in guided_datasets if not told(d, guided_models)]
@@ -732,13 +755,14 @@ for which, (one, card) in by_class.items():
     heads = [f"{palette.label(family)}\nw = {scale:g}" for scale in scales]
     grids.setdefault(d, []).extend((head, images[:10]) for head, images in zip(heads, made, strict=True))
 guided = pd.DataFrame(rows, columns=["dataset", "model", *guidance.COLUMNS])
-guided.round(2)
+shown = guided.drop(columns=guided.filter(like="_all_").columns)  # of each scale alone
+shown.round(2)
 
 # %%
 caption = f"of {guided_images} samples of {guided_steps} DDIM steps against the guidance scale, 95 % over samples"
 if len(guided):
-    what = "Share of the asked class, and KID-AlexNet (thousandths),"
-    run.save_table(guided, "ext_guidance", f"{what} {caption}")
+    what = "Share of the asked class, KID-AlexNet (thousandths), and apart: less that at the scale nearest 1, of pairs,"
+    run.save_table(shown, "ext_guidance", f"{what} {caption}")
 for d in grids:
     picture = beyond_figures.guidance(guided[guided.dataset == d], yards[d].floor, judged_real[d])
     about = f"Left: share of images of the class asked for, {d}; right: distance to real images; {caption}"
@@ -753,14 +777,24 @@ for d in grids:
 # %%
 for (d, m), of in guided.groupby(["dataset", "model"], sort=False):
     at_one, best = of.loc[(of.scale - 1).abs().idxmin()], of.loc[of.right.idxmax()]
-    two = (at_one, best)
+    two = (at_one, best) if best.scale != at_one.scale else (at_one,)
     rows_beyond.append(
         dict(id="ext_guidance", claim=f"{palette.label(m)}: images of the class asked for",
              measured=", ".join(f"{100 * x.right:.0f} % at w = {x.scale:g}" for x in two)
-                      + f" (real images {100 * judged_real[d]:.0f} %);"
-                      + f" KID-AlexNet {at_one.kid:.0f} and {best.kid:.0f} thousandths",
-             spread=" and ".join(f"[{100 * x.all_low:.0f}, {100 * x.all_high:.0f}]" for x in two)
+                      + f" (real images {100 * judged_real[d]:.0f} %)",
+             spread=" and ".join(f"[{100 * x.right_all_low:.0f}, {100 * x.right_all_high:.0f}]" for x in two)
                     + " %, 95 % over samples for all scales at once",
+             n=guided_images, dataset=d, size=size)
+    )  # fmt: skip
+    if len(two) == 1:  # no other scale asks a price
+        continue
+    of_one = wording.interval(at_one.kid, at_one.kid_all_low, at_one.kid_all_high, ".0f")
+    low, high = best.apart_all_low, best.apart_all_high
+    rows_beyond.append(
+        dict(id="ext_guidance", claim=f"{palette.label(m)}: KID-AlexNet at the scale with most images of the class"
+                                      f" asked for, w = {best.scale:g}, less that at w = {at_one.scale:g}",
+             measured=f"{best.apart:+.0f} thousandths, of {of_one}",
+             spread=f"[{low:+.0f}, {high:+.0f}], 95 % over pairs of samples for all scales at once",
              n=guided_images, dataset=d, size=size)
     )  # fmt: skip
 
@@ -797,10 +831,10 @@ print(f"{timed_beyond[-1]['claim']}: {timed_beyond[-1]['measured']}, {timed_beyo
 # ## 8. What the scorecard gets
 
 # %%
-# %%
 result = run.save_result(
     values={
         "missing": [*missing, *unseen, *untold],
+        "device": device,
         "floor": {d: (yard.floor.value, *yard.floor.interval) for d, yard in yards.items()},
         "accelerations": quality.to_dict("records"),
         "gain": {d: g[:3] if g.used else None for d, g in gain.items()},

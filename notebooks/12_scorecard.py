@@ -70,7 +70,7 @@ tally.to_frame()
 # - *measured* is ours, *paper* is theirs; where the data set or the size is not the paper's, the row says which it is.
 # - *spread* says what the interval is about. An interval over samples says nothing about other trainings.
 # - FD-AlexNet is not FID: compare order, and ratios above the distance of as many real images. Ratios of raw distances
-#   (C15, sampling in C22) are nearer to 1 the fewer the samples.
+#   (sampling in C22) are nearer to 1 the fewer the samples.
 # - Rows *as described* of C01, C02, C03 and C05 are about widths that we chose: their verdict says what can be had, not
 #   that the paper's network has it.
 # - A stand-in data set is named as what it is.

@@ -18,6 +18,7 @@ from cunet import (
     parameters,
     recipe,
     rules,
+    runs,
     scorecard,
     subsets,
     validation,
@@ -28,11 +29,13 @@ from cunet.errors import InputError
 
 
 def test_what_is_in_the_folder_is_found_and_networks_without_any_seed_are_missing(tmp_path):
-    for name in ("mnist-cunet-laptop-s0", "mnist-cunet-laptop-s2", "mnist-cunet-nores-laptop-s1"):
-        (tmp_path / f"{name}.safetensors").touch()
+    names = ("laptop-s0", "laptop-s2", "laptop-s0-walltime", "nores-laptop-s1")
+    for name in names:
+        (tmp_path / f"mnist-cunet-{name}.safetensors").touch()
     asked = ["cunet", "cunet-noattn", "cunet-nores"]
     paths, missing = ablations.find(tmp_path, ["mnist"], asked, "laptop", [0, 1, 2])
-    assert set(paths) == {("mnist", "cunet", 0), ("mnist", "cunet", 2), ("mnist", "cunet-nores", 1)}
+    plain = {("mnist", "cunet", 0), ("mnist", "cunet", 2), ("mnist", "cunet-nores", 1)}
+    assert set(paths) == plain | {("mnist", "cunet-walltime", 0)}
     assert missing == [("mnist", "cunet-noattn", 0)]
 
 
@@ -41,6 +44,8 @@ def test_the_command_trains_by_the_recipe_of_the_network_to_be_compared_with(tmp
         "recipe"
     ]
     assert "--set" not in ablations.command(("mnist", "cunet-nores", 2), "laptop", like, tmp_path)
+    wider = ("mnist", "cunet@widths=(16,28,56,96)", 0)
+    assert wider[1] in shlex.split(ablations.command(wider, "laptop", like, tmp_path)), "brackets are quoted"
     like |= {"learning_rate": 1e-3, "flip": True}
     words = shlex.split(ablations.command(("mnist", "cunet-nores", 2), "laptop", like, tmp_path))
     assert words[:2] == ["cunet", "train"]
@@ -88,16 +93,24 @@ def test_over_images_a_contribution_is_paired():
     assert ablations.contribution(*pair[::-1], ablations.UNKNOWN).sign == -1
 
 
-def test_over_seeds_its_interval_holds_the_truth_as_often_as_it_says():
+@pytest.mark.parametrize("alike", ["relatively", "absolutely"])
+@pytest.mark.parametrize("floor", [0.0, 4.0])
+def test_over_seeds_its_interval_holds_the_truth_as_often_as_it_says(floor, alike):
+    """The truth is a difference of 1; distances of 5 and 6 have seeds that spread alike."""
     generator, held, tries = np.random.default_rng(0), 0, 600
     still = torch.zeros(2, dtype=torch.float64)
-    for _ in range(tries):  # the truth is a difference of 1, the deviation between seeds a tenth
-        full, without = 5 * np.exp(generator.normal(0, 0.1, 3)), 6 * np.exp(generator.normal(0, 0.1, 2))
+    for _ in range(tries):
+        noise = generator.normal(0, 0.08, 3), generator.normal(0, 0.08, 2)
+        full, without = (
+            mean * np.exp(one) if alike == "relatively" else mean + 5.5 * one
+            for mean, one in zip((5, 6), noise, strict=True)
+        )
         spread = ablations.seed_spread({("m", "full"): full, ("m", "without"): without}, "m")
-        pair = [[Draws(float(x), still) for x in group] for group in (full, without)]
-        found = ablations.contribution(*pair, spread)
+        pair = [[Draws(float(x - floor), still) for x in group] for group in (full, without)]
+        found = ablations.contribution(*pair, spread, floor)
         held += found.low <= 1 <= found.high
     assert found.over == ablations.SEEDS and spread.freedom == 3
+    assert found.estimate == pytest.approx(without.mean() - full.mean())
     reach = np.log((found.high + full.mean()) / without.mean())
     assert reach == pytest.approx(student.ppf(0.975, 3) * spread.deviation * (1 / 3 + 1 / 2) ** 0.5)
     assert abs(held / tries - 0.95) < 4 * (0.95 * 0.05 / tries) ** 0.5
@@ -133,6 +146,9 @@ def test_a_network_is_measured_in_three_ways_row_by_row():
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True)), "rows are pairs"
 
 
+NONE = {"mnist": 0.0}  # floors
+
+
 def draws_of(*values: float) -> list[Draws]:
     """A training seed a value, without spread over images."""
     return [Draws(value, torch.full((4,), value, dtype=torch.float64)) for value in values]
@@ -143,18 +159,48 @@ def test_contributions_have_a_row_a_network_that_is_trained_and_seeds_do_not_par
     for model, values in {"cunet": (2.0, 4.0), "told": (5.0, 5.5), "cunet-noattn": (9.0,)}.items():
         for seed, one in enumerate(draws_of(*values)):
             found["mnist", model, seed] = {"fd": one}
-    frame = ablations.contributions(found, "cunet", ["told", "cunet-noattn", "cunet-nores"], "told")
+    frame = ablations.contributions(found, "cunet", ["told", "cunet-noattn", "cunet-nores"], "told", NONE)
     assert list(frame.model) == ["told", "cunet-noattn"]
     told, without = frame.iloc[0], frame.iloc[1]
     assert (told.contribution, told.percent, told.over) == (2.25, 75, "images")
     assert (without.contribution, without.percent, without.over) == (6, 200, "training seeds")
     assert (without.full, without.full_seeds, without.seeds, without.without) == (3, 2, 1, "attention")
+    others = ablations.contributions(found, "cunet-noattn", ["told", "cunet"], "", NONE).without
+    assert (told.without, *others) == ("time embedding", "told", "cunet"), "what has no words has its name"
     assert not told.small and not without.small
     assert (
-        ablations.contributions({k: v for k, v in found.items() if not k[2]}, "cunet", ["told"], "told")
+        ablations.contributions({k: v for k, v in found.items() if not k[2]}, "cunet", ["told"], "told", NONE)
         .small.isna()
         .all()
     )
+
+
+def test_of_a_number_at_or_below_nothing_there_are_no_per_cent():
+    found = {
+        ("mnist", model, seed): {"fd": one}
+        for model, values in {"cunet": (-1.0, 4.0), "cunet-noattn": (9.0,), "cunet-nores": (-2.0,)}.items()
+        for seed, one in enumerate(draws_of(*values))
+    }
+    floors = {"mnist": 5.0}
+    frame = ablations.contributions(found, "cunet", ["cunet-noattn", "cunet-nores"], "", floors)
+    assert list(frame.over) == ["training seeds"] * 2, "the distance itself is above 0, and has a logarithm"
+    spread = ablations.seed_spread({("mnist", "cunet"): [4.0, 9.0]}, "mnist")
+    by_hand = ablations.contribution(draws_of(-1.0, 4.0), draws_of(9.0), spread, 5.0)
+    assert tuple(frame.iloc[0][["contribution_low", "contribution_high"]]) == (by_hand.low, by_hand.high)
+    assert list(frame.contribution) == [7.5, -3.5] and list(frame.percent) == [500, -700 / 3]
+    alone = {key: one for key, one in found.items() if not key[2]}
+    none = ablations.contributions(alone, "cunet-nores", ["cunet-noattn"], "", floors)
+    assert none.percent.isna().all() and list(none.contribution) == [11]
+    nothing = ablations.contributions(found, "unet", ["cunet"], "", floors)
+    assert not len(nothing), "there is none to hold it against"
+    first, rest = frame.to_dict("records")[0], none.to_dict("records")
+    first |= dict(over=ablations.IMAGES, low=500.0, high=500.0, sign=1)
+    for row in (first, *rest, *runs.plain(rest)):
+        text = "+500 % [+500, +500]" if row["percent"] == 500 else "+11.00 [+11.00, +11.00]"
+        assert ablation_claims.change(row) == text, "also of a result, in which it is None"
+        assert ablation_claims.outcome(row) == "worse for these trainings"
+    seeds = row | dict(over=ablations.SEEDS)
+    assert [ablation_claims.outcome(seeds | dict(sign=s)) for s in (-1, 0)] == ["better", "undecided"]
 
 
 def lines(*percent: float, over: str = ablations.SEEDS) -> pd.DataFrame:
@@ -192,6 +238,9 @@ def test_what_the_figures_leave_out_is_judged_by_all_three_networks(percent, ver
     assert "pooled over mnist cunet (3): 2 degrees of freedom" in row["spread"]
     alone = ablation_claims.left_out(lines(*percent, over=ablations.IMAGES))
     assert alone["value"] is None and "no network has a second training seed" in alone["measured"]
+    none = dict(percent=np.nan, contribution=1.0, contribution_low=0.5, contribution_high=2.0)
+    near = ablation_claims.left_out(lines(*percent).assign(**none))
+    assert near["value"] is None and "as near as real images" in near["measured"]
     short = ablation_claims.left_out(lines(*percent[:2]))
     assert short["value"] is None and "not trained: without attention and residual" in short["measured"]
 
@@ -211,6 +260,7 @@ def test_every_data_set_has_its_claims_with_the_numbers_of_its_own_rows():
         discrete="unet",
         samples=7,
         images=5,
+        disturbed_samples=9,
         read_images=2,
         true_steps=[1, 2, 3],
         size="laptop",
@@ -219,7 +269,7 @@ def test_every_data_set_has_its_claims_with_the_numbers_of_its_own_rows():
     rows = ablation_claims.claims(
         given, contributed, robust, norms, norms, errors, {key: 0.1 for key in index}
     )
-    numbers = {"C15": 7, "C22": 5, "C24": 6}
+    numbers = {"C15": 7, "C22": "5 images, 9 samples", "C24": 6}
     expected = [
         ("C15", "a"),
         ("C22", "a"),

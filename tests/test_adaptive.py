@@ -182,3 +182,16 @@ def test_sets_of_samples_are_made_at_each_depth_and_the_network_is_as_before():
     with solved_with(network, depth=3.0):
         assert torch.equal(found[3.0], sampling.sample(network, 2, diffusion, "ddim", 2, 5))
     assert not torch.equal(found[1.0], found[3.0])
+
+
+def test_samples_that_are_measured_are_made_on_the_first_gpu_whatever_wraps_the_network(cunet, monkeypatch):
+    places, made = [], []
+    monkeypatch.setattr(adaptive, "best_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, place: places.append((module, str(place))))
+    for one in (cunet, Reusing(cunet, 2), Adaptive(cunet, {999: 1.0, 499: 3.0})):
+        assert [id(p) for p in one.parameters()] == [id(p) for p in cunet.parameters()], "it goes along"
+        made.append(adaptive.measured(one, DIFFUSION, lambda images: images, 2, 2, seed=5))
+        assert places == [(one, "cuda:0"), (one, "cpu")] and not cunet.training
+        places.clear()
+    assert torch.equal(made[0], sampling.sample(cunet, 2, DIFFUSION, "ddim", 2, 5))
+    assert not torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])

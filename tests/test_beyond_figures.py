@@ -2,12 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from cunet import beyond_figures
 from cunet.accelerations import METHODS
 from cunet.kernel_distance import Distances
 
-FLOOR = Distances(3.0, np.array([2.0, 3.0, 4.0]))
+FLOOR = Distances(3.0, np.array([2.0, 3.0, 4.0]), 50)
 
 
 def frame() -> pd.DataFrame:
@@ -61,12 +62,28 @@ def test_the_others_show_what_they_are_given():
     left, right = beyond_figures.depth_by_need([9, 5], errors, [0.5, 1, 4], {"58": [1, 4], "90": [4, 4]}).axes
     assert len(left.get_lines()) == 3 and list(left.get_lines()[1].get_ydata()) == [1, 1]
     assert right.collections[0].get_array().tolist() == [[1, 2], [2, 2]]
-    work = pd.DataFrame([dict(model=m, way=w, macs=2e9, kid=3.0, kid_low=2.0, kid_high=4.0)
-                         for m, w in (("cunet", "even depth"), ("unet", "every 2 calls"),
-                                      ("unet", "every call"))])  # fmt: skip
-    figure = beyond_figures.saved_work(work, FLOOR)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["U-Net", "cU-Net as described"]
-    assert [len(axes.containers) for axes in figure.axes] == [1, 1]
+
+
+def test_saved_work_is_shown_beside_the_full_network_and_its_differences_below_with_their_own_intervals():
+    far, whole = Distances(3.0, np.array([2.0, 3.0, 4.0]), 50), Distances(1.0, np.array([0.5, 1.0, 1.5]), 50)
+    rows = [
+        dict(model=m, way=w, macs=macs) | one.columns(whole)
+        for m, w, macs, one in (
+            ("cunet", "even depth", 2e9, far),
+            ("cunet", beyond_figures.FULL, 4e9, whole),
+            ("unet", "every 2 calls", 2e9, far),
+            ("unet", beyond_figures.FULL, 4e9, whole),
+        )
+    ]
+    figure = beyond_figures.saved_work(pd.DataFrame(rows), FLOOR)
+    top, below = figure.axes[:2], figure.axes[2:]
+    assert [axes.get_title(loc="left") for axes in top] == ["U-Net", "cU-Net as described"]
+    for axes, value, ends in ((top[0], 3.0, far.interval), (below[0], 2.0, (far - whole).interval)):
+        way, star = axes.containers
+        assert way.lines[0].get_ydata() == [value]
+        (bar,) = way.lines[2][0].get_segments()
+        assert bar[:, 1] == pytest.approx(ends)
+        assert star.lines[0].get_marker() == "*" and star.lines[0].get_ydata() == [value - 2]
 
 
 def test_guidance_is_shown_for_both_networks_beside_real_images():

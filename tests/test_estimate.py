@@ -110,6 +110,10 @@ def test_a_floor_of_more_images_than_the_test_set_has_reads_training_images_too(
         ("lsun_church", "smoke", "test", 0, 300): 300,
         ("lsun_church", "smoke", "train", 5000, 700): 700,
     }
+    few = given("10_ablations", size="smoke", datasets=["lsun_church"], samples=310, reference_images=5000)
+    read = work.read("10_ablations", few)
+    assert read[("lsun_church", "smoke", "test", 0, 300)] == 300
+    assert read[("lsun_church", "smoke", "train", 5000, 10)] == 10, "notebook 10 has a floor, too"
 
 
 def test_denoising_is_counted_by_levels_over_strides_walk_by_walk():
@@ -227,7 +231,7 @@ def test_ablations_are_counted_network_by_network_and_the_disturbed_pair_setting
         {item.network[0]: n for item, n in found.items() if item.kind == kind and n}
         for kind in ("sample", "call")
     )
-    assert drawn == {"cunet": 4 * one + pair, "cunet-nores": 2 * one, "unet": pair}
+    assert drawn == {"cunet": 4 * one + pair, "cunet-nores": 2 * one, "unet": 2 * one + pair}
     assert calls == {"cunet": 4 * 5 + pair_calls, "unet": pair_calls}
 
 
@@ -250,9 +254,13 @@ def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set
     )
     calls, drawn = (3 + 1) * (5 + 20 + 19 + 50) + 20 * 8, 10 * (5 + 20 + 19 + 50)
     both = calls + 12 * work.FLOW
-    assert found[Item("call", UNET)] == both + 10 * 2 * 2 and found[Item("sample", UNET)] == drawn
-    assert found[Item("call", CUNET)] == both + 10 * 2 * (2 + 4) + 2 * 2 * 4 + 4 * 6
-    assert found[Item("sample", CUNET)] == drawn + 5 * 2 * 3
+    assert found[Item("call", UNET)] == both and found[Item("sample", UNET)] == drawn + 10 * 2 * 2
+    one, deeper = work.depth_shares(CUNET, (1.0, 3.0))
+    assert one == 1 and 2 < deeper < 3, "three times the solver's steps, with what is outside of blocks once"
+    assert work.depth_shares(CUNET, (1.0, 0.9, 3.0)) == (one, deeper), "what rounds alike is tried once"
+    assert found[Item("call", CUNET)] == both + math.ceil(2 * 2 * (1 + deeper)) + 4 * 6
+    ways = 2 + (1 + deeper) + ((1 + deeper) / 2 + deeper)  # as it is and reusing, even depths, by need
+    assert found[Item("sample", CUNET)] == drawn + math.ceil(10 * 2 * ways) + 5 * 2 * 3
     twice = work.count("11_beyond", given("11_beyond", **few, datasets=["mnist", "mnist"]))
     once = work.count("11_beyond", given("11_beyond", **few))
     assert twice[Item("call", UNET)] - once[Item("call", UNET)] == calls
@@ -271,12 +279,13 @@ def test_further_networks_are_counted_where_they_are_released_and_in_a_run_that_
         (tmp_path / f"{checkpoints.stem(dataset, name, 'smoke', 0)}.safetensors").touch()
     found = work.count("11_beyond", of)
     assert found[Item("call", deep)] == 4 * 2 * 6 and found[Item("sample", deep)] == 3 * 2 * 5
-    assert found[Item("call", told)] == found[Item("call", other)] == 10 * 5 * (1 + 2)
-    assert not any(before[Item("call", network)] for network in (deep, told, other))
+    assert found[Item("sample", told)] == found[Item("sample", other)] == 10 * 5 * (1 + 2)
+    kinds = ("call", "sample")
+    assert not any(before[Item(kind, network)] for kind in kinds for network in (deep, told, other))
     assert [which[0] for which in read] == ["mnist"], "what is absent costs nothing"
     assert [which[0] for which in work.read("11_beyond", of)] == ["mnist", "avatars"]
     trained = work.count("11_beyond", of | {"checkpoints": "train"})
-    assert trained[Item("call", ("unet@classes=4", "smoke", 3))] == trained[Item("call", told)] > 0
+    assert trained[Item("sample", ("unet@classes=4", "smoke", 3))] == trained[Item("sample", told)] > 0
 
 
 def test_every_notebook_that_trains_or_samples_is_counted_and_every_unit_is_of_parameters_that_there_are():

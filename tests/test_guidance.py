@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cunet import checkpoints, datasets, guidance, models, training
+from cunet import checkpoints, datasets, guidance, metrics, models, training
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 from cunet.kernel_distance import Distances
@@ -234,7 +234,7 @@ def test_a_sweep_asks_for_all_classes_in_turn_at_each_scale_from_the_same_noise(
 
     def distance(found):
         seen.append(found)
-        return Distances(len(seen), np.array([len(seen) - 1.0, len(seen) + 1.0]))
+        return Distances(len(seen), np.array([len(seen) - 1.0, len(seen) + 1.0]), 5)
 
     first = lambda found: torch.arange(len(found)) % 2  # noqa: E731
     rows, made = guidance.sweep(net, diffusion, [0.0, 2.0], first, distance, images=5, steps=2, seed=4)
@@ -242,7 +242,35 @@ def test_a_sweep_asks_for_all_classes_in_turn_at_each_scale_from_the_same_noise(
     wanted = guidance.sample(net, labels, 2.0, diffusion, steps=2, seed=4)
     assert torch.equal(made[1], wanted) and [set(row) for row in rows] == [set(guidance.COLUMNS)] * 2
     assert rows[0]["right"] == 0.4, "the 0 and the 1 of the first three; after them 1 for 0, and 0 for 1"
-    assert rows[1]["kid"] == 2 and rows[1]["all_low"] < rows[1]["right_low"]
+    assert rows[1]["kid"] == 2 and rows[1]["right_all_low"] < rows[1]["right_low"]
+
+
+def test_what_a_scale_costs_is_a_difference_of_pairs_and_has_an_interval_for_all_scales_at_once():
+    """Draws that all sets share fall out of the difference to w = 1, and of nothing else."""
+    shared, own = np.random.default_rng(0).normal(size=(2, 1000))
+    sets = iter(Distances(far, far + 9 * shared + far * own, 40) for far in (0.0, 1.0, 3.0))
+    judge, far = (lambda found: torch.zeros(len(found))), (lambda found: next(sets))
+    rows, _ = guidance.sweep(network("cunet"), Diffusion(), [0.0, 1.0, 4.0], judge, far, images=3, steps=1)
+    assert [row["apart"] for row in rows] == [-1, 0, 2] and rows[1]["apart_all_high"] == 0
+    low, high = np.quantile(2 + 2 * own, (metrics.tail(40), 1 - metrics.tail(40)))
+    assert (rows[2]["apart_low"], rows[2]["apart_high"]) == pytest.approx((low, high))
+    third = metrics.tail(40, 1 - 0.05 / 3)
+    low, high = np.quantile(2 + 2 * own, (third, 1 - third))
+    assert (rows[2]["apart_all_low"], rows[2]["apart_all_high"]) == pytest.approx((low, high))
+    assert rows[2]["kid_all_low"] < rows[2]["kid_low"] < low < high < rows[2]["kid_high"]
+
+
+def test_a_sweep_draws_on_the_first_gpu_and_the_network_comes_back(monkeypatch):
+    net, places = network("cunet"), []
+    monkeypatch.setattr(guidance.sampling, "best_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(net, "to", lambda place: places.append(str(place)))
+    monkeypatch.setattr(
+        guidance, "sample", lambda *_, **__: places.append("drawn") or torch.zeros(4, 1, 16, 16)
+    )
+    far = lambda found: Distances(1.0, np.array([1.0, 2.0]), 4)  # noqa: E731
+    judge = lambda found: torch.zeros(len(found))  # noqa: E731
+    guidance.sweep(net, Diffusion(), [0.0, 2.0], judge, far, images=4, steps=2)
+    assert places == ["cuda:0", "drawn", "cpu"] * 2
 
 
 def test_how_a_network_came_to_know_its_classes_is_read_off_its_card():

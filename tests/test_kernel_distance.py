@@ -6,7 +6,7 @@ import torch
 
 from cunet import kernel_distance
 from cunet.errors import InputError
-from cunet.kernel_distance import RealImages, kid
+from cunet.kernel_distance import Distances, RealImages, kid
 
 
 @pytest.mark.parametrize("n", [40, 400])
@@ -68,3 +68,27 @@ def test_a_distance_of_an_image_alone_is_refused(count):
     features = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError, match=f"distance of {count} images was asked for: give two or more"):
         kernel_distance.distances(RealImages.of(features), features[:count])
+
+
+def test_a_difference_is_that_of_pairs_and_has_columns_of_its_own():
+    """Two sets that differ by little and vary by much: the difference is certain, the distances are not."""
+    draws = np.arange(41.0)
+    base, other = Distances(20.0, draws, 10**6), Distances(23.0, draws + 3, 10**6)
+    assert (other - base).value == 3 and (other - base).interval == (3, 3)
+    assert other.columns() == pytest.approx(dict(kid=23.0, kid_low=4.0, kid_high=42.0), abs=1e-4)
+    assert other.columns(base) == other.columns() | dict(apart=3.0, apart_low=3.0, apart_high=3.0)
+
+
+def test_an_interval_of_few_images_holds_the_truth_as_often_as_it_says():
+    generator, n, tries = np.random.default_rng(0), 10, 2000
+    values = generator.normal(size=(tries, n))
+    picks = generator.integers(n, size=(400, n))
+    held = [
+        low <= 0 <= high
+        for row in values
+        for low, high in [Distances(float(row.mean()), row[picks].mean(1), n).interval]
+    ]
+    assert abs(np.mean(held) - 0.95) < 0.02, "that of plain percentiles is lower"
+    few, many = Distances(0.0, values[:, 0], 3), Distances(0.0, values[:, 0], 300)
+    assert (few - many).n == (many - few).n == 3
+    assert few.ends(4)[0] <= few.interval[0] < many.interval[0] < many.interval[1] < few.interval[1]

@@ -116,3 +116,15 @@ def test_dump_and_load_give_the_same_profile(profile, tmp_path):
     path = tmp_path / "copy.yaml"
     path.write_text(profiles.dump(loaded), encoding="utf-8")
     assert profiles.load(str(path)) == loaded
+
+
+@pytest.mark.parametrize("name", ["laptop", "reference", "paper"])
+def test_rounds_of_a_timing_are_enough_for_the_intervals_that_are_given(name):
+    """A median is outside of n values by a chance of 2^(1 - n), so that 5 give no interval of 95 %."""
+    rounds = {
+        path.stem: parameters.declaration(path).get("timing_rounds")
+        for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")
+    }
+    given = profiles.load(name).notebooks
+    rounds = {stem: given.get(stem, {}).get("timing_rounds", own) for stem, own in rounds.items() if own}
+    assert rounds and all(2 ** (1 - n) < 0.05 for n in rounds.values()), rounds

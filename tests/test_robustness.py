@@ -1,11 +1,14 @@
 """Robustness: a disturbance is what it says, is none at strength nothing, and comparisons favour nobody."""
 
+import math
+
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 
 from cunet import denoising, models, robustness
-from cunet.ablations import Draws
+from cunet.ablations import Draws, draw
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError
 
@@ -106,9 +109,9 @@ def test_the_error_of_the_best_denoiser_of_gaussian_data_is_known():
 def growths(*factors):
     """Settings in which the second network's error grows by these factors more than the first one's."""
     noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.02
-    first = Draws(0.7, 0.7 + noise[:, 0])
+    first = Draws(0.7, 0.7 + noise[:, 0], 16)
     return {
-        ("one call", "input", float(i)): (first, Draws(0.7 + f, 0.7 + f + noise[:, 1]))
+        ("one call", "input", float(i)): (first, Draws(0.7 + f, 0.7 + f + noise[:, 1], 16))
         for i, f in enumerate(torch.tensor(factors).log().tolist())
     }
 
@@ -126,12 +129,35 @@ def test_who_is_more_robust_is_decided_by_test_and_margin_and_alike_for_both():
     assert swapped.p.tolist() == pytest.approx(frame.p.tolist())
 
 
-def test_no_p_value_is_smaller_than_its_resamples_can_tell():
-    key, (first, second) = next(iter(growths(100.0).items()))
-    few = robustness.compared({key: tuple(Draws(d.value, d.resamples[:20]) for d in (first, second))})
-    assert few.p.item() == pytest.approx(1 / 21)
-    many = {(*key[:2], float(i)): (first, second) for i in range(26)}
-    assert (robustness.compared(many).ahead == "").all(), "26 settings take more than 500 resamples"
+@pytest.mark.parametrize("n", [4, 12])
+def test_the_test_of_few_images_is_that_of_their_pairs(n):
+    """Of a mean of logarithms the whole is a paired t-test, which scipy has."""
+    generator = torch.Generator().manual_seed(n)
+    rows = [torch.randn(n, generator=generator, dtype=torch.float64) * 0.1 + shift for shift in (0.5, 0.6)]
+    drawn = [draw(row, resamples=20_000) for row in rows]
+    found = robustness.compared({("one call", "input", 1.0): tuple(drawn)}).iloc[0]
+    known = scipy.stats.ttest_rel(rows[1], rows[0])
+    assert found.p == pytest.approx(known.pvalue, rel=0.15) and found.n == n
+    low, high = known.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((math.exp(low), math.exp(high)), rel=0.01)
+
+
+def test_a_difference_without_spread_is_certain_and_none_at_all_is_no_difference():
+    still = torch.full((5,), 0.5, dtype=torch.float64)
+    one, other = Draws(0.5, still, 3), Draws(0.9, still + 0.4, 3)
+    frame = robustness.compared({("a", "input", 1.0): (one, other), ("a", "input", 2.0): (one, one)})
+    assert frame.p.tolist() == [0, 1] and frame.ahead.tolist() == ["first", ""]
+    for drawn, rows in ((still, 0), (still, 1), (still[:1], 3)):
+        with pytest.raises(InputError, match="2 images or more"):
+            robustness.compared({("a", "input", 1.0): (Draws(0.5, drawn, rows), Draws(0.9, drawn, rows))})
+
+
+def test_a_test_of_few_resamples_knows_no_more_of_its_error_than_they_do():
+    (key, (first, second)), *_ = growths(1.5).items()
+    few = {key: [Draws(d.value, d.resamples[:3], d.rows) for d in (first, second)]}
+    row, drawn = robustness.compared(few).iloc[0], (second.resamples - first.resamples)[:3]
+    t = math.log(row.ratio) / float(drawn.std() * (16 / 15) ** 0.5)
+    assert row.p == pytest.approx(2 * scipy.stats.t.sf(t, 2))
 
 
 def test_growth_is_a_factor_of_pairs():
@@ -139,6 +165,14 @@ def test_growth_is_a_factor_of_pairs():
     found = robustness.growth(one, Draws(6.0, 3 * one.resamples))
     assert found.value == pytest.approx(torch.tensor(3.0).log().item())
     assert found.resamples.std().item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("bias", [0.0, 3.0])
+def test_the_spread_of_a_growth_is_that_of_measured_errors_whatever_resamples_are_too_large_by(bias):
+    noise = 0.02 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = robustness.growth(Draws(2.0, 2 + bias + noise[0]), Draws(6.0, 6 + bias + noise[1]))
+    assert found.resamples.mean().item() == pytest.approx(math.log(3))
+    assert found.resamples.std().item() == pytest.approx(0.02 * (1 / 4 + 1 / 36) ** 0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from cunet.sampling import (
     SPACINGS,
     NoiseStreams,
     ancestral_step,
+    evaluating,
     placed,
     posterior_std,
     sample,
@@ -388,3 +389,11 @@ def test_networks_are_moved_for_a_block_and_back_even_after_an_error():
         assert places == ["cuda", "cuda"]
         raise KeyError
     assert places[2:] == ["cpu", "cpu"]
+
+
+def test_a_network_is_in_the_mode_it_was_in_also_within_a_wrapper_of_another():
+    network = torch.nn.Sequential(torch.nn.Dropout()).eval()
+    wrapper = torch.nn.Sequential(network, torch.nn.Dropout())
+    with evaluating(wrapper):
+        assert not any(part.training for part in wrapper.modules())
+    assert wrapper.training and wrapper[1].training and not network.training and not network[0].training

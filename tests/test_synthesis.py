@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -47,6 +48,8 @@ def test_what_is_there_takes_part_and_what_is_not_is_named(tmp_path):
         *(Trained("mnist", "unet"), Trained("mnist", "cunet"), Trained("mnist", "cunet", 1)),
         Trained("mnist", "cunet", 0, "walltime"),
     ]
+    assert [synthesis.name(one) for one in found] == ["unet", "cunet", "cunet", "cunet-walltime"]
+    assert [synthesis.standard(synthesis.name(one)) for one in found] == ["unet", "cunet", "cunet", "cunet"]
     assert "mnist-unet-laptop-s1" in missing and "avatars-unet-laptop-s0" in missing
     assert "avatars-cunet-laptop-s0" in missing, "there, but with nothing to be compared with"
     assert not {path.stem for path in found.values()} & set(missing)
@@ -169,6 +172,10 @@ def test_the_floor_is_of_as_many_real_images_as_there_are_samples_or_there_is_no
         wanted = float(frechet.frechet_distance(stick.features, some))
         assert stick.floor(count) == pytest.approx(wanted, rel=1e-4)
     assert stick.floor(200) < 0.9 * stick.floor(100), "the distance of fewer images is another"
+    draw = torch.Generator().manual_seed(1)
+    of_some = [stick.distance(real[torch.randperm(100, generator=draw)[:20]]) for _ in range(50)]
+    error = np.std(of_some) * (1 / len(of_some) + 1 / synthesis.FLOORS) ** 0.5
+    assert abs(stick.mean_floor(20) - np.mean(of_some)) < 5 * error
     for more in (stick.floor, lambda n: stick.measure(torch.rand(n, 256), resamples=2)):
         with pytest.raises(
             InputError, match="201 samples .* there are 200 of these.* lower reference_images"

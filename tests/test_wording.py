@@ -18,6 +18,10 @@ def test_an_interval_has_one_form_and_its_place_says_how_exact(given, text):
     assert wording.interval(*given) == text
 
 
+def test_ends_of_one_number_are_that_number():
+    assert wording.ends(["1"]) == "1" and wording.ends(["1", "2", "4"]) == "1 to 4"
+
+
 def test_a_cell_breaks_no_table_whatever_is_in_it():
     assert wording.cell("x to |x|,\nfast") == "x to \\|x\\|, fast"
     assert wording.cell(3) == "3"
