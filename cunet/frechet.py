@@ -46,10 +46,15 @@ def dataset_statistics(
 ) -> Statistics:
     """Statistics of the first `limit` images of a data set, kept beside their `dataset_features`."""
     file, count = kept_for(dataset, limit, cache, f"statistics-{code(('frechet',))[:8]}")
+    return _kept(file, count, lambda: FrechetAlexNet(dataset_features(dataset, limit, cache)).statistics())
+
+
+def _kept(file: Path, count: int, make: Callable[[], Statistics]) -> Statistics:
+    """The statistics of so many images in a file, made and put there if need be."""
     found = storage.kept(file)
     if found is None:
-        known = FrechetAlexNet(dataset_features(dataset, limit, cache)).statistics()
-        found = torch.cat([known.total[None], known.outer])
+        made = make()
+        found = torch.cat([made.total[None], made.outer])
         storage.keep(file, found)
     return Statistics(found[0], found[1:], count)
 
@@ -125,9 +130,7 @@ class FrechetAlexNet:
         """Add images to the real or the generated set, and return this object."""
         if isinstance(images, Statistics):
             self._metric.update(images.total.new_empty(0, self.dimension), real=real)
-            more = {name: torch.zeros_like(state) for name, state in self._metric.metric_state.items()}
-            more |= zip(_names(real), map(torch.as_tensor, images), strict=True)
-            self._metric.merge_state(more)
+            _merge(self._metric, images, real)
         else:
             self._metric.update(_as_features(images, self.dimension).double(), real=real)
         return self
@@ -155,6 +158,12 @@ def _statistics(metric: FrechetInceptionDistance, real: bool) -> Statistics:
     """The sums that a torchmetrics metric has over one of the sets."""
     total, outer, count = (getattr(metric, name).clone() for name in _names(real))
     return Statistics(total, outer, int(count))
+
+
+def _merge(metric: FrechetInceptionDistance, more: Statistics, real: bool) -> None:
+    """Add sums over further images of one of the sets to a torchmetrics metric."""
+    state = {name: torch.zeros_like(found) for name, found in metric.metric_state.items()}
+    metric.merge_state(state | dict(zip(_names(real), map(torch.as_tensor, more), strict=True)))
 
 
 def frechet_distance(real: ImageSet, generated: ImageSet) -> Frechet:
@@ -245,14 +254,17 @@ def fid(
     weights: str | Path | None = None,
     sha256: str = INCEPTION_SHA256,
     batch_size: int = 64,
+    cache: Path | None = None,
 ) -> Frechet:
     """FID with Inception v3 (2048 features), through torchmetrics; skipped when no weights are given.
 
     Args:
-        real, generated: images in [-1, 1] (N, C, H, W), or data sets; a batch of them is held at a time.
+        real, generated: images in [-1, 1] (N, C, H, W), or data sets; a batch of them is held at a time. Of a
+            real data set the sums are kept in a file, and are not computed again with the same weights.
         weights: torch-fidelity's file weights-inception-2015-12-05-6726825d.pth, or None or "" to skip.
         sha256: the file's SHA-256, or its first digits.
         batch_size: images that pass through the network at once.
+        cache: the folder for those sums; `features` under the data root by default.
 
     Raises:
         InputError: no such file, another hash (compared before the file is opened), unusable images, or a set
@@ -261,17 +273,33 @@ def fid(
     if not weights:
         note = "skipped: no Inception weights were given; FD-AlexNet stands in for it"
         return Frechet(None, len(real), len(generated), 2048, "FID", note)
-    metric = _inception(Path(weights), sha256)
-    for images, is_real in ((real, True), (generated, False)):
+    metric, digest = _inception(Path(weights), sha256)
+
+    def update(images: Tensor | Slices | ImageDataset, is_real: bool) -> None:
         for start in range(0, max(len(images), 1), batch_size):
             chosen = slice(start, start + batch_size)
             batch = images.batch(chosen) if isinstance(images, ImageDataset) else images[chosen]
             metric.update(colour(to_uint8(checked(batch))), real=is_real)
+
+    def made() -> Statistics:
+        update(real, True)
+        sums = _statistics(metric, True)
+        metric.reset()
+        return sums
+
+    if isinstance(real, ImageDataset):
+        name = f"inception-{digest[:16]}-{code(('frechet',))[:8]}"
+        sums = _kept(*kept_for(real, None, cache, name), made)
+        update(generated, False)
+        _merge(metric, sums, True)
+    else:
+        update(real, True)
+        update(generated, False)
     return _frechet(metric, 2048, "FID")
 
 
-def _inception(weights: Path, sha256: str) -> FrechetInceptionDistance:
-    """The metric with the user's weights.
+def _inception(weights: Path, sha256: str) -> tuple[FrechetInceptionDistance, str]:
+    """The metric with the user's weights, and their SHA-256.
 
     torch-fidelity unpickles whatever the file holds, so the file is opened here first, in torch's mode that
     accepts tensors only, and torch-fidelity is given a copy of those tensors.
@@ -293,7 +321,8 @@ def _inception(weights: Path, sha256: str) -> FrechetInceptionDistance:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "inception.pth"
             torch.save(tensors, copy)
-            return FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(copy))
+            metric = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(copy))
+            return metric, digest
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise InputError(f"{weights} is not a file of tensors for Inception v3; {advice}") from error
 

@@ -20,14 +20,15 @@ from .errors import InputError
 from .frechet import Given, two_sets
 
 THOUSAND = 1000  # distances are given in thousandths
+SUBSETS, SUBSET = 50, 1000  # of `kid`, unless it is told others: how many, and images of each
 CHUNK = 2000  # rows of a kernel matrix that are held at once
 
 
 def kid(
     real: Tensor | ImageDataset,
     generated: Tensor | ImageDataset,
-    subsets: int = 50,
-    size: int = 1000,
+    subsets: int = SUBSETS,
+    size: int = SUBSET,
     seed: int = 0,
 ) -> tuple[float, float]:
     """Kernel distance over AlexNet features: mean and standard deviation over random subsets; unbiased in n.

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cunet import checkpoints, models, synthesis
+from cunet import checkpoints, kernel_distance, models, synthesis
 from cunet.checkpoint_names import Trained
 from cunet.samplers import SAMPLERS
 from cunet.shards import BLOCK
@@ -19,7 +19,7 @@ from cunet.synthesis import Draw
 from cunet.synthesis_tables import MOST
 from cunet.work import BACKWARD, FEATURES, Item, Work, distances, images
 
-KID_SUBSET, KID_MATRICES = 1000, 3 * 50  # of `cunet.kernel_distance.kid`: images a subset, kernels in all
+KERNELS = 3 * kernel_distance.SUBSETS  # of a KID: within each set, and between them
 
 
 def _sets(of: dict[str, Any]) -> tuple[list[Draw], list[tuple[Draw, Draw]]]:
@@ -95,7 +95,7 @@ def count(of: dict[str, Any]) -> Work:
         work += _made(of, one, one.samples.count - _there(one, before))
     for one in [*draws, *(one for one, _ in best)]:
         work[Item("distance")] += distances(of["resamples"] + 1, one.samples.count)
-        work[Item("kernel")] += KID_MATRICES * min(KID_SUBSET, one.samples.count) ** 2
+        work[Item("kernel")] += KERNELS * min(kernel_distance.SUBSET, one.samples.count) ** 2
     for dataset in dict.fromkeys(draw.trained.dataset for draw in draws):
         counts = set_sizes(of, dataset)
         work[Item("feature")] += sum(counts)  # of pure noise

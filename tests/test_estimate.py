@@ -1,7 +1,6 @@
 """Estimates: work counted as by hand, costs scaled and fitted, jobs laid out in time."""
 
 import ast
-import inspect
 import math
 import re
 from dataclasses import replace
@@ -17,7 +16,6 @@ from cunet import (
     cost,
     denoisers,
     estimate,
-    kernel_distance,
     parameters,
     profiles,
     reproduce,
@@ -79,9 +77,6 @@ def test_synthesis_is_counted_over_networks_samplers_and_steps():
 
 
 def test_kid_is_counted_as_it_is_computed():
-    kid = inspect.signature(kernel_distance.kid).parameters
-    assert synthesis_work.KID_SUBSET == kid["size"].default
-    assert synthesis_work.KID_MATRICES == 3 * kid["subsets"].default, "within each set, and between them"
     of = given("07_synthesis", size="smoke", checkpoints="train", datasets=["mnist"], seeds=[0], draws=1)
     of |= dict(samples=3000, best_samples=3000, step_counts=[10], samplers=["ddim"])
     assert work.count("07_synthesis", of)[Item("kernel")] == 2 * 2 * 3 * 50 * 1000**2

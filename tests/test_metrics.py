@@ -355,6 +355,14 @@ def test_fid_runs_inception_from_a_file_and_never_unpickles_objects(tmp_path, mo
             metrics.fid(*pair, weights=file, sha256=digest[:8])
     assert result.value > 100 and "2048" in result.note and result.dimension == 2048
 
+    dataset = datasets.ImageDataset("dark", "train", datasets.to_uint8(dark))
+    again = metrics.fid(dataset, bright, weights=file, sha256=digest, cache=tmp_path / "kept")
+    assert len(list((tmp_path / "kept").glob("inception-*"))) == 1
+    with monkeypatch.context() as patch:  # the real set's images are not looked at a second time
+        patch.setattr(datasets.ImageDataset, "batch", lambda *_: pytest.fail("computed again"))
+        kept = metrics.fid(dataset, bright, weights=file, sha256=digest, cache=tmp_path / "kept")
+    assert kept == again == dataclasses.replace(result, value=pytest.approx(result.value, rel=1e-3))
+
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
