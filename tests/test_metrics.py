@@ -1,5 +1,6 @@
 """Metrics: equal to what others use, right where the answer is known, and bad input is refused."""
 
+import dataclasses
 import hashlib
 import os
 import pickle
