@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from cunet import cli_measure, folders
 from cunet.cli_options import Dataset, Model, Profile, Seed, Settings, Size, example
-from cunet.errors import InputError, explain, whole_numbers
+from cunet.errors import InputError, explain, interruptible, whole_numbers
 
 
 class Commands(TyperGroup):
@@ -332,10 +332,11 @@ def _show(facts: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Run the command line; turn what a user can mend into a paragraph and an exit status."""
+    """Run the command line; turn what a user can mend, SIGINT and SIGTERM into a paragraph and a status."""
     folders.fix_roots()
     try:
-        status = app(standalone_mode=False) or 0
+        with interruptible():
+            status = app(standalone_mode=False) or 0
     except BaseException as error:
         status = explain(error)
     sys.exit(status)

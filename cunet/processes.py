@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from cunet.errors import InputError, Interrupted
+from cunet.errors import InputError
 
 SETTLE = 5.0  # seconds in which a process that is being started or is ending shows which of the two it is
 GUARD = "CUNET_GUARD"  # set by the chain for its jobs: the `identity` of its process
@@ -236,26 +235,3 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` in the main thread at the first SIGINT or SIGTERM; ignore later ones."""
-
-    def handler(signum, frame):
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        raise Interrupted(signum)
-
-    try:
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, handler)
-    except ValueError:  # not in the main thread: whoever owns it handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)

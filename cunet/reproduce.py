@@ -28,7 +28,7 @@ from rich.progress import (
 )
 
 from cunet import chain, dependencies, engines, folders, processes, profiles
-from cunet.errors import ChainError, InputError, said
+from cunet.errors import ChainError, InputError, interruptible, said
 from cunet.parameters import parameters_file
 
 RUN = "CUNET_RUN"  # marks every process of a run
@@ -138,7 +138,7 @@ def _snakemake(
     log = plan.run_dir / "logs" / "snakemake.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
-        processes.interruptible(),
+        interruptible(),
         open(log, "a", encoding="utf-8") as stream,
         _Board(plan, changed, dry_run) as board,
     ):

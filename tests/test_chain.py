@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import PARTS, ROOT, call, copied, hit, parts, start, wait_for
+from conftest import PARTS, ROOT, STOPS, call, copied, hit, parts, start, stopped, wait_for
 
 from cunet import chain, dependencies, processes, profiles, reproduce, runs
 from cunet.checkpoint_names import besides
@@ -384,6 +384,17 @@ def test_a_second_command_is_refused_and_sigterm_stops_the_first_with_all_it_sta
 def train_first(repository) -> Path:
     """Have the first notebook train a network before all else; returns the file of the training's state."""
     notebook = repository / "notebooks" / "01_first.py"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_stops_a_chain_within_5_s_and_says_how_to_go_on(repository, faults, measured, number):
+    faults.hit()
+    status, said, seconds = stopped(lambda: sleeping(repository)[0], number)
+    assert not own(repository)
+    assert status == 128 + number and "The same command resumes" in said
+    measured(f"a chain of small notebooks stopped {seconds:.1f} s after {number.name}")
+    assert seconds <= STOPS
+    faults.survived()
+
+
     before, run, after = notebook.read_text().partition("run = runs.Run.open(globals())\n")
     recipe = dict(model="cunet", size="smoke", images=128, batch_size=4, validate_every=0, checkpoint_every=1)
     train = f"from cunet import devices, recipe\n\ndevices.run(recipe.configure({recipe}), run.checkpoints)\n"

@@ -12,7 +12,7 @@ import pytest
 from conftest import wait_for
 
 from cunet import processes
-from cunet.errors import InputError, Interrupted
+from cunet.errors import InputError
 
 HOLDER = """
 import sys, time
@@ -150,17 +150,3 @@ def test_environment_is_put_back(monkeypatch):
             assert os.environ["CUNET_A"] == os.environ["CUNET_B"] == "new"
             1 / 0  # noqa: B018
     assert os.environ["CUNET_A"] == "old" and "CUNET_B" not in os.environ
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_becomes_one_exception_and_the_handlers_come_back(number):
-    before = signal.getsignal(number)
-    with pytest.raises(Interrupted) as caught:
-        with processes.interruptible():
-            try:
-                os.kill(os.getpid(), number)
-                time.sleep(10)
-            finally:
-                os.kill(os.getpid(), number)  # an impatient second Ctrl-C must not cut the cleaning short
-                time.sleep(0.01)
-    assert caught.value.signum == number and signal.getsignal(number) is before
