@@ -20,6 +20,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, call, copied, hit, mutate, parts, start, wait_for, words
 from dangers import dangers
+from matplotlib.figure import Figure
 
 from cunet import (
     checkpoints,
@@ -33,8 +34,11 @@ from cunet import (
     resume,
     runs,
     sampling,
+    run_outputs,
     storage,
     training,
+    scorecard,
+    shards,
 )
 from cunet.denoising import denoise
 from cunet.diffusion import Diffusion
@@ -117,6 +121,25 @@ def result(folder: Path, number: int) -> Stored:
 
 def features(folder: Path, number: int) -> Stored:
     images = torch.randint(0, 256, (3, 1, 16, 16)).to(torch.uint8)
+def outputs(folder: Path, number: int) -> Stored:
+    run = runs.Run(folder, "04_networks")
+    figure = Figure(figsize=(1, 1))
+    figure.subplots().plot([number, 1])
+    run.save_figure(figure, "fig04_line")
+    run.save_table(pd.DataFrame({"fd": [12.5 + number]}), "tab01_fd")
+    run.save_table(scorecard.scorecard([]).assign(id=str(number)), runs.SCORECARD)
+    run.save_result({})
+    files = [run.run_dir / name for name in runs.results(folder)["04_networks"]["outputs"]["sha256"]]
+
+    def load():
+        run_outputs.results(folder)
+        table = run_outputs.table(folder, "tab01_fd"), run_outputs.markdown_table(folder, "tab01_fd")
+        figure = run_outputs.picture(folder, "fig04_line").read_bytes()
+        return {"table": table, "figure": figure, "card": run_outputs.card(folder).to_csv()}
+
+    return Stored(files, load)
+
+
     dataset = datasets.ImageDataset("x", "train", images)
     metrics.dataset_features(dataset, cache=folder)
     return Stored([*folder.iterdir()], lambda: {"f": metrics.dataset_features(dataset, cache=folder)}, True)
@@ -372,7 +395,7 @@ def test_a_notebook_and_a_training_give_the_same_bytes_in_poor_surroundings(tmp_
 
 def comparable(content: dict) -> dict:
     """A result without its times, and without the versions that a commit made meanwhile would change."""
-    return {key: content[key] for key in content.keys() - {"timings", "sha256", "inputs", "environment"}}
+    return {key: value for key, value in runs.untimed(content).items() if key not in VERSIONS}
 
 
 # ------------------------------------------------------------------------------------------ killed anywhere
@@ -435,13 +458,16 @@ def test_a_chain_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_
 
 def untimed(run_dir: Path) -> dict:
     """All results of a run without their times, and the content of its trained networks and tables."""
-    found = {job: {**content, "timings": 0, "sha256": 0} for job, content in runs.results(run_dir).items()}
+    found = {job: {**runs.untimed(content), "sha256": 0} for job, content in runs.results(run_dir).items()}
     found |= {path.name: path.read_bytes() for path in run_dir.glob("checkpoints/*.safetensors")}
     return found | {path.name: untimed_table(path) for path in run_dir.glob("tables/*.csv")}
 
 
 def untimed_table(path: Path) -> str:
     """A table without its measured times: columns of seconds or milliseconds, rows about seconds, and in the
+VERSIONS = ("sha256", "inputs", "environment")
+
+
     table of times all but what was timed."""
     frame = pd.read_csv(path, dtype=str)
     if path.stem == "ext_time_a_call":
