@@ -64,6 +64,9 @@ def reproduce(
     on: Annotated[
         str | None, typer.Option(help="slurm, or another folder of papermill_runs/executors.")
     ] = None,
+    ignore_memory: Annotated[
+        bool, typer.Option("--ignore-memory", help="Start though a job may need more than there is.")
+    ] = False,
     extra: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARGUMENTS]", help="For Snakemake.")
     ] = None,
@@ -72,7 +75,7 @@ def reproduce(
     from cunet import folders
     from cunet import reproduce as reproduction
 
-    report = reproduction.reproduce(profile, run, jobs, settings, dry_run, on, extra)
+    report = reproduction.reproduce(profile, run, jobs, settings, dry_run, on, extra, ignore_memory)
     if dry_run:
         print(f"Nothing was run. The results of this run are in {folders.shown(report.parent.parent)}")
     else:

@@ -32,6 +32,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process and those it starts may use: the machine's, or less where a control
+    group of Linux says so (a container's, a job's of a queue).
+
+    root: where /proc and /sys are.
+    """
+    limits = [psutil.virtual_memory().total]
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers == "":  # version 2, one tree; in version 1 each controller has its own
+                tree, file = root / "sys/fs/cgroup", "memory.max"
+            elif "memory" in controllers.split(","):
+                tree, file = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            else:
+                continue
+            inner = Path(group.lstrip("/"))
+            for folder in (inner, *inner.parents):  # a limit holds for all groups within
+                with contextlib.suppress(OSError, ValueError):  # no such file; "max", no limit
+                    limits.append(int((tree / folder / file).read_text()))
+    return min(limits)
+
+
 def identity(pid: int | None = None) -> dict:
     """What tells a process from a later one of the same number: host, pid and when it started.
 

@@ -42,6 +42,7 @@ def reproduce(
     dry_run: bool = False,
     on: str | None = None,
     extra: list[str] | None = None,
+    ignore_memory: bool = False,
 ) -> Path:
     """Make a run, or what is missing or out of date in it.
 
@@ -55,12 +56,14 @@ def reproduce(
         on: another machine's engine, a folder of papermill_runs/executors/ or the path of one; this machine
             if None.
         extra: further arguments for Snakemake, for example `["--forcerun", "notebook_07_synthesis"]`.
+        ignore_memory: start a job though it is estimated to hold more memory than this machine has.
 
     Returns:
         Path of the report.
 
     Raises:
-        InputError: bad input, another process is making the same run, or its folder is another profile's.
+        InputError: bad input, another process is making the same run, its folder is another profile's, or
+            this machine has too little memory for a job.
         ChainError: a job failed; the message says which, why, and where its notebook is.
     """
     chosen = profiles.load(profile, settings)
@@ -74,6 +77,8 @@ def reproduce(
     shared = engines.shared_gpus(plan) if executor is None else None  # on a cluster, the queue hands them out
     for text in absent:
         print(f"Not there yet: {text}", file=sys.stderr)
+    if executor is None:
+        _check_memory(plan, jobs or chosen.jobs, refuse=not (dry_run or ignore_memory))
     if missing := chain.left_out(chosen):
         print(f"Not released, so left out: {', '.join(missing)}", file=sys.stderr)
     with contextlib.ExitStack() as stack:
@@ -109,6 +114,24 @@ def _refuse_other(plan: chain.Plan) -> None:
                 f"{folders.shown(plan.run_dir)} is a run of a profile with {key} {old!r}, not {new!r}. Make "
                 "this one in another folder (--run NAME, or RUN=NAME of make), or remove that one first."
             )
+
+
+def _check_memory(plan: chain.Plan, jobs: int, refuse: bool) -> None:
+    """Say if this machine has too little memory for the jobs that a run lacks, `jobs` at once; with `refuse`,
+    InputError if one of them alone is too large. Nothing is said where no costs were measured."""
+    lacking = [job for job in plan.jobs if not (plan.run_dir / "results" / f"{job.name}.json").is_file()]
+    if not lacking or not (folders.root() / "papermill_runs" / "calibration.yaml").is_file():
+        return
+    from cunet import estimate  # it imports torch
+
+    try:
+        found = estimate.memory(plan, jobs, processes.memory() / 2**20)
+    except InputError as error:  # no reason not to run
+        found = estimate.Memory(f"it could not be estimated: {error}", False)
+    if found.refused and refuse:
+        raise InputError(found.said)
+    if found.said:
+        print(f"Memory: {found.said}", file=sys.stderr)
 
 
 def folder(name: str) -> Path:
@@ -179,8 +202,9 @@ def import_path() -> str:
 def _follow(output: IO[str], log: IO[str], board: "_Board") -> None:
     """Write Snakemake's output to the log, and show what it says about jobs."""
     for line in output:
-        log.write(line)
-        log.flush()
+        with contextlib.suppress(OSError):  # a full disk: whoever closes the log says so
+            log.write(line)
+            log.flush()
         board.line(line)
 
 
