@@ -210,9 +210,12 @@ def test_a_wrong_parameter_is_refused_before_anything_is_written(repository):
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "a/b", "-x", "profiles", "reference", "reference_bench", ".git", ""]
+    "name",
+    ["../x", "a/b", "/x", "..", "-x", "profiles", "reference", "reference_bench", ".git", ""]
+    + ["my run", " x", "it's", 'a"b', "é", "名", "a;b", "$HOME", "a\nb", "x\n", "x\0", "x" * 122],
 )
 def test_names_of_runs_stay_in_their_folder(repository, name):
+    """Spaces, quotes and letters beyond ASCII are refused, too: a name is part of paths and marks."""
     with pytest.raises(InputError, match="run"):
         reproduce.folder(name)
 
@@ -381,9 +384,6 @@ def test_a_second_command_is_refused_and_sigterm_stops_the_first_with_all_it_sta
     assert process.returncode == 128 + signal.SIGTERM and "The same command resumes" in said
 
 
-def train_first(repository) -> Path:
-    """Have the first notebook train a network before all else; returns the file of the training's state."""
-    notebook = repository / "notebooks" / "01_first.py"
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_a_signal_stops_a_chain_within_5_s_and_says_how_to_go_on(repository, faults, measured, number):
     faults.hit()
@@ -395,6 +395,9 @@ def test_a_signal_stops_a_chain_within_5_s_and_says_how_to_go_on(repository, fau
     faults.survived()
 
 
+def train_first(repository) -> Path:
+    """Have the first notebook train a network before all else; returns the file of the training's state."""
+    notebook = repository / "notebooks" / "01_first.py"
     before, run, after = notebook.read_text().partition("run = runs.Run.open(globals())\n")
     recipe = dict(model="cunet", size="smoke", images=128, batch_size=4, validate_every=0, checkpoint_every=1)
     train = f"from cunet import devices, recipe\n\ndevices.run(recipe.configure({recipe}), run.checkpoints)\n"
