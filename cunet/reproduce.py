@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from cunet.errors import ChainError, InputError, interruptible, said
 from cunet.parameters import parameters_file
 
 RUN = "CUNET_RUN"  # marks every process of a run
+NO_SPACE = 2**20  # bytes that are free: with fewer than these a disk counts as full
 
 
 def reproduce(
@@ -210,6 +212,10 @@ def _follow(output: IO[str], log: IO[str], board: "_Board") -> None:
 
 def _why(plan: chain.Plan, board: "_Board", log: Path) -> str:
     """Why a chain failed, as one paragraph."""
+    if shutil.disk_usage(plan.run_dir).free < NO_SPACE:  # then the logs may be without what happened
+        there = f"No space left on the disk of {folders.shown(plan.run_dir)}"
+        failed = f": {', '.join(board.failed)} failed" if board.failed else ""
+        return f"{there}{failed}. Make room, and give the same command again: what succeeded is kept."
     if not board.failed:
         tail = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-12:]
         return f"Snakemake failed before a job did; {folders.shown(log)} ends with:\n" + "\n".join(tail)

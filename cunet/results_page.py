@@ -120,7 +120,8 @@ def verdicts(card: pd.DataFrame) -> str:
     return (
         f"**The paper's {len(CLAIMS)} claims**: {tally}. A claim may have several rows, and is "
         f"*partly* reproduced where they differ, too. Of the {len(rows)} rows: {of_rows}. All are in [the "
-        f"scorecard]({FOLDER / runs.SCORECARD}.md). Some of them, chosen by a rule, those of the abstract first:"
+        f"scorecard]({FOLDER / runs.SCORECARD}.md). Some of them, chosen by a rule, those of the abstract "
+        "first:"
     )
 
 

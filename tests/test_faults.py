@@ -572,9 +572,9 @@ def moment(process: subprocess.Popen, run_dir: Path, usual: dict[str, float], dr
 def kill(run_dir: Path, usual: dict[str, float], times: int, faults) -> set[str]:
     """Begin a run, again and again, until `times` of its processes were killed; returns of which kinds they
     were. So that this happens all over the chain, each life first gets its share of the jobs done. Then up to
-    three processes are killed, a random moment apart: two parts, beside which another job goes on to its end,
-    and the command. So that no kind is missed, the first part is one of each kind in turn, trainings first,
-    as long as there are any."""
+    four processes are killed, a random moment apart: three parts, beside which another job goes on to its
+    end, and the command. So that no kind is missed, the first part is one of each kind in turn, trainings
+    first, as long as there are any."""
     draw, done = random.Random(times), run_dir / "results"
     missed, kinds = [*PARTS], set()
     while (before := faults.counts[0]) < times:
