@@ -45,7 +45,7 @@ reference: setup ## the run that is committed: make it, publish it, write the RE
 test: setup lint ## ruff, then all tests but the long ones, the smoke chain included; at most 10 minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not long'
 
-test-long: setup ## the long forms of the tests; at most 40 minutes on two cores
+test-long: setup ## the long forms of the tests; at most 30 minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long
 
 test-browser: setup ## JupyterLab and the site in a real Chromium; on Debian, root installs Chromium

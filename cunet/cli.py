@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from cunet import cli_measure, folders
 from cunet.cli_options import Dataset, Model, Profile, Seed, Settings, Size, example
-from cunet.errors import InputError, explain, whole_numbers
+from cunet.errors import InputError, explain, interruptible, whole_numbers
 
 
 class Commands(TyperGroup):
@@ -64,6 +64,9 @@ def reproduce(
     on: Annotated[
         str | None, typer.Option(help="slurm, or another folder of papermill_runs/executors.")
     ] = None,
+    ignore_memory: Annotated[
+        bool, typer.Option("--ignore-memory", help="Start though a job may need more than there is.")
+    ] = False,
     extra: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARGUMENTS]", help="For Snakemake.")
     ] = None,
@@ -72,7 +75,7 @@ def reproduce(
     from cunet import folders
     from cunet import reproduce as reproduction
 
-    report = reproduction.reproduce(profile, run, jobs, settings, dry_run, on, extra)
+    report = reproduction.reproduce(profile, run, jobs, settings, dry_run, on, extra, ignore_memory)
     if dry_run:
         print(f"Nothing was run. The results of this run are in {folders.shown(report.parent.parent)}")
     else:
@@ -332,10 +335,11 @@ def _show(facts: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Run the command line; turn what a user can mend into a paragraph and an exit status."""
+    """Run the command line; turn what a user can mend, SIGINT and SIGTERM into a paragraph and a status."""
     folders.fix_roots()
     try:
-        status = app(standalone_mode=False) or 0
+        with interruptible():
+            status = app(standalone_mode=False) or 0
     except BaseException as error:
         status = explain(error)
     sys.exit(status)

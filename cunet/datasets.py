@@ -106,6 +106,8 @@ def to_uint8(images: Tensor) -> Tensor:
 def checked(images: Tensor) -> Tensor:
     """The images as they are, when they are float (B, 1 or 3, H, W), finite and in [-1, 1] up to rounding.
 
+    Images in [0, 1] cannot be told from bright ones, so they pass: map them first, by 2 x - 1.
+
     Raises:
         InputError: when they are not, or when there are none.
     """

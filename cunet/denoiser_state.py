@@ -26,12 +26,13 @@ class State:
 
     Attributes:
         step: steps done.    curve, window: of the losses.    seconds: spent in the steps.
+        good: steps done in the state on disk; None if there is none.
     """
 
     def __init__(self, path: Path, network: nn.Module, adam: torch.optim.Adam, about: dict[str, Any]):
         self.path, self.network, self.adam, self.about = resume.state_path(path), network, adam, about
         self.names = [name for name, _ in network.named_parameters()]
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.good = 0, 0.0, None
         self.curve: list[list[float]] = []
         self.window: list[float] = []
         if storage.exists(self.path):
@@ -44,15 +45,18 @@ class State:
 
     def save_if_due(self) -> None:
         """Write the state, atomically, `SECONDS` after the last time."""
-        if time.monotonic() - self.saved < SECONDS:
-            return
+        if time.monotonic() - self.saved >= SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write the state, atomically."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         for index, moments in self.adam.state_dict()["state"].items():
             tensors |= {f"adam.{self.names[index]}.{key}": value for key, value in moments.items()}
         card = dict(step=self.step, curve=self.curve, window=self.window, seconds=self.elapsed())
         whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         storage.write(self.path, whole, card | self.about)
-        self.saved = time.monotonic()
+        self.saved, self.good = time.monotonic(), self.step
 
     def _restore(self) -> None:
         """Go on from what was saved.
@@ -73,5 +77,6 @@ class State:
             parts[part][rest] = value
         checkpoints.fill(self.network, parts["network"], self.path)
         resume.fill_adam(self.network, self.adam, self.names, parts["adam"])
-        self.step, self.seconds = card["step"], card["seconds"]
+        self.step = self.good = card["step"]
+        self.seconds = card["seconds"]
         self.curve, self.window = card["curve"], card["window"]

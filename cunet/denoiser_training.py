@@ -10,9 +10,10 @@ training" reads as if its rivals had this, but it does not say. The weight keeps
 are small, from being drowned by strong noise.
 
 Everything random about step k is a function of (seed, k) as in `cunet.batches`. Each minute the state is
-saved: the same command goes on from there, to the same bits (`cunet.denoiser_state`). What other code has
-trained is moved to aside/ and trained again. The card has the errors with the weights as trained and rounded
-to 16 bits, and they are stored in 16 where that costs less than a hundredth.
+saved, and at SIGINT or SIGTERM, once the step is done: the same command goes on from there, to the same bits
+(`cunet.denoiser_state`). What other code has trained is moved to aside/ and trained again. The card has the
+errors with the weights as trained and rounded to 16 bits, and they are stored in 16 where that costs less
+than a hundredth.
 
     python -m cunet.denoiser_training --method dncnn --out folder
     python -m cunet.denoiser_training --method dncnn --lowest 50 --highest 50 --variant l50 --out folder
@@ -35,7 +36,8 @@ from .batches import BatchOrder
 from .denoiser_state import State
 from .denoising import noise_std, noise_stds
 from .diffusion import Diffusion
-from .errors import InputError, command, one_of
+from .errors import InputError, TrainingDiverged, TrainingInterrupted, command, one_of
+from .launch import Signals
 from .models import image_size
 from .provenance import denoiser_code
 from .recipe import TrainConfig, generator
@@ -88,11 +90,17 @@ def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
     out: folder of the checkpoint, made if needed.    progress: show a bar.
 
     Returns the path of the checkpoint, its card beside it. Raises InputError for settings out of range, a
-    checkpoint of other settings in its place, another process at work on it, or a loss that is not finite.
+    checkpoint of other settings in its place, or another process at work on it; TrainingDiverged for a loss
+    or gradient that is not finite; TrainingInterrupted at SIGINT or SIGTERM, what is saved stays.
     """
     diffusion, side = _checked(recipe)
     path = Path(out) / f"{recipe.name}.safetensors"
-    with resume.lock(path), torch.random.fork_rng(devices=[]):
+    with Signals() as stop, resume.lock(path), torch.random.fork_rng(devices=[]):
+        stop.early = TrainingInterrupted(  # but in the steps, see `_fit`
+            recipe.name,
+            "before its first step or after its last. What was saved stays: start it again with the same "
+            "settings and folder.",
+        )
         state_path = resume.state_path(path)
         for old in (path, state_path):
             storage.clean(old)
@@ -107,7 +115,7 @@ def train(recipe: Recipe, out: str | Path, progress: bool = True) -> Path:
         data, test = (datasets.load(recipe.dataset, split, side) for split in ("train", "test"))
         torch.manual_seed(recipe.seed)
         network = denoisers.build(recipe.method, recipe.size, data.channels)
-        state = _fit(network, recipe, data, diffusion, path, progress)
+        state = _fit(network, recipe, data, diffusion, path, stop, progress)
         card = _card(recipe, data, diffusion, state.curve, state.elapsed())
         card["validation_mse"], card["validation_mse_float16"] = (
             validate(of.eval(), test, diffusion) for of in (network, precision.rounded(network, "float16"))
@@ -137,8 +145,11 @@ def _checked(recipe: Recipe) -> tuple[Diffusion, int]:
     return diffusion, image_size(recipe.size)
 
 
-def _fit(network: nn.Module, recipe: Recipe, data, diffusion: Diffusion, path: Path, progress: bool) -> State:
-    """All steps that are missing. The state's loss curve is [images, mean loss since the last point] ..."""
+def _fit(
+    network: nn.Module, recipe: Recipe, data, diffusion: Diffusion, path: Path, stop: Signals, progress: bool
+) -> State:
+    """All steps that are missing; at their end, and at a signal, the state is saved. The state's loss curve
+    is [images, mean loss since the last point] ..."""
     device = best_device()
     stds = noise_stds(diffusion).float()
     network.to(device, memory_format=torch.channels_last)  # a fifth faster on a CPU
@@ -146,7 +157,8 @@ def _fit(network: nn.Module, recipe: Recipe, data, diffusion: Diffusion, path: P
     adam = torch.optim.Adam(network.train().parameters(), fused=True)
     steps = -(-recipe.images // recipe.batch_size)
     about = {"recipe": asdict(recipe), "code": denoiser_code(), "dataset_sha256": data.sha256}
-    state = State(path, network, adam, about)
+    state, early = State(path, network, adam, about), stop.early
+    stop.early = None  # a step is finished, and the state saved
     with progress_bar(steps, recipe.name, progress) as bar:
         bar.update(state.step)
         for step in range(state.step, steps):
@@ -159,23 +171,42 @@ def _fit(network: nn.Module, recipe: Recipe, data, diffusion: Diffusion, path: P
             loss = ((out - x).square() / (std.square() + FLOOR)).mean()
             adam.param_groups[0]["lr"] = recipe.rate(step, step / steps)
             loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            norm = float(nn.utils.clip_grad_norm_(network.parameters(), 1.0))
+            state.window.append(float(loss.detach()))
+            if not math.isfinite(norm + state.window[-1]):  # before it reaches the weights
+                raise _diverged(recipe, state, norm)
             adam.step()
             adam.zero_grad(set_to_none=True)
-            state.window.append(float(loss.detach()))
-            if not math.isfinite(state.window[-1]):
-                raise InputError(
-                    f"Training {recipe.name} stopped at step {step}: the loss is {state.window[-1]}. Try a "
-                    f"learning rate below {recipe.learning_rate:g}."
-                )
             if len(state.window) == 50 or step == steps - 1:
                 mean = sum(state.window) / len(state.window)
                 state.curve.append([(step + 1) * recipe.batch_size, mean])
                 state.window = []
             state.step = step + 1
-            state.save_if_due()
             bar.update()
+            if stop.requested:
+                break
+            state.save_if_due()
+    state.save()
+    if stop.requested:
+        raise TrainingInterrupted(
+            recipe.name,
+            f"at step {state.step} of {steps}, and its state is saved in {state.path}. Start it again with "
+            "the same settings and folder: it goes on from there.",
+        )
+    stop.early = early
     return state
+
+
+def _diverged(recipe: Recipe, state: State, norm: float) -> TrainingDiverged:
+    """What to raise at a step whose loss, or gradient's norm, is not finite."""
+    kept = f"the last good state is {state.path} (step {state.good})"
+    return TrainingDiverged(
+        f"Training {recipe.name} stopped at step {state.step} ({state.step * recipe.batch_size} images): the "
+        f"loss is {state.window[-1]:.4g} and the gradient's norm {norm:.4g}; "
+        f"{'no state was saved yet' if state.good is None else kept}. Try a lower --learning-rate (now "
+        f"{recipe.learning_rate:g}) or a longer --warmup (now {recipe.warmup} steps), in another folder or "
+        "as another --variant."
+    )
 
 
 @torch.no_grad()

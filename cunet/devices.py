@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cunet import folders, processes, training_job
-from cunet.errors import InputError, Interrupted, TrainingInterrupted, said
+from cunet.errors import InputError, Interrupted, TrainingInterrupted, interruptible, said
 from cunet.recipe import TrainConfig
 
 SHUTDOWN = 20
@@ -58,7 +58,7 @@ def run(config: TrainConfig, out: Path, say: Callable[[str], object] = print) ->
     )
     lines = []
     try:
-        with processes.interruptible():
+        with interruptible():
             try:
                 for line in process.stdout:
                     lines.append(line.rstrip())

@@ -4,11 +4,12 @@ A process of the library that ends with one of them leaves one paragraph, which 
 exit status. Whoever started the process reads the paragraph back with `said`.
 """
 
+import contextlib
 import errno
 import functools
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from numbers import Integral
 
@@ -57,8 +58,8 @@ class ChainError(Explained, RuntimeError):
     """A job of the chain failed."""
 
 
-class Interrupted(Explained, Exception):
-    """SIGINT or SIGTERM came. `signum` is its number."""
+class Interrupted(Explained, KeyboardInterrupt):
+    """SIGINT or SIGTERM came. `signum` is its number. No `except Exception` takes it for a failure."""
 
     def __init__(self, signum: int):
         super().__init__(signum)
@@ -84,13 +85,38 @@ def whole_numbers(**named: tuple) -> None:
             raise InputError(f"{name}={value!r}: expected a whole number, {least} or more.")
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise `Interrupted` in the main thread at the first SIGINT or SIGTERM; ignore later ones."""
+
+    def handler(signum, frame):
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise Interrupted(signum)
+
+    try:
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, handler)
+    except ValueError:  # not in the main thread: whoever owns it handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
 def command(main: Callable[..., int]) -> Callable[..., int]:
-    """The `main` of a `python -m cunet.module`: what a user can mend becomes a paragraph, see `explain`."""
+    """The `main` of a `python -m cunet.module`: what a user can mend, and SIGINT and SIGTERM, become a
+    paragraph, see `explain`."""
 
     @functools.wraps(main)
     def wrapped(*arguments, **options) -> int:
         try:
-            return main(*arguments, **options)
+            with interruptible():
+                return main(*arguments, **options)
         except (Exception, KeyboardInterrupt) as error:
             return explain(error)
 

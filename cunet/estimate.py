@@ -323,6 +323,46 @@ def _threads(jobs: int, cores: int | None = None) -> int:
     return max(1, (cores or processes.cores()) // jobs)
 
 
+class Memory(NamedTuple):
+    """What a machine's memory means for a run: a paragraph if it is too small, and whether to refuse it."""
+
+    said: str
+    refused: bool
+
+
+def memory(plan: Plan, jobs: int, there: float) -> Memory:
+    """Whether the jobs that a run lacks find room in a machine's memory; `said` is empty if they do.
+
+    jobs: at once. there: MB that the machine has.
+
+    A job that is too large alone is refused, since it would be killed in its middle. At smoke size it is
+    only told: what notebooks hold besides was measured on larger networks. So is what fits with fewer jobs.
+    """
+    gpus = _gpus(plan, None)
+    found = [
+        need
+        for need in needs(plan, load(), gpus, _threads(jobs))
+        if need.rule == "samples" or not (plan.run_dir / "results" / f"{need.name}.json").is_file()
+    ]
+    largest = max(found, key=lambda need: need.memory, default=None)
+    if largest is None or laid_out(found, jobs, gpus).memory <= there:
+        return Memory("", False)
+    gb = f"this machine has {there / 1024:.1f} GB (a container or a queue may leave less than there is)"
+    if largest.memory > there:
+        return Memory(
+            f"{largest.name} is estimated to hold {largest.memory / 1024:.1f} GB at its peak, and {gb}: "
+            "it would be killed. Take a machine with more, or a smaller profile; `cunet estimate` says what "
+            "each job holds. If you know better, --ignore-memory starts the run all the same.",
+            plan.profile.size != runs.SMOKE,
+        )
+    fit = max((n for n in range(1, jobs) if laid_out(found, n, gpus).memory <= there), default=1)
+    return Memory(
+        f"{jobs} jobs at once are estimated to hold {laid_out(found, jobs, gpus).memory / 1024:.1f} GB at "
+        f"most, and {gb}. With --jobs {fit} they fit.",
+        False,
+    )
+
+
 def _gpus(plan: Plan, gpus: int | None) -> int:
     """GPUs of this machine: as said, or as the profile says, or one for networks of size paper."""
     if gpus is None:

@@ -4,7 +4,8 @@ Image by image: SSIM and PSNR measure distortion, LPIPS (Zhang et al., 2018) mea
 against set: FD-AlexNet, FID, precision and recall, which live in `cunet.frechet`, KID, in
 `cunet.kernel_distance`, and the features behind them, in `cunet.alexnet`; they are named here too. And what
 their readers ask next: how uncertain is the number, and has the training set been copied. Images are float in
-[-1, 1], (B, C, H, W), with 1 or 3 channels.
+[-1, 1], (B, C, H, W), with 1 or 3 channels. What is out of that range is refused. Images in [0, 1] are within
+it: no metric can tell them from bright ones, and their numbers would be wrong. Map them first, by 2 x - 1.
 """
 
 import math

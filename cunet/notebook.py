@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cunet import folders, gpus, processes, runs
-from cunet.errors import InputError, NotebookError
+from cunet.errors import InputError, NotebookError, interruptible
 from cunet.imports import IRI_GRAMMAR, hidden
 from cunet.parameters import declaration, nearest, validate
 
@@ -177,7 +177,7 @@ def _run(content, stage: Path, job: str, parameters: dict[str, Any], progress: b
     with (
         tempfile.TemporaryDirectory(prefix="cunet-") as sockets,  # a socket's path has 107 characters at most
         processes.environment(**variables, JUPYTER_RUNTIME_DIR=sockets),
-        processes.interruptible(),
+        interruptible(),
     ):
         thread = threading.Thread(
             target=_papermill, args=(content, stage, job, parameters, progress, failure), daemon=True
@@ -190,7 +190,7 @@ def _run(content, stage: Path, job: str, parameters: dict[str, Any], progress: b
                     raise NotebookError("The chain that started this job has been killed.")
         finally:
             if thread.is_alive():  # interrupted: papermill ends when its kernel does
-                processes.end_marked(runs.STAGING, str(stage))
+                processes.end_marked(runs.STAGING, str(stage), patience=2.0)  # with the join, within 5 s
                 thread.join(2.0)
     if failure:
         raise NotebookError(_explain(failure[0])) from failure[0]

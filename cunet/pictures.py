@@ -165,11 +165,13 @@ def write(path: str | Path, picture: Tensor) -> Path:
 
 
 def write_sheet(images: Tensor, out: Path, name: str) -> Path:
-    """A PNG sheet of the first 64 images, and all as a uint8 NumPy array (N, H, W, C)."""
+    """A PNG sheet of the first 64 images, and all as a uint8 NumPy array (N, H, W, C); each file all of it
+    or nothing. images: float (N, C, H, W) in [-1, 1]. Returns the path of the sheet."""
     from torchvision.utils import save_image
 
-    out.mkdir(parents=True, exist_ok=True)
-    sheet = out / f"{name}.png"
-    save_image(images[:64], sheet, nrow=8, normalize=True, value_range=(-1, 1), padding=1)
-    np.save(sheet.with_suffix(".npy"), to_uint8(images).permute(0, 2, 3, 1).numpy())
+    sheet, looks = out / f"{name}.png", {"nrow": 8, "normalize": True, "value_range": (-1, 1), "padding": 1}
+    with folders.replacing(sheet.with_suffix(".npy")) as draft, open(draft, "wb") as stream:
+        np.save(stream, to_uint8(images).permute(0, 2, 3, 1).numpy())
+    with folders.replacing(sheet) as draft:
+        save_image(images[:64], draft, format="PNG", **looks)
     return sheet

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from cunet.errors import InputError, Interrupted
+from cunet.errors import InputError
 
 SETTLE = 5.0  # seconds in which a process that is being started or is ending shows which of the two it is
 GUARD = "CUNET_GUARD"  # set by the chain for its jobs: the `identity` of its process
@@ -31,6 +30,29 @@ KERNEL_THREAD = 0x00200000  # PF_KTHREAD of Linux
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process and those it starts may use: the machine's, or less where a control
+    group of Linux says so (a container's, a job's of a queue).
+
+    root: where /proc and /sys are.
+    """
+    limits = [psutil.virtual_memory().total]
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers == "":  # version 2, one tree; in version 1 each controller has its own
+                tree, file = root / "sys/fs/cgroup", "memory.max"
+            elif "memory" in controllers.split(","):
+                tree, file = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            else:
+                continue
+            inner = Path(group.lstrip("/"))
+            for folder in (inner, *inner.parents):  # a limit holds for all groups within
+                with contextlib.suppress(OSError, ValueError):  # no such file; "max", no limit
+                    limits.append(int((tree / folder / file).read_text()))
+    return min(limits)
 
 
 def identity(pid: int | None = None) -> dict:
@@ -236,26 +258,3 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` in the main thread at the first SIGINT or SIGTERM; ignore later ones."""
-
-    def handler(signum, frame):
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        raise Interrupted(signum)
-
-    try:
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, handler)
-    except ValueError:  # not in the main thread: whoever owns it handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)

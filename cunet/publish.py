@@ -20,7 +20,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cunet import chain, folders, notebook, pages, processes, profiles, results_page, runs, slim
+from cunet import (
+    chain,
+    folders,
+    notebook,
+    pages,
+    processes,
+    profiles,
+    results_page,
+    run_outputs,
+    runs,
+    slim,
+)
 from cunet.errors import InputError, command
 from cunet.parameters import declaration
 from cunet.results_page import FOLDER
@@ -67,13 +78,13 @@ def _replace(target: Path, run_dir: Path, results: dict[str, dict]) -> Path:
         new, old = Path(folder) / "new", Path(folder) / "old"
         for name in ("executed", "figures", "tables", "results"):
             (new / name).mkdir(parents=True)
-        for job, result in results.items():
-            _copy(run_dir, new, job, result)
         for path in (
             run_dir / name for name in ("profile.yaml", "sweep.csv", "scorecard.csv", "scorecard.md")
         ):
             if path.is_file():
                 shutil.copy(path, new / path.name)
+        for job, result in results.items():
+            _copy(run_dir, new, job, result)
         results_page.block(new)
         try:
             if target.exists():
@@ -91,7 +102,7 @@ def _finished(run_dir: Path, target: Path) -> dict[str, dict]:
     name = folders.shown(run_dir)
     if run_dir == target:
         raise InputError(f"{name} is the committed run itself: name the run that is to take its place.")
-    plan, results = chain.load(run_dir), runs.results(run_dir)
+    plan, results = chain.load(run_dir), run_outputs.results(run_dir)
     smoke = [job for job, r in results.items() if runs.SMOKE in (r["profile"], r["parameters"].get("size"))]
     if smoke or plan.profile.size == runs.SMOKE:
         raise InputError(
@@ -152,7 +163,9 @@ def _copy(run_dir: Path, new: Path, job: str, result: dict) -> None:
             (new / "tables" / path.name).write_bytes(_read(path))
     timings = {key: value for key, value in result["timings"].items() if key not in NOISE}
     timings["wall_time_s"] = round(timings.get("wall_time_s") or 0)
-    _write_result(new / "results" / f"{job}.json", result | {"timings": timings})
+    outputs = result["outputs"]
+    outputs = outputs | {"sha256": runs.hashes(new, outputs["figures"], outputs["tables"])}
+    _write_result(new / "results" / f"{job}.json", result | {"timings": timings, "outputs": outputs})
 
 
 def _read(path: Path) -> bytes:

@@ -38,7 +38,7 @@ def build(run_dir: str | Path) -> Path:
         InputError: the run has no results, or a file of it is damaged.
     """
     run_dir = folders.resolve(run_dir)
-    results = runs.results(run_dir)
+    results = run_outputs.results(run_dir)
     if not results:
         raise InputError(f"{folders.shown(run_dir)} has no results to report: run `cunet reproduce` first.")
     sweep.save(run_dir, results)

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,10 +29,11 @@ from rich.progress import (
 )
 
 from cunet import chain, dependencies, engines, folders, processes, profiles
-from cunet.errors import ChainError, InputError, said
+from cunet.errors import ChainError, InputError, interruptible, said
 from cunet.parameters import parameters_file
 
 RUN = "CUNET_RUN"  # marks every process of a run
+NO_SPACE = 2**20  # bytes that are free: with fewer than these a disk counts as full
 
 
 def reproduce(
@@ -42,6 +44,7 @@ def reproduce(
     dry_run: bool = False,
     on: str | None = None,
     extra: list[str] | None = None,
+    ignore_memory: bool = False,
 ) -> Path:
     """Make a run, or what is missing or out of date in it.
 
@@ -55,12 +58,14 @@ def reproduce(
         on: another machine's engine, a folder of papermill_runs/executors/ or the path of one; this machine
             if None.
         extra: further arguments for Snakemake, for example `["--forcerun", "notebook_07_synthesis"]`.
+        ignore_memory: start a job though it is estimated to hold more memory than this machine has.
 
     Returns:
         Path of the report.
 
     Raises:
-        InputError: bad input, another process is making the same run, or its folder is another profile's.
+        InputError: bad input, another process is making the same run, its folder is another profile's, or
+            this machine has too little memory for a job.
         ChainError: a job failed; the message says which, why, and where its notebook is.
     """
     chosen = profiles.load(profile, settings)
@@ -74,6 +79,8 @@ def reproduce(
     shared = engines.shared_gpus(plan) if executor is None else None  # on a cluster, the queue hands them out
     for text in absent:
         print(f"Not there yet: {text}", file=sys.stderr)
+    if executor is None:
+        _check_memory(plan, jobs or chosen.jobs, refuse=not (dry_run or ignore_memory))
     if missing := chain.left_out(chosen):
         print(f"Not released, so left out: {', '.join(missing)}", file=sys.stderr)
     with contextlib.ExitStack() as stack:
@@ -111,6 +118,24 @@ def _refuse_other(plan: chain.Plan) -> None:
             )
 
 
+def _check_memory(plan: chain.Plan, jobs: int, refuse: bool) -> None:
+    """Say if this machine has too little memory for the jobs that a run lacks, `jobs` at once; with `refuse`,
+    InputError if one of them alone is too large. Nothing is said where no costs were measured."""
+    lacking = [job for job in plan.jobs if not (plan.run_dir / "results" / f"{job.name}.json").is_file()]
+    if not lacking or not (folders.root() / "papermill_runs" / "calibration.yaml").is_file():
+        return
+    from cunet import estimate  # it imports torch
+
+    try:
+        found = estimate.memory(plan, jobs, processes.memory() / 2**20)
+    except InputError as error:  # no reason not to run
+        found = estimate.Memory(f"it could not be estimated: {error}", False)
+    if found.refused and refuse:
+        raise InputError(found.said)
+    if found.said:
+        print(f"Memory: {found.said}", file=sys.stderr)
+
+
 def folder(name: str) -> Path:
     """The folder of a run; InputError if the name is no file's name, or that of a folder of git's."""
     folders.check_name(name, "run")
@@ -138,7 +163,7 @@ def _snakemake(
     log = plan.run_dir / "logs" / "snakemake.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
-        processes.interruptible(),
+        interruptible(),
         open(log, "a", encoding="utf-8") as stream,
         _Board(plan, changed, dry_run) as board,
     ):
@@ -179,13 +204,18 @@ def import_path() -> str:
 def _follow(output: IO[str], log: IO[str], board: "_Board") -> None:
     """Write Snakemake's output to the log, and show what it says about jobs."""
     for line in output:
-        log.write(line)
-        log.flush()
+        with contextlib.suppress(OSError):  # a full disk: whoever closes the log says so
+            log.write(line)
+            log.flush()
         board.line(line)
 
 
 def _why(plan: chain.Plan, board: "_Board", log: Path) -> str:
     """Why a chain failed, as one paragraph."""
+    if shutil.disk_usage(plan.run_dir).free < NO_SPACE:  # then the logs may be without what happened
+        there = f"No space left on the disk of {folders.shown(plan.run_dir)}"
+        failed = f": {', '.join(board.failed)} failed" if board.failed else ""
+        return f"{there}{failed}. Make room, and give the same command again: what succeeded is kept."
     if not board.failed:
         tail = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-12:]
         return f"Snakemake failed before a job did; {folders.shown(log)} ends with:\n" + "\n".join(tail)

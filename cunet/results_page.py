@@ -65,7 +65,7 @@ def block(run_dir: Path) -> str:
     """
     if not run_dir.is_dir():
         return NONE
-    results = runs.results(run_dir)
+    results = run_outputs.results(run_dir)
     card = run_outputs.card(run_dir)  # judged by the rules of then
     card = scorecard.scorecard(results.values()) if card.empty else card
     parts = [

@@ -1,9 +1,9 @@
 """The state of an unfinished training on disk: what is in it, and when it may be gone on from.
 
 The state is a pair of files (`cunet.storage`), `<name>.state.safetensors` with everything that a step changes
-(weights, their average, Adam's moments) and `<name>.state.json` with the counters, curves and settings.
-Random states are not in it: they follow from the step (`cunet.batches`). Nor is the loss scale of 16-mixed: a
-training that goes on in that precision finds it anew, and its last bits are not those of an undisturbed one.
+(weights, their average, Adam's moments) and `<name>.state.json` with the counters, curves and settings, and
+the scale of the loss where the precision is 16-mixed. Random states are not in it: they follow from the step
+(`cunet.batches`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a run left, as pages about it need it: titles of its notebooks, pictures, tables, scorecard, machines.
 
 The report (`cunet.report`), the site (`cunet.site`) and the README's results (`cunet.results_page`) read a
-run's files through these functions. A file that is missing or damaged is named, with what to do.
+run's files through these functions, after `results`, which checks figures and tables. A file that is missing
+or damaged is named, with what to do.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ import pandas as pd
 from cunet import folders, pages, runs, scorecard
 from cunet.errors import InputError
 from cunet.pages import nbformat  # imported there without what takes 2 s
+
+
+def results(run_dir: Path) -> dict[str, dict]:
+    """All results of a run by job name; InputError if one, or a figure or a table of it, is damaged."""
+    found = runs.results(run_dir)
+    runs.check_outputs(run_dir, found)
+    return found
 
 
 def notebooks(run_dir: Path, jobs: Iterable[str]) -> Iterator[tuple[str, nbformat.NotebookNode]]:

@@ -9,9 +9,10 @@ papermill_runs/<run>/
 
 A *job* is one execution of one notebook (`05_training-mnist-cunet-s0` is one of several of notebook 05). Its
 result file is written last, so that a result means that the job is complete. Numbers that differ from one
-execution to the next because they are times stand under `timings` and nowhere else: without `timings`, two
-executions of the same code with the same seed on the same machine give the same bytes. `sha256` is of all the
-rest, timings too: a result that was edited or damaged is refused.
+execution to the next because they are times stand under `timings` and nowhere else. `outputs.sha256` has the
+hashes of figures and tables, which may show times. Without these two (`untimed`), executions of the same code
+with the same seed on the same machine give the same bytes. `sha256` is of all the rest, timings too: a result
+that was edited or damaged is refused, and by it a figure or a table (`check_outputs`).
 
 By hand, a notebook writes straight into its run's folder. Under the runner (`cunet.notebook`) it writes into
 a staging folder, and the runner moves everything into place when the notebook has succeeded.
@@ -169,7 +170,7 @@ class Run:
             timings: everything that is a time or was computed from one. Added are `wall_time_s`, since the
                 run was opened, and of the whole process, with those it waited for, `cpu_s`, the processor's
                 seconds, and `peak_mb`, the most memory that one of them held.
-            inputs: files that were read, recorded with their SHA-256 (a job's result: without its timings).
+            inputs: files that were read, recorded with their SHA-256 (a job's result: `untimed`).
 
         Returns:
             The result as it would be read back.
@@ -196,7 +197,11 @@ class Run:
             },
             "environment": environment(),
             "inputs": dict(self._input(path) for path in inputs),
-            "outputs": {"figures": self._figures, "tables": self._tables},
+            "outputs": {
+                "figures": self._figures,
+                "tables": self._tables,
+                "sha256": hashes(self.target, self._figures, self._tables),
+            },
         }
         if staging(self.job):
             result["source"] = os.environ.get(SOURCE, "")
@@ -218,7 +223,7 @@ class Run:
         name = full.relative_to(self.run_dir).as_posix() if inside else folders.shown(full)
         if full.parent != self.run_dir / "results":
             return name, sha256(full)
-        return name, seal({**result_file(full), "timings": None})
+        return name, seal(untimed(result_file(full)))
 
     @staticmethod
     def _folder(path: Path) -> Path:
@@ -295,6 +300,35 @@ def result_file(path: str | Path) -> dict:
             f"The result file {path} cannot be used: {problem}. Delete it and make its job again."
         )
     return content
+
+
+def hashes(folder: Path, figures: Iterable[str], tables: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the files of figures and tables that are there, by their paths within a run's folder."""
+    names = [f"figures/{name}.{kind}" for name in figures for kind in FIGURE_METADATA]
+    names += [f"{'' if n == SCORECARD else 'tables/'}{n}.{kind}" for n in tables for kind in ("csv", "md")]
+    return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def check_outputs(run_dir: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise InputError, naming the file, if a figure or a table is not what its job made.
+
+    results: of the jobs. Those of earlier code have no hashes, and what is not there is not looked at.
+    """
+    for job, content in results.items():
+        for name, expected in content["outputs"].get("sha256", {}).items():
+            path = run_dir / name
+            if path.is_file() and sha256(path) != expected:
+                raise InputError(
+                    f"{folders.shown(path)} does not have the SHA-256 that its job recorded, so it was "
+                    f"edited or damaged. Delete results/{job}.json beside it and make the job again."
+                )
+
+
+def untimed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A result without times and without the hashes of what may show them: what it has in common with that
+    of another execution of its job."""
+    outputs = {key: value for key, value in content["outputs"].items() if key != "sha256"}
+    return {**content, "timings": None, "outputs": outputs}
 
 
 def seal(content: Mapping[str, Any]) -> str:

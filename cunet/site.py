@@ -50,7 +50,7 @@ def build(run_dir: str | Path, target: str | Path) -> Path:
 
 def write_source(run_dir: Path, source: Path) -> None:
     """Write everything that Sphinx reads."""
-    results = runs.results(run_dir)
+    results = run_outputs.results(run_dir)
     if not results:
         raise InputError(f"{folders.shown(run_dir)} has no results to show: run `cunet reproduce` first.")
     shutil.copytree(ASSETS, source, ignore=shutil.ignore_patterns("__pycache__", "*.css"))

@@ -6,8 +6,7 @@ each t, `Diffusion.loss_weights`). The weights of the network are averaged over 
 moving average (EMA); the average is what is validated, with all t weighted alike, and kept.
 
 Everything random about step k is a function of (seed, k): see `cunet.batches`. A training that was killed and
-started again therefore ends with the same bits, on the same machine and number of threads (but for 16-mixed,
-see `cunet.resume`).
+started again therefore ends with the same bits, on the same machine and number of threads (`cunet.resume`).
 """
 
 import contextlib

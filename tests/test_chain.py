@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from conftest import PARTS, ROOT, call, copied, hit, parts, start, wait_for
+from conftest import PARTS, ROOT, STOPS, call, copied, hit, parts, start, stopped, wait_for
 
 from cunet import chain, dependencies, processes, profiles, reproduce, runs
 from cunet.checkpoint_names import besides
@@ -210,9 +210,12 @@ def test_a_wrong_parameter_is_refused_before_anything_is_written(repository):
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "a/b", "-x", "profiles", "reference", "reference_bench", ".git", ""]
+    "name",
+    ["../x", "a/b", "/x", "..", "-x", "profiles", "reference", "reference_bench", ".git", ""]
+    + ["my run", " x", "it's", 'a"b', "é", "名", "a;b", "$HOME", "a\nb", "x\n", "x\0", "x" * 122],
 )
 def test_names_of_runs_stay_in_their_folder(repository, name):
+    """Spaces, quotes and letters beyond ASCII are refused, too: a name is part of paths and marks."""
     with pytest.raises(InputError, match="run"):
         reproduce.folder(name)
 
@@ -379,6 +382,17 @@ def test_a_second_command_is_refused_and_sigterm_stops_the_first_with_all_it_sta
     _, said = process.communicate(timeout=300)
     assert not own(repository)
     assert process.returncode == 128 + signal.SIGTERM and "The same command resumes" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_stops_a_chain_within_5_s_and_says_how_to_go_on(repository, faults, measured, number):
+    faults.hit()
+    status, said, seconds = stopped(lambda: sleeping(repository)[0], number)
+    assert not own(repository)
+    assert status == 128 + number and "The same command resumes" in said
+    measured(f"a chain of small notebooks stopped {seconds:.1f} s after {number.name}")
+    assert seconds <= STOPS
+    faults.survived()
 
 
 def train_first(repository) -> Path:

@@ -3,16 +3,18 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
-from conftest import TINY, call
+from conftest import STOPS, TINY, call, start, stopped, wait_for
 from PIL import Image
 from typer.testing import CliRunner
 
-from cunet import checkpoints, cli, datasets, errors, folders, models
+from cunet import checkpoints, cli, datasets, errors, folders, models, storage
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError, Interrupted
 
@@ -219,6 +221,42 @@ def test_a_command_that_is_interrupted_says_how_to_go_on(error, text, monkeypatc
     assert ended.value.code == 130 and said.startswith(text) and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "arguments, work",
+    [
+        (["sample", "--out", "s"], "cunet.sampling.sample"),
+        (["denoise", "x.png", "--noise-level", "0.1"], "cunet.pictures.denoise"),
+        (["bench", "--size", "smoke", "--models", "unet", "--out", "s"], "cunet.bench.callable_in"),
+        (["solvers", "--size", "smoke", "--out", "s"], "cunet.solver_study.Study.train"),
+        (["recipes", "--size", "smoke", "--out", "s"], "cunet.recipe_study.Study.train"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_signal_in_any_command_ends_it_with_a_paragraph_and_leaves_no_half_of_a_file(
+    arguments, work, number, tmp_path, monkeypatch, capsys
+):
+    """`except Exception` in between, as around a network that may not compile, does not hold it up."""
+
+    def signalled(*_, **__):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(600)
+        except Exception:
+            pytest.fail("a signal was taken for a failure")
+
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (9, 9)).save("x.png")
+    monkeypatch.setattr(work, signalled)
+    monkeypatch.setattr(sys, "argv", ["cunet", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 128 + number
+    assert said[-1] == f"cunet: {Interrupted(number)}" and "same command" in said[-1]
+    assert not list(tmp_path.rglob("*.tmp-*")) and not list(tmp_path.rglob("*.csv"))
+
+
 @pytest.mark.parametrize(
     "error, status",
     [(InputError("x"), 2), (OSError(28, "No space left", "/x/y"), 2), (KeyboardInterrupt(), 130)],
@@ -229,6 +267,33 @@ def test_the_main_of_a_module_says_it_likewise(error, status, capsys):
         raise error
 
     assert main() == status and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_becomes_one_exception_and_the_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        with errors.interruptible():
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(10)
+            finally:
+                os.kill(os.getpid(), number)  # an impatient second Ctrl-C must not cut the cleaning short
+                time.sleep(0.01)
+    assert caught.value.signum == number and signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_main_of_a_module_is_a_paragraph_too(number, capsys):
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
+    @errors.command
+    def main() -> int:
+        os.kill(os.getpid(), number)
+        time.sleep(600)
+
+    assert main() == 128 + number and capsys.readouterr().err == f"cunet: {Interrupted(number)}\n"
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_what_a_command_says_is_read_back_from_its_output(capsys):
@@ -265,6 +330,27 @@ def test_as_a_process_bad_input_is_one_paragraph_and_status_2_from_any_folder(tm
     assert done.stderr.startswith("cunet: ") and "Traceback" not in done.stderr
     unknown = call("info", "unet", "--jsn", cwd=tmp_path)
     assert unknown.returncode == 2 and "--jsn" in unknown.stderr and "Traceback" not in unknown.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_stops_a_training_within_5_s_with_its_state_saved(tmp_path, faults, measured, number):
+    folders = []
+
+    def begin():
+        folders.append(tmp_path / str(len(folders)))
+        small = ["--size", "smoke", "--images", "1000000", "--set", "checkpoint_every=1"]
+        process = start("train", *small, "--out", str(folders[-1]))
+        wait_for(lambda: list(folders[-1].glob("*.state.json")) or process.poll() is not None, "a saved step")
+        return process
+
+    faults.hit()
+    status, said, seconds = stopped(begin, number)
+    assert status == 130 and "its state is saved in" in said and "Start it again" in said
+    measured(f"a training stopped {seconds:.1f} s after {number.name}")
+    assert seconds <= STOPS
+    for folder in folders:
+        assert storage.read(next(folder.glob("*.state.safetensors")))[1]["step"] > 0
+    faults.survived()
 
 
 def test_train_then_sample_leave_what_their_last_lines_say(tmp_path, monkeypatch):

@@ -1,7 +1,11 @@
 """The other denoisers: counts, the one interface, from a diffusion step to a noise level, training."""
 
 import dataclasses
+import itertools
 import json
+import math
+import os
+import signal
 from functools import cache, partial
 
 import pytest
@@ -20,7 +24,7 @@ from cunet import (
     storage,
 )
 from cunet.diffusion import Diffusion
-from cunet.errors import InputError
+from cunet.errors import InputError, TrainingDiverged
 from cunet.sampling import NoiseStreams
 
 
@@ -190,6 +194,60 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(tmp_path, monkeypatch, m
     same = ("sha256", "loss_curve", "validation_mse", "images_seen", "dtype", "code")
     assert {key: again[key] for key in same} == {key: whole[key] for key in same}
     assert not storage.exists(state)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_after_the_step_with_its_state_saved(tmp_path, monkeypatch, capsys, number):
+    recipe = denoiser_training.Recipe("autoencoder", size="smoke", images=96, batch_size=16)
+    whole = checkpoints.verify(denoiser_training.train(recipe, tmp_path / "whole", progress=False))
+    given = ["--method", "autoencoder", "--size", "smoke", "--images", "96", "--batch-size", "16"]
+    given += ["--quiet", "--out", str(tmp_path / "parts")]
+    state = tmp_path / "parts" / f"{recipe.name}.state.safetensors"
+    rate, handlers = denoiser_training.Recipe.rate, [signal.getsignal(n) for n in (2, 15)]
+
+    def signalled(self, step, share):
+        if step == 3:
+            os.kill(os.getpid(), number)
+        return rate(self, step, share)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(denoiser_training.Recipe, "rate", signalled)
+        assert denoiser_training.main(given) == 130
+        said = capsys.readouterr().err
+        assert f"at step 4 of 6, and its state is saved in {state}. Start it again" in said
+        assert storage.read(state)[1]["step"] == 4
+        patch.setattr(datasets, "load", lambda *_: os.kill(os.getpid(), number))
+        assert denoiser_training.main(given) == 130
+        assert "before its first step or after its last" in capsys.readouterr().err
+    assert [signal.getsignal(n) for n in (2, 15)] == handlers
+    assert denoiser_training.main(given) == 0
+    again = checkpoints.verify(tmp_path / "parts" / f"{recipe.name}.safetensors")
+    assert again["sha256"] == whole["sha256"] and not storage.exists(state)
+
+
+@pytest.mark.parametrize("what, said", [("loss", "the loss is nan"), ("gradient", "the gradient's norm inf")])
+def test_numbers_that_are_not_finite_stop_it_at_its_last_good_state(tmp_path, monkeypatch, what, said):
+    recipe = denoiser_training.Recipe("autoencoder", size="smoke", images=96, batch_size=16)
+    calls, state = itertools.count(), tmp_path / f"{recipe.name}.state.safetensors"
+    network, utils = denoisers.NETWORKS["autoencoder"], torch.nn.utils
+    forward, clip = network.forward, utils.clip_grad_norm_
+    if what == "loss":
+        bad = lambda self, x: forward(self, x) * (math.nan if next(calls) == 3 else 1.0)  # noqa: E731
+        monkeypatch.setattr(network, "forward", bad)
+    else:
+        bad = lambda *given: clip(*given) + (math.inf if next(calls) == 3 else 0.0)  # noqa: E731
+        monkeypatch.setattr(utils, "clip_grad_norm_", bad)
+    monkeypatch.setattr(denoiser_state, "SECONDS", 0.0)
+    with pytest.raises(TrainingDiverged) as stopped:
+        denoiser_training.train(recipe, tmp_path, progress=False)
+    text = str(stopped.value)
+    assert "stopped at step 3 (48 images)" in text and said in text and "--learning-rate (now 0.002)" in text
+    assert f"the last good state is {state} (step 3)" in text
+    tensors, card = storage.read(state)
+    assert card["step"] == 3 and all(tensor.isfinite().all() for tensor in tensors.values())
+    calls = itertools.count(3)
+    with pytest.raises(TrainingDiverged, match="stopped at step 0 .*no state was saved yet"):
+        denoiser_training.train(recipe, tmp_path / "new", progress=False)
 
 
 def test_what_other_code_has_trained_is_set_aside_and_a_released_card_without_a_code_is_not(

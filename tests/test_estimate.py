@@ -404,6 +404,31 @@ def test_jobs_at_once_hold_their_memory_together():
     assert [estimate.laid_out(jobs, n).memory for n in (1, 2)] == [1000, 1800]
 
 
+@pytest.mark.parametrize(
+    "jobs, there, size, said, refused",
+    [
+        (2, 7000, "laptop", "", False),
+        (2, 6999, "laptop", "2 jobs at once are estimated to hold 6.8 GB .* With --jobs 1 they fit", False),
+        (3, 3999, "laptop", "b is estimated to hold 3.9 GB at its peak, and this machine has 3.9 GB", True),
+        (3, 3999, "smoke", "b is estimated to hold 3.9 GB", False),
+    ],
+)
+def test_a_job_that_is_too_large_for_the_machine_is_refused_and_several_at_once_are_told(
+    monkeypatch, tmp_path, jobs, there, size, said, refused
+):
+    """Of the jobs whose results are missing."""
+    found = [need("a", 1, memory=3000), need("b", 1, memory=4000), need("done", 1, memory=9000)]
+    monkeypatch.setattr(estimate, "needs", lambda *_: found)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "done.json").touch()
+    plan = chain.Plan(tmp_path, profiles.load("laptop", [f"size={size}"]), ())
+    answer = estimate.memory(plan, jobs, there)
+    assert answer.refused == refused and (re.search(said, answer.said) if said else answer.said == "")
+    (tmp_path / "results" / "a.json").touch()
+    (tmp_path / "results" / "b.json").touch()
+    assert estimate.memory(plan, jobs, 1) == ("", False)
+
+
 def test_the_gpus_that_a_rule_asks_for_are_its_devices_or_one_and_none_on_the_processor():
     settings = ["checkpoints=train", "shards=2", "05_training.devices=2", "05_training.batch_size=64"]
     plan = chain.plan(profiles.load("smoke", settings), reproduce.folder("none"))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from cunet import alexnet, datasets, frechet, metrics
 from cunet.errors import InputError
@@ -113,7 +114,31 @@ def test_metrics_leave_the_global_generator_alone():
     assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("metric", [*PAIRWISE, metrics.frechet_distance], ids=lambda metric: metric.__name__)
+class Levels(torch.nn.Module):
+    """Stands for Inception: the mean of each channel, at once."""
+
+    num_features = 3
+
+    def forward(self, images):
+        return images.double().mean((2, 3))
+
+
+def fid(real, generated):
+    """FID, its network but for a stand-in."""
+    with pytest.MonkeyPatch.context() as patch:
+        metric = FrechetInceptionDistance(feature=Levels())
+        patch.setattr(frechet, "_inception", lambda *_: (metric, "0" * 64))
+        return metrics.fid(real, generated, weights="stand-in")
+
+
+SETS = (metrics.frechet_distance, fid, metrics.kid, metrics.precision_recall, metrics.features)
+
+
+def test_the_stand_in_for_inception_gives_a_distance():
+    assert 0 < fid(smooth(4), smooth(4, seed=1)).value < torch.inf
+
+
+@pytest.mark.parametrize("metric", [*PAIRWISE, *SETS], ids=lambda metric: metric.__name__)
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
@@ -131,7 +156,7 @@ def test_images_that_are_empty_or_not_in_range_are_refused(metric, spoil, named)
     a = smooth(2, 3, 16)
     for pair in ((a, spoil(a)), (spoil(a), a)):
         with pytest.raises(InputError, match=named):
-            metric(*pair)
+            metric(*pair) if metric is not metrics.features else [metric(images) for images in pair]
 
 
 @pytest.mark.parametrize("metric", PAIRWISE, ids=lambda metric: metric.__name__)

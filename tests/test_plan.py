@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT, TINY
 
-from cunet import chain, dependencies, engines, notebook, profiles, reproduce, runs
+from cunet import chain, dependencies, engines, notebook, processes, profiles, reproduce, runs
 from cunet.errors import InputError
 
 
@@ -28,6 +28,26 @@ def checked(*settings: str) -> chain.Plan:
     plan = chain.plan(profiles.load("tiny", list(settings)), reproduce.folder("r"))
     chain.check(plan)
     return plan
+
+
+def test_a_run_with_too_little_memory_is_refused_before_anything_starts_unless_the_user_knows_better(
+    repository, monkeypatch, capsys
+):
+    started = []
+    monkeypatch.setattr(reproduce, "_snakemake", lambda *_: started.append(1))
+    monkeypatch.setattr(processes, "memory", lambda: 2**28)
+    reproduce.reproduce("tiny")
+    assert started == [1] and capsys.readouterr().err == ""  # nothing was measured in this repository
+    shutil.copy(ROOT / "papermill_runs" / "calibration.yaml", repository / "papermill_runs")
+    with pytest.raises(InputError, match="estimated to hold 0.9 GB at its peak, and this machine has 0.2 GB"):
+        reproduce.reproduce("tiny", run="other")
+    assert started == [1] and not reproduce.folder("other").exists()
+    reproduce.reproduce("tiny", run="other", ignore_memory=True)
+    reproduce.reproduce("tiny", run="other", dry_run=True)
+    assert started == [1, 1, 1] and capsys.readouterr().err.count("Memory: ") == 2
+    monkeypatch.setattr(processes, "memory", lambda: 2**40)
+    reproduce.reproduce("tiny", run="other")
+    assert started == [1, 1, 1, 1] and "Memory" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from conftest import wait_for
 
 from cunet import processes
-from cunet.errors import InputError, Interrupted
+from cunet.errors import InputError
 
 HOLDER = """
 import sys, time
@@ -143,6 +143,30 @@ def test_marked_processes_are_ended_even_if_they_ignore_sigterm_and_others_are_n
     other.wait()
 
 
+@pytest.mark.parametrize(
+    "groups, files, gib",
+    [
+        ("0::/", {}, 64),
+        ("0::/a/b", {"a/b/memory.max": "max", "a/memory.max": "3221225472", "memory.max": "9663676416"}, 3),
+        ("0::/of/the/host", {"memory.max": "4294967296"}, 4),
+        ("3:cpu,cpuacct:/x\n2:memory:/x\n0::/", {"memory/x/memory.limit_in_bytes": "2147483648"}, 2),
+        ("2:memory:/x", {"memory/memory.limit_in_bytes": "9223372036854771712"}, 64),
+        (None, {}, 64),
+    ],
+    ids=["none", "version 2, of a parent", "a container's", "version 1", "version 1, none", "no Linux"],
+)
+def test_memory_is_the_machines_or_what_a_control_group_leaves(tmp_path, monkeypatch, groups, files, gib):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * 2**30))
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    if groups is not None:
+        (tmp_path / "proc" / "self" / "cgroup").write_text(groups + "\n")
+    for name, text in files.items():
+        path = tmp_path / "sys" / "fs" / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert processes.memory(tmp_path) == gib * 2**30 and 0 < processes.memory()
+
+
 def test_environment_is_put_back(monkeypatch):
     monkeypatch.setenv("CUNET_A", "old")
     with pytest.raises(ZeroDivisionError):
@@ -150,17 +174,3 @@ def test_environment_is_put_back(monkeypatch):
             assert os.environ["CUNET_A"] == os.environ["CUNET_B"] == "new"
             1 / 0  # noqa: B018
     assert os.environ["CUNET_A"] == "old" and "CUNET_B" not in os.environ
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_becomes_one_exception_and_the_handlers_come_back(number):
-    before = signal.getsignal(number)
-    with pytest.raises(Interrupted) as caught:
-        with processes.interruptible():
-            try:
-                os.kill(os.getpid(), number)
-                time.sleep(10)
-            finally:
-                os.kill(os.getpid(), number)  # an impatient second Ctrl-C must not cut the cleaning short
-                time.sleep(0.01)
-    assert caught.value.signum == number and signal.getsignal(number) is before

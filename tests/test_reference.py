@@ -14,6 +14,7 @@ from conftest import ROOT
 
 from cunet import chain, notebook, processes, profiles, publish, results_page, runs, slim
 from cunet.errors import InputError
+from cunet.provenance import sha256
 
 HEADER = (ROOT / "notebooks" / "00_start_here.py").read_text(encoding="utf-8").split("# %%")[0]
 NOTEBOOK = (
@@ -163,9 +164,27 @@ def test_it_holds_notebooks_pictures_tables_and_results_and_nothing_of_the_machi
     )
     assert now["timings"].keys() == was["timings"].keys() - set(publish.NOISE)
     assert now["timings"]["a_call"] == was["timings"]["a_call"] and now["timings"]["wall_time_s"] % 1 == 0
-    drop = {"timings": None, "sha256": None}
-    assert now | drop == was | drop
+    assert runs.untimed(now) | {"sha256": None} == runs.untimed(was) | {"sha256": None}
+    kept = {"figures/fig03_samples.png", "tables/tab01_synthesis.csv", "tables/tab01_synthesis.md"}
+    assert now["outputs"]["sha256"] == {name: sha256(published / name) for name in kept}
     assert publish.stale() == []
+
+
+def test_results_without_hashes_of_their_figures_and_tables_are_published_and_get_them(root, published):
+    """As runs of earlier code have them."""
+    path = root / "papermill_runs" / "mine" / "results" / "04_networks.json"
+    before = runs.result_file(published / "results" / path.name)["outputs"]
+    assert len(before["sha256"]) == 3
+    change(path, outputs={kind: before[kind] for kind in ("figures", "tables")})
+    publish.publish("papermill_runs/mine")
+    assert runs.result_file(published / "results" / path.name)["outputs"] == before
+
+
+def test_an_edited_table_of_the_committed_run_does_not_get_into_the_readme(published):
+    path = published / "tables" / "tab01_synthesis.csv"
+    path.write_text(path.read_text().replace("1.5", "0.5"))
+    with pytest.raises(InputError, match="tab01_synthesis.csv does not have the SHA-256"):
+        results_page.block(published)
 
 
 def test_publishing_again_gives_the_same_bytes_and_takes_away_what_is_gone(published):
@@ -185,6 +204,10 @@ def test_publishing_again_gives_the_same_bytes_and_takes_away_what_is_gone(publi
         (lambda run: (run / "executed" / "04_networks.ipynb").unlink(), "unfinished: it lacks 04_networks"),
         (lambda run: (run / "profile.yaml").unlink(), "not a prepared run"),
         (lambda run: (run / "figures" / "fig03_samples.png").unlink(), "fig03_samples.png is missing"),
+        (
+            lambda run: (run / "tables" / "tab01_synthesis.csv").write_text("fd\n0\n"),
+            "tab01_synthesis.csv does not have the SHA-256 that its job recorded",
+        ),
         (lambda run: change(run / "results" / "04_networks.json", profile="smoke"), "smoke size"),
         (
             lambda run: change(run / "results" / "04_networks.json", parameters={"size": "smoke"}),

@@ -1,5 +1,6 @@
 """A run's folder: what is written where, with what inside, and that it can be read back."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -107,9 +108,11 @@ def test_results_are_the_same_to_the_byte_but_for_timings(run):
 
 
 def test_the_hash_of_an_input_that_is_a_result_does_not_depend_on_its_timings(run):
+    """Nor on a table that shows them."""
     first = runs.Run(run.run_dir, "01_first")
     hashes = set()
     for seconds in (1.0, 2.0):
+        first.save_table(pd.DataFrame({"seconds": [seconds]}), "ext_time")
         first.save_result({"a": 1}, timings={"t": seconds})
         inputs = run.save_result({}, inputs=[run.run_dir / "results" / "01_first.json"])["inputs"]
         assert list(inputs) == ["results/01_first.json"]
@@ -117,6 +120,38 @@ def test_the_hash_of_an_input_that_is_a_result_does_not_depend_on_its_timings(ru
     first.save_result({"a": 2})
     hashes |= set(run.save_result({}, inputs=[run.run_dir / "results" / "01_first.json"])["inputs"].values())
     assert len(hashes) == 2
+
+
+def test_a_result_has_the_hashes_of_its_figures_and_tables_and_one_that_was_edited_is_refused(run):
+    run.save_figure(line(), "fig04_noising")
+    run.save_table(pd.DataFrame({"x": [1]}), "ext_x")
+    run.save_table(pd.DataFrame({"x": [1]}), runs.SCORECARD)
+    run.save_result({})
+    results = runs.results(run.run_dir)
+    found = results["04_networks"]["outputs"]["sha256"]
+    names = ["figures/fig04_noising.pdf", "figures/fig04_noising.png", "scorecard.csv", "scorecard.md"]
+    assert sorted(found) == [*names, "tables/ext_x.csv", "tables/ext_x.md"]
+    assert found["tables/ext_x.csv"] == hashlib.sha256(b"x\n1\n").hexdigest()
+    for name in found:
+        path = run.run_dir / name
+        whole = path.read_bytes()
+        runs.check_outputs(run.run_dir, results)
+        path.write_bytes(whole + b" ")
+        with pytest.raises(InputError, match=f"{path.name} does not .* Delete results/04_networks.json"):
+            runs.check_outputs(run.run_dir, results)
+        path.unlink()
+        runs.check_outputs(run.run_dir, results)
+        path.write_bytes(whole)
+
+
+def test_a_result_of_earlier_code_has_no_hashes_of_its_outputs_and_is_read(run):
+    run.save_table(pd.DataFrame({"x": [1]}), "ext_x")
+    content = run.save_result({})
+    del content["outputs"]["sha256"]
+    content["sha256"] = runs.seal(content)
+    (run.run_dir / "results" / "04_networks.json").write_text(json.dumps(content))
+    (run.run_dir / "tables" / "ext_x.csv").write_text("x\n2\n")
+    runs.check_outputs(run.run_dir, runs.results(run.run_dir))
 
 
 def test_a_claim_without_its_measurement_is_refused(run):
