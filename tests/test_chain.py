@@ -210,7 +210,7 @@ def test_a_wrong_parameter_is_refused_before_anything_is_written(repository):
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "a/b", "-x", "profiles", "reference", "reference_bench", ".git", ""]
+    "name", ["../x", "a/b", "-x", "profiles", "measured", "reference", "reference_bench", ".git", ""]
 )
 def test_names_of_runs_stay_in_their_folder(repository, name):
     with pytest.raises(InputError, match="run"):
