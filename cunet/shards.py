@@ -12,7 +12,7 @@ samples it has.
 Whatever is measured is of all images of a set. A Frechet distance alone takes the memory of one block: sums
 over it (`frechet.FrechetAlexNet`, `Statistics`) are a torchmetrics state, and states of blocks, by whichever
 job, merge into that of the set. Its bootstrap, kernel distances, precision and recall need the features of
-each image, 1 kB: these grow with the set, to 31 MB of 30,000 images, and copies in float64 take five times as
+each image, 1 kB: these grow with the set, to 31 MB of 30,000 images, and copies in float64 take four times as
 much. Pixels are read a block at a time (`pixels`): the search for copies, and FID with Inception's weights,
 take the memory of one.
 """
