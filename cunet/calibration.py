@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Costs:
     over what their networks and data explain (`estimate.modelled_memory`). scaling: n threads are n^scaling
     times as fast as one. networks: model -> size -> {"train": s, "call": s, "macs": of one image}. other:
     kind -> s. notebooks: name -> (a, b), s and s a unit. gpu: MAC/s that a GPU reaches, how that is known.
+    fitted: results that `notebooks` came from (`cunet.runs.seals`), which say nothing when held against it.
     """
 
     machine: str
@@ -58,6 +59,7 @@ class Costs:
     other: dict[str, float]
     notebooks: dict[str, list[float]]
     gpu: dict[str, Any]
+    fitted: list[str] = field(default_factory=list)
 
     def seconds(self, item: Item, amount: float) -> float:
         """Seconds of one thread that an amount of work takes."""
@@ -298,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     gained = scaling(results, started["kernel"])
     held = memory_from(started["start_mb"], results)
     costs = Costs(machine, **started, memory=held, scaling=gained, networks=networks, other=other,
-                  notebooks={}, gpu=gpu_rate())  # fmt: skip
+                  notebooks={}, gpu=gpu_rate(), fitted=runs.seals(results))  # fmt: skip
     costs = Costs(**{**asdict(costs), "notebooks": notebooks_from(costs, results)})
     save(costs)
     print(f"Costs: {folders.shown(path())}")

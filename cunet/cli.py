@@ -105,7 +105,7 @@ def estimate(
     ] = None,
 ) -> None:
     """Say what a run will take, before anything starts: jobs, hours, GPU-hours, memory, disk."""
-    from cunet import chain, profiles
+    from cunet import chain, measured, profiles
     from cunet import estimate as estimates
     from cunet import reproduce as reproduction
 
@@ -117,7 +117,7 @@ def estimate(
     plan = chain.plan(chosen, reproduction.folder(against or chosen.name))
     print(estimates.report(plan, jobs or chosen.jobs, gpus, cores))
     if against:
-        print(f"\nAgainst the run {against}:\n\n{estimates.compared(plan, jobs or chosen.jobs, gpus)}")
+        print(f"\nAgainst the run {against}:\n\n{measured.compared(plan, jobs or chosen.jobs, gpus)}")
 
 
 @app.command(

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cunet import chain, folders, models, processes, resume, runs, shards, synthesis_work, work
+from cunet import chain, models, processes, resume, shards, synthesis_work, work
 from cunet.calibration import Costs, load
 from cunet.chain import Job, Plan
-from cunet.errors import InputError
 from cunet.parameters import declaration
 from cunet.work import Item, Network, Work
 
@@ -54,12 +53,13 @@ class Need:
     after: tuple[str, ...]
 
 
-def needs(plan: Plan, costs: Costs, gpus: int, threads: int) -> list[Need]:
+def needs(plan: Plan, costs: Costs, gpus: int, threads: int, features: bool = True) -> list[Need]:
     """What each job of a plan takes, the shards of samples included.
 
     gpus: GPUs of a machine; 0: the processor does everything. threads: of a job. Features of data sets that
-    several jobs read are counted with the first: it keeps them for the others. A training by `max_seconds`
-    sees as many images as this machine reaches in them.
+    several jobs read are counted with the first, which keeps them for the others; without `features` no job
+    computes any, since an earlier run has. A training by `max_seconds` sees as many images as this machine
+    reaches in them.
     """
     found, seen = [], set()
     declared = {stem: declaration(chain.source(stem)) for stem in plan.profile.notebooks}
@@ -67,7 +67,8 @@ def needs(plan: Plan, costs: Costs, gpus: int, threads: int) -> list[Need]:
         given = _reached({**declared[job.notebook], **job.parameters}, costs, gpus, threads)
         amount, after, kept = work.count(job.notebook, given), job.needs, 0.0
         read = work.read(job.notebook, given)
-        amount = amount - Work({Item("feature"): sum(n for which, n in read.items() if which in seen)})
+        there = sum(n for which, n in read.items() if which in seen or not features)
+        amount = amount - Work({Item("feature"): there})
         seen |= read.keys()
         if job.notebook == chain.SHARDED:
             drawn, kept = synthesis_work.kept(given)
@@ -276,19 +277,19 @@ def report(plan: Plan, jobs: int, gpus: int | None = None, cores: int | None = N
 
     jobs: at once. gpus, cores: of the machine; by default the profile's, and this machine's.
     """
-    costs, threads, there = load(), _threads(jobs, cores), _gpus(plan, gpus)
+    costs, threads, there = load(), threads_of(jobs, cores), gpus_of(plan, gpus)
     found = needs(plan, costs, there, threads)
     total, disk = table(found), sum(need.disk for need in found) + data_disk(plan)
     whole = laid_out(found, jobs, there)
     lines = [
         f"Profile {plan.profile.name}: {len(found)} jobs, {jobs} at once on {there or 'no'} "
         f"GPU{'' if there == 1 else 's'}, {threads} thread{'' if threads == 1 else 's'} each: "
-        f"{_time(whole.seconds / 3600)}",
+        f"{said_time(whole.seconds / 3600)}",
         f"GPU-hours {total['GPU-hours'].sum():.3g}, CPU-hours {total['CPU-hours'].sum():.3g}, "
         f"peak memory {max(need.memory for need in found) / 1024:.2g} GB a job, {whole.memory / 1024:.2g} GB "
         f"of all at once and {max(need.gpu_memory for need in found) / 1024:.2g} GB of a GPU, disk "
         f"{disk / 1024:.2g} GB ({data_disk(plan) / 1024:.2g} GB of it decoded data)",
-        *([_basis(costs)] if total["GPU-hours"].sum() else []),
+        *([basis(costs)] if total["GPU-hours"].sum() else []),
         "",
         total.to_markdown(floatfmt=".3g"),
         "",
@@ -304,7 +305,7 @@ def report(plan: Plan, jobs: int, gpus: int | None = None, cores: int | None = N
     return "\n".join(lines)
 
 
-def _basis(costs: Costs) -> str:
+def basis(costs: Costs) -> str:
     """What all that is said of GPUs rests on."""
     rate, known = costs.gpu["macs_a_second"], costs.gpu["known_from"]
     text = (
@@ -318,7 +319,7 @@ def _basis(costs: Costs) -> str:
     )
 
 
-def _threads(jobs: int, cores: int | None = None) -> int:
+def threads_of(jobs: int, cores: int | None = None) -> int:
     """Threads of a job: the cores of a machine, by default of this one, divided among the jobs at once."""
     return max(1, (cores or processes.cores()) // jobs)
 
@@ -338,10 +339,10 @@ def memory(plan: Plan, jobs: int, there: float) -> Memory:
     A job that is too large alone is refused, since it would be killed in its middle. At smoke size it is
     only told: what notebooks hold besides was measured on larger networks. So is what fits with fewer jobs.
     """
-    gpus = _gpus(plan, None)
+    gpus = gpus_of(plan, None)
     found = [
         need
-        for need in needs(plan, load(), gpus, _threads(jobs))
+        for need in needs(plan, load(), gpus, threads_of(jobs))
         if need.rule == "samples" or not (plan.run_dir / "results" / f"{need.name}.json").is_file()
     ]
     largest = max(found, key=lambda need: need.memory, default=None)
@@ -363,7 +364,7 @@ def memory(plan: Plan, jobs: int, there: float) -> Memory:
     )
 
 
-def _gpus(plan: Plan, gpus: int | None) -> int:
+def gpus_of(plan: Plan, gpus: int | None) -> int:
     """GPUs of this machine: as said, or as the profile says, or one for networks of size paper."""
     if gpus is None:
         return plan.profile.gpus or (1 if plan.profile.size == "paper" else 0)
@@ -386,31 +387,8 @@ def on_cluster(plan: Plan) -> list[Need]:
     return needs(plan, load(), 1024 if plan.profile.size == "paper" else 0, 1)
 
 
-def _time(hours: float) -> str:
+def said_time(hours: float) -> str:
     """Hours as people say them."""
     if hours < 1:
         return f"{60 * hours:.1f} minutes"
     return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
-
-
-def compared(plan: Plan, jobs: int, gpus: int | None = None) -> str:
-    """Estimate beside measurement as text, a row a notebook: seconds of those jobs that the run has."""
-    costs, results = load(), runs.results(plan.run_dir)
-    rows = []
-    for need in needs(plan, costs, _gpus(plan, gpus), _threads(jobs)):
-        if need.name in results:
-            used = results[need.name]["timings"]
-            outside = costs.start - costs.kernel  # what of a job its notebook does not see
-            mine = (need.cpu, used.get("cpu_s", math.nan) + outside)
-            took = used["wall_time_s"] + costs.start
-            rows.append((need.rule.removeprefix("notebook_"), *mine, need.seconds, took))
-    if not rows:
-        raise InputError(f"{folders.shown(plan.run_dir)} has no results of this profile to compare with.")
-    frame = pd.DataFrame(
-        rows, columns=["notebook", "CPU s, estimated", "measured", "seconds, estimated", "taken"]
-    )
-    frame = frame.groupby("notebook").sum()
-    frame.loc["all"] = frame.sum()
-    frame.insert(2, "ratio", frame["CPU s, estimated"] / frame["measured"])
-    frame["ratio of both"] = frame["seconds, estimated"] / frame["taken"]
-    return frame.to_markdown(floatfmt=".3g")

@@ -139,7 +139,7 @@ def _check_memory(plan: chain.Plan, jobs: int, refuse: bool) -> None:
 def folder(name: str) -> Path:
     """The folder of a run; InputError if the name is no file's name, or that of a folder of git's."""
     folders.check_name(name, "run")
-    if name in ("profiles", "executors") or name.partition("_")[0] == "reference":
+    if name in ("profiles", "executors", "measured") or name.partition("_")[0] == "reference":
         held = f"the {name} are" if name in ("profiles", "executors") else "what is committed is"
         raise InputError(f"A run cannot be named {name!r}: {held} in that folder. Use another name.")
     return folders.resolve(Path("papermill_runs") / name)

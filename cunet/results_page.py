@@ -369,12 +369,15 @@ def current() -> bool:
     return replaced(text, block(folders.resolve(FOLDER))) == text
 
 
-def replaced(text: str, results: str) -> str:
-    """The README's text with other results between the marks; InputError if the marks are not there once."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise InputError(f"README.md needs the lines {BEGIN!r} and {END!r}, once each, in this order.")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{results}\n{END}{rest.split(END)[1]}"
+def replaced(text: str, results: str, begin: str = BEGIN, end: str = END, name: str = "README.md") -> str:
+    """The text of a page, the README, with something else between its two marks.
+
+    Raises InputError, with the page's name, if the marks are not there once each.
+    """
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise InputError(f"{name} needs the lines {begin!r} and {end!r}, once each, in this order.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{results}\n{end}{rest.split(end)[1]}"
 
 
 @command

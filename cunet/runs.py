@@ -337,6 +337,11 @@ def seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+def seals(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The first digits of the SHA-256 of results, sorted; times are under it, so no two runs share one."""
+    return sorted(result["sha256"][:12] for result in found)
+
+
 def plain(value: Any) -> Any:
     """The same in what JSON has: NumPy, torch, paths, dates, tuples; a non-finite number is None."""
     if isinstance(value, Mapping):

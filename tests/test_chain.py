@@ -211,7 +211,7 @@ def test_a_wrong_parameter_is_refused_before_anything_is_written(repository):
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "a/b", "/x", "..", "-x", "profiles", "reference", "reference_bench", ".git", ""]
+    ["../x", "a/b", "/x", "..", "-x", "profiles", "measured", "reference", "reference_bench", ".git", ""]
     + ["my run", " x", "it's", 'a"b', "é", "名", "a;b", "$HOME", "a\nb", "x\n", "x\0", "x" * 122],
 )
 def test_names_of_runs_stay_in_their_folder(repository, name):

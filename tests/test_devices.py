@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -119,6 +120,73 @@ def curves_agree(one: dict, other: dict) -> None:
         assert [seen for seen, _ in one[curve]] == [seen for seen, _ in other[curve]]
         for (_, loss), (_, again) in zip(one[curve], other[curve], strict=True):
             assert again == pytest.approx(loss, abs=1e-5)
+
+
+# A training that says at its end what each rank held and wrote, and whose first is told to stop at a step.
+WATCHED = """
+import hashlib, json, os, signal
+from pathlib import Path
+
+from cunet import storage, training, training_job
+
+Training, rank, wrote = training.Training, os.environ.get("RANK", "0"), []
+write, step, finish = storage.write, Training.train_step, Training.finish
+
+def noted(path, tensors, card):
+    wrote.append(path.name)
+    write(path, tensors, card)
+
+def stopped(self):
+    if rank == "0" and os.environ.get("STOP_AT") == str(self.step):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self)
+
+def told(self):
+    digest = [hashlib.sha256(), hashlib.sha256()]
+    for which, network in zip(digest, (self.ema, self.network)):
+        for tensor in network.state_dict().values():
+            which.update(tensor.detach().numpy().tobytes())
+    finish(self)
+    seen = {"average": digest[0].hexdigest(), "weights": digest[1].hexdigest(), "wrote": sorted(set(wrote))}
+    (self.path.parent / f"rank-{rank}.json").write_text(json.dumps(seen))
+
+storage.write, Training.train_step, Training.finish = noted, stopped, told
+if __name__ == "__main__":
+    raise SystemExit(training_job.main())
+"""
+
+
+def test_two_devices_in_two_parts_stop_and_go_on_to_the_same_bytes_and_the_first_alone_writes(
+    tmp_path, monkeypatch
+):
+    """Two ranks with `accumulate`, stopped by a signal to the first and started again: the checkpoint is, to
+    the byte, that of two that were not stopped, and its curve that of one process without parts. Each rank
+    has the same average."""
+    (tmp_path / "watched_training.py").write_text(WATCHED)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    few = {**SMALL, "images": 240, "validate_every": 120}
+    devices.run(configure(few), tmp_path / "one", lambda line: None)
+    monkeypatch.setattr(devices, "training_job", SimpleNamespace(__name__="watched_training"))
+    parts, folder = configure({**few, "devices": 2, "accumulate": 2}), tmp_path / "stopped"
+    devices.run(parts, tmp_path / "whole", lambda line: None)
+    with monkeypatch.context() as patch:
+        patch.setenv("STOP_AT", "9")  # not one of those at which it saves by itself
+        with pytest.raises(InputError, match=f"{NAME} ended"):
+            devices.run(parts, folder, lambda line: None)
+    state = json.loads((folder / f"{NAME}.state.json").read_text())
+    assert state["step"] == 10 and not list(folder.glob("rank-*")), "no rank had come to its end"
+    devices.run(parts, folder, lambda line: None)
+    weights = [(tmp_path / name / f"{NAME}.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert weights[0] == weights[1]
+    for name in ("whole", "stopped"):
+        first, second = (json.loads((tmp_path / name / f"rank-{n}.json").read_text()) for n in (0, 1))
+        assert first["average"] == second["average"] != first["weights"] == second["weights"]
+        assert first["wrote"] == [f"{NAME}.safetensors", f"{NAME}.state.safetensors"] and not second["wrote"]
+    assert final(tmp_path / "whole")["loss_curve"] == final(folder)["loss_curve"]
+    assert final(tmp_path / "whole")["validation"] == final(folder)["validation"]
+    curves_agree(final(tmp_path / "one"), final(folder))
+    assert final(folder)["recipe"]["accumulate"] == final(folder)["devices"] == 2
 
 
 def ranks(folder) -> list[psutil.Process]:

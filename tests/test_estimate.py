@@ -1,6 +1,7 @@
 """Estimates: work counted as by hand, costs scaled and fitted, jobs laid out in time."""
 
 import ast
+import json
 import math
 import re
 from dataclasses import replace
@@ -16,6 +17,8 @@ from cunet import (
     cost,
     denoisers,
     estimate,
+    measured,
+    paper_cost,
     parameters,
     profiles,
     reproduce,
@@ -30,6 +33,7 @@ from cunet.estimate import Need
 from cunet.synthesis_tables import MOST
 from cunet.work import Item, Work
 
+MOST_OFF = 2.0  # times that the processor's seconds of one notebook may be off, either way
 UNET, CUNET = ("unet", "smoke", 1), ("cunet", "smoke", 1)
 NETWORKS = {"unet": {"laptop": {"train": 0.02, "call": 0.005, "macs": 1e8}}}
 NETWORKS["unet"]["smoke"] = {"train": 0.004, "call": 0.002, "macs": 7e6}
@@ -335,7 +339,7 @@ def test_a_calibration_measures_reads_the_runs_and_is_loaded_again(tmp_path, mon
     monkeypatch.setattr(calibration.runs, "results", lambda folder: {})
     assert calibration.main(["smoke"]) == 2 and "no results in smoke" in capsys.readouterr().err
     timings = {"cpu_s": 1000.0, "wall_time_s": 500.0, "peak_mb": 900.0}
-    result = {"notebook": "03_sde", "parameters": given("03_sde"), "timings": timings}
+    result = {"notebook": "03_sde", "parameters": given("03_sde"), "timings": timings, "sha256": "a1" * 32}
     monkeypatch.setattr(
         calibration.runs, "results", lambda folder: {"03_sde": {**result, "environment": {"threads": 2}}}
     )
@@ -346,6 +350,7 @@ def test_a_calibration_measures_reads_the_runs_and_is_loaded_again(tmp_path, mon
         0.0,
     ]
     assert 0 < found.networks["unet"]["smoke"]["call"] < found.networks["unet"]["smoke"]["train"]
+    assert found.fitted == ["a1" * 6]
     assert found.start > 1 and all(seconds > 0 for seconds in found.other.values())
     assert not found.gpu["known_from"].startswith("measured") or found.gpu["macs_a_second"] > 0
 
@@ -576,14 +581,70 @@ def test_the_estimate_needs_no_docstrings(monkeypatch):
 
 def test_a_run_is_compared_job_by_job(monkeypatch, tmp_path):
     plan = chain.plan(profiles.load("smoke"), tmp_path)
-    monkeypatch.setattr(estimate, "load", lambda: COSTS)
+    monkeypatch.setattr(calibration, "load", lambda: COSTS)
     with pytest.raises(InputError, match="no results of this profile"):
-        estimate.compared(plan, 2)
+        measured.compared(plan, 2)
     timings = {"cpu_s": 5.0 + COSTS.kernel, "wall_time_s": 5.0}
-    monkeypatch.setattr(estimate.runs, "results", lambda folder: {"12_scorecard": {"timings": timings}})
-    line = next(row for row in estimate.compared(plan, 2).splitlines() if "12_scorecard" in row)
+    monkeypatch.setattr(measured.runs, "results", lambda folder: {"12_scorecard": {"timings": timings}})
+    line = next(row for row in measured.compared(plan, 2).splitlines() if "12_scorecard" in row)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert float(cells[1]) == float(cells[2]) == 15 and float(cells[3]) == 1
+
+
+def finished(run_dir: Path, threads: int = 1) -> list[str]:
+    """A run of two jobs, as the chain leaves it; returns the seals of its results."""
+    profile = profiles.Profile(name="two", notebooks={"03_sde": {}, "12_scorecard": {}})
+    plan = chain.plan(profile, run_dir)
+    chain.prepare(plan)
+    (run_dir / "results").mkdir()
+    for number, job in enumerate(plan.jobs, 1):
+        result = dict.fromkeys(runs.KEYS) | dict(job=job.name, notebook=job.notebook)
+        result |= dict(timings={"cpu_s": 10.0 * number, "wall_time_s": 5.0, "peak_mb": 900.0})
+        result |= dict(environment={"threads": threads, "processor": "a machine"})
+        text = json.dumps(result | {"sha256": runs.seal(result)})
+        (run_dir / "results" / f"{job.name}.json").write_text(text)
+    return runs.seals(runs.results(run_dir).values())
+
+
+def test_a_record_of_a_finished_run_is_kept_and_held_against_the_estimate(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measured, "path", lambda name: tmp_path / f"{name}.yaml")
+    monkeypatch.setattr(calibration, "load", lambda: COSTS)
+    seals = finished(tmp_path / "run")
+    assert measured.main([str(tmp_path / "run"), "--first"]) == 0
+    found = measured.load("two")
+    assert (found.machine, found.threads, found.first, found.seals) == ("a machine", 1, True, seals)
+    assert found.jobs["12_scorecard"] == {"cpu_s": 20.0, "wall_time_s": 5.0}
+    frame = measured.beside(found.plan(), COSTS, found.jobs, 0, found.threads)
+    outside = COSTS.start - COSTS.kernel
+    assert frame.loc["all", "measured"] == 30 + 2 * outside and frame.loc["all", "taken"] == 10 + 2 * 10
+    assert frame.loc["12_scorecard", "ratio"] == pytest.approx(15 / (20 + outside))
+    (tmp_path / "run" / "results" / "03_sde.json").unlink()
+    assert measured.main([str(tmp_path / "run")]) == 2
+    assert "is not finished: 03_sde has no result" in capsys.readouterr().err
+    with pytest.raises(InputError, match="python -m cunet.measured none"):
+        measured.load("none")
+
+
+def test_no_record_is_of_a_run_that_the_costs_were_fitted_from(tmp_path, monkeypatch, capsys):
+    seals = finished(tmp_path)
+    monkeypatch.setattr(measured, "path", lambda name: tmp_path / "record.yaml")
+    monkeypatch.setattr(calibration, "load", lambda: replace(COSTS, fitted=["0" * 12, seals[1]]))
+    assert measured.main([str(tmp_path)]) == 2
+    assert f"were fitted from {tmp_path} ({seals[1]} and 0 more" in capsys.readouterr().err
+    assert not (tmp_path / "record.yaml").exists()
+    assert set(calibration.Costs(**vars(COSTS)).fitted) == set(), "older files of costs do not say"
+
+
+def test_features_that_an_earlier_run_has_computed_are_left_out_where_that_is_said():
+    plan = chain.plan(profiles.load("smoke"), reproduce.folder("none"))
+    first, later = (
+        {n.name: n.cpu for n in estimate.needs(plan, COSTS, 0, 1, features)} for features in (True, False)
+    )
+    (job,) = plan.of("07_synthesis")
+    read = sum(work.read(job.notebook, given(job.notebook, **job.parameters)).values())
+    saved = first["07_synthesis"] - later["07_synthesis"]
+    assert read and saved == pytest.approx(read * COSTS.other["feature"])
+    assert first["03_sde"] == later["03_sde"]
 
 
 def test_the_committed_costs_are_whole_and_of_the_networks_as_they_are():
@@ -630,6 +691,21 @@ def test_the_estimate_of_the_committed_run_is_within_30_per_cent_of_what_it_took
     assert len(needs) == len(results) and 0.7 < expected / took < 1.3
 
 
+@pytest.mark.parametrize("name", ["smoke", "laptop"])
+def test_the_estimate_of_a_run_that_costs_were_not_fitted_from_is_within_30_per_cent(name, monkeypatch):
+    """In all; each notebook, many of which take a few seconds, within a factor."""
+    monkeypatch.setattr(estimate, "modelled_memory", lambda *_: (0.0, 0.0))  # takes trainings to learn
+    if not measured.path(name).is_file():
+        pytest.skip(f"not measured yet: `make reproduce PROFILE={name}`, `python -m cunet.measured {name}`")
+    kept, costs = measured.load(name), calibration.load()
+    measured.refuse_fitted(costs, kept.seals, name)
+    plan = kept.plan()
+    assert plan.profile.name == name and {job.name for job in plan.jobs} == kept.jobs.keys()
+    found = measured.beside(plan, costs, kept.jobs, 0, kept.threads, features=kept.first)
+    assert found.loc["all", ["ratio", "ratio of both"]].between(0.7, 1.3).all(), found
+    assert found["ratio"].between(1 / MOST_OFF, MOST_OFF).all(), found
+
+
 @pytest.mark.parametrize("name, minutes", [("smoke", 5), ("laptop", 40), ("reference", 150)])
 def test_a_profile_is_meant_to_hold_within_its_budget_with_a_tenth_to_spare(name, minutes, monkeypatch):
     """On two cores, by the committed costs; budgets are those of the README."""
@@ -637,6 +713,21 @@ def test_a_profile_is_meant_to_hold_within_its_budget_with_a_tenth_to_spare(name
     plan = chain.plan(profiles.load(name), reproduce.folder("none"))
     found = estimate.needs(plan, calibration.load(), 0, 2 // plan.profile.jobs)
     assert estimate.laid_out(found, plan.profile.jobs).seconds < 0.9 * 60 * minutes
+
+
+@pytest.mark.long
+def test_the_page_of_runs_says_what_the_papers_profile_costs_by_the_estimate(monkeypatch):
+    """Networks of the paper's size are built and counted."""
+    monkeypatch.setattr(estimate, "modelled_memory", lambda *_: (0.0, 0.0))  # takes trainings to learn
+    text = (ROOT / paper_cost.PAGE).read_text(encoding="utf-8")
+    if "Not written yet" in text.partition(paper_cost.BEGIN)[2].partition(paper_cost.END)[0]:
+        pytest.skip("the page has no table yet: `python -m cunet.paper_cost`")
+    assert paper_cost.replaced(text) == text, "python -m cunet.paper_cost writes it"
+    rows = [line for line in paper_cost.block().splitlines() if "GPU" in line and line.startswith("|")]
+    assert len(rows) == 1 + len(paper_cost.WAYS)
+    for settings, of in paper_cost.WAYS.values():  # the page's commands are those that the table is of
+        words = [f"--cores {of['cores']}", *(f"--set {setting}" for setting in settings)]
+        assert any(all(word in line for word in words) for line in text.splitlines())
 
 
 def test_best_distances_of_the_reference_profile_are_of_thousands_of_images_that_go_on_from_whole_blocks():

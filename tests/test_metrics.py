@@ -334,6 +334,34 @@ def test_features_of_a_data_set_are_kept_by_content(tmp_path, monkeypatch):
     alexnet.fingerprint.cache_clear()
 
 
+def test_statistics_of_a_data_set_are_computed_once_and_again_where_what_was_kept_is_damaged(
+    tmp_path, monkeypatch
+):
+    dataset = datasets.ImageDataset("x", "train", datasets.to_uint8(smooth(6, 1, 16)))
+    wanted = frechet.FrechetAlexNet(metrics.features(dataset)).statistics()
+    first = frechet.dataset_statistics(dataset, cache=tmp_path)
+    assert first.count == 6 and first.outer.dtype == torch.float64
+    fewer = frechet.dataset_statistics(dataset, limit=4, cache=tmp_path)
+    assert fewer.count == 4 and not torch.allclose(fewer.total, first.total)
+    for found, expected in zip(first[:2], wanted[:2], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(frechet, "FrechetAlexNet", None)
+        patch.setattr(frechet, "dataset_features", None)
+        again = frechet.dataset_statistics(dataset, cache=tmp_path)
+    assert again.count == 6 and all(map(torch.equal, again[:2], first[:2]))
+    other = datasets.ImageDataset("x", "train", dataset.images.flip(-1))
+    assert not torch.equal(frechet.dataset_statistics(other, cache=tmp_path).outer, first.outer)
+    (file,) = tmp_path.glob(f"statistics-*-{dataset.sha256[:16]}-*-6.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.warns(UserWarning, match="damaged .* made again"):
+        made = frechet.dataset_statistics(dataset, cache=tmp_path)
+    assert all(map(torch.equal, made[:2], first[:2]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frechet.dataset_statistics(dataset, cache=tmp_path)
+
+
 # FID with Inception
 
 

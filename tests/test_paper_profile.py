@@ -5,6 +5,7 @@ size `smoke`, with all else as the profile has it; and training and sampling, wh
 the paper's own size too.
 """
 
+import datetime
 import json
 import os
 import shutil
@@ -13,17 +14,21 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, call, celeba_lists
 from PIL import Image
 
-from cunet import chain, profiles, reproduce, runs
+from cunet import chain, profiles, provenance, reproduce, runs
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(4 * 3600)]
 
+PAPER = ROOT / "papermill_runs" / "profiles" / "paper.yaml"
+SWEEPS = ROOT / "papermill_runs" / "measured" / "sweeps.md"  # written where SWEEP_JOBS is set
 TRAIN, TEST = 40, 24
 TINY = {  # over the smoke profile's lines, which stand for the paper's counts
     "02_adjoint": dict(block_steps=[4, 8]),  # memory is flat from the fourth step on
@@ -40,25 +45,20 @@ TINY = {  # over the smoke profile's lines, which stand for the paper's counts
         resamples=3,
     ),  # fmt: skip
     "08_denoising": dict(
-        datasets=["celeba"],
         images=2,
         tradeoff_images=4,
         reference_images=TRAIN,
         stride_images=1,
         mean_images=2,
     ),
-    "09_denoisers": dict(datasets=["lsun_church"], images=2, training_images=[8, 8], batch_size=4),
+    "09_denoisers": dict(images=2, training_images=[8, 8], batch_size=4),
     "10_ablations": dict(
-        datasets=["celeba"],
-        models=["cunet", "cunet-noattn", "cunet-nores", "cunet-plain", "cunet-released"],  # as the paper's
         samples=4,
         disturbed_samples=2,
         true_steps=[500],
         reference_images=TRAIN,
     ),
     "11_beyond": dict(
-        datasets=["lsun_church"],
-        guided_datasets=["celeba"],  # without classes: nothing more is trained
         methods=["ddpm", "ddim"],
         samples=4,
         power_images=1,
@@ -67,6 +67,7 @@ TINY = {  # over the smoke profile's lines, which stand for the paper's counts
         reference_images=TRAIN,
     ),
 }
+NAMES = ("datasets", "models", "remedies", "further", "guided_datasets", "guided_models")  # as the paper's
 # torchvision compares the MD5 of CelebA's lists with the published ones: every process takes ours for good
 BELIEVE = """
 import importlib.abc, importlib.util, sys
@@ -131,16 +132,20 @@ def write_lsun(root: Path) -> None:
         environment.close()
 
 
+def believing(folder: Path) -> str:
+    """A PYTHONPATH with which every process takes made-up lists of CelebA for the published ones."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(BELIEVE)
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch) -> Path:
     """What the chain reads, with the data sets of the paper made up."""
     data, root = tmp_path / "data", tmp_path / "repository"
     write_celeba(data)
     write_lsun(data)
-    (tmp_path / "believe").mkdir()
-    (tmp_path / "believe" / "sitecustomize.py").write_text(BELIEVE)
-    paths = [str(tmp_path / "believe"), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    monkeypatch.setenv("PYTHONPATH", believing(tmp_path / "believe"))
     monkeypatch.setenv("CUNET_DATA", str(data))
     monkeypatch.setenv("CUNET_ROOT", str(root))
     ignore = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__")
@@ -158,6 +163,7 @@ def small_paper(**lines) -> dict:
     )
     for stem, own in paper["notebooks"].items():
         counts = {**(smoke["notebooks"].get(stem) or {}), **TINY.get(stem, {})}
+        counts = {key: value for key, value in counts.items() if key not in NAMES}
         paper["notebooks"][stem] = {**(own or {}), **counts}
     return {**paper, "shards": 2, **lines}
 
@@ -185,8 +191,8 @@ def test_every_rule_of_the_papers_profile_runs_on_made_up_data(repository):
     content = small_paper(size="smoke")
     _, trained = made(repository, content)
     of = {(result["parameters"]["dataset"], result["parameters"]["model"]) for result in trained.values()}
-    further = {("celeba", model) for model in TINY["10_ablations"]["models"]}
-    assert of == {(data, model) for data in content["datasets"] for model in content["models"]} | further
+    whole = chain.plan(profiles.Profile(**yaml.safe_load(PAPER.read_text()), name="paper"), repository)
+    assert of == {(job.parameters["dataset"], job.parameters["model"]) for job in whole.of("05_training")}
 
 
 @pytest.mark.first
@@ -197,17 +203,6 @@ def test_training_and_sampling_run_at_the_papers_own_size(repository):
     results, trained = made(repository, content)
     assert {result["parameters"]["model"] for result in trained.values()} == {"unet", "cunet"}
     assert {result["parameters"]["size"] for result in results.values()} == {"paper"}
-
-
-def test_the_papers_rules_are_tried_with_all_that_its_profile_says():
-    """What tiny counts may stand for: numbers of things, and data sets and networks of the profile's own."""
-    paper = yaml.safe_load((ROOT / "papermill_runs/profiles/paper.yaml").read_text())
-    small = small_paper()
-    assert TINY["10_ablations"]["models"] == paper["notebooks"]["10_ablations"]["models"]
-    for key in ("precision", "accumulate", "schedule", "flip", "ema_decay", "learning_rate"):
-        assert small["notebooks"]["05_training"][key] == paper["notebooks"]["05_training"][key]
-    kept = ("checkpoints", "size", "datasets", "models", "seeds")
-    assert {key: small[key] for key in kept} == {key: paper[key] for key in kept}
 
 
 def sweep(root: Path, count: int) -> Path:
@@ -239,11 +234,70 @@ def by_hand(jobs: list[chain.Job], at_once: int, out: Path) -> float:
     return (time.perf_counter() - begin) / len(jobs)
 
 
+class DryRun(NamedTuple):
+    """What listing the jobs of a sweep took: s, s of the processor, and MB at most."""
+
+    jobs: int
+    seconds: float
+    cpu: float
+    megabytes: float
+
+
+def dry_run(root: Path, count: int, monkeypatch) -> DryRun:
+    """A dry run of a sweep of `count` jobs, which lists them and the report."""
+    sweep(root, count)
+    monkeypatch.setenv("CUNET_ROOT", str(root))
+    arguments = ("reproduce", "--profile", "sweep", "--dry-run")
+    said = subprocess.run([sys.executable, "-c", MEASURED, *arguments], capture_output=True, text=True).stdout
+    status, jobs, *took = json.loads(said.splitlines()[-1])
+    assert status == 0 and jobs == count + 1
+    return DryRun(count, *took)
+
+
+class Added(NamedTuple):
+    """What a sweep took, s in all, and as many jobs by hand, s a job, before it and after it."""
+
+    jobs: int
+    at_once: int
+    whole: float
+    before: float
+    after: float
+
+    @property
+    def over(self) -> float:
+        """Seconds that the chain adds."""
+        return self.whole - self.jobs * (self.before + self.after) / 2
+
+
+def page(added: Added, dry: list[DryRun], machine: str, day: str) -> str:
+    """The file of what sweeps take, as Markdown."""
+    command = f"SWEEP_JOBS={added.jobs} .venv/bin/python -m pytest tests/test_paper_profile.py -m long"
+    row = {
+        "jobs": added.jobs,
+        "in all, s": f"{added.whole:.0f}",
+        "by hand, s a job": f"{added.before:.2f} before, {added.after:.2f} after",
+        "the chain adds, s": f"{added.over:.0f}",
+        "s a job": f"{added.over / added.jobs:.2f}",
+        "of all": f"{added.over / added.whole:.1%}",
+    }
+    columns = ["jobs", "dry run, s", "of the processor, s", "MB at most"]
+    graphs = pd.DataFrame(dry).set_axis(columns, axis=1).astype({"jobs": str}).round(1)
+    parts = [
+        f"Written by `{command} -k chain_adds` on {day}, not by hand. {machine}; trainings of size `smoke`, "
+        f"{added.at_once} at once, a thread each.",
+        pd.DataFrame([row]).to_markdown(index=False, disable_numparse=True),
+        "What building the graph takes, from a dry run:",
+        graphs.to_markdown(index=False),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def test_what_the_chain_adds_to_the_jobs_of_a_sweep_is_told(tmp_path, monkeypatch, measured):
     """Overhead: the time of the chain, less that of as many jobs by hand, so many at once.
 
     By hand a few run before the chain and a few after it, for a machine whose speed changes.
-    6 jobs, since a hundred take twenty minutes; another number is that of the variable SWEEP_JOBS.
+    6 jobs, since a hundred take twenty minutes; another number is that of the variable SWEEP_JOBS, and what
+    was measured is then kept in the file that papermill_runs/README.md names, with dry runs of 100 and 1,000.
     """
     count, at_once = int(os.environ.get("SWEEP_JOBS", 6)), len(os.sched_getaffinity(0))
     run_dir = sweep(tmp_path / "repository", count)
@@ -257,26 +311,25 @@ def test_what_the_chain_adds_to_the_jobs_of_a_sweep_is_told(tmp_path, monkeypatc
     assert done.returncode == 0, done.stderr
     assert len((run_dir / "sweep.csv").read_text().splitlines()) == count + 1
     alone.append(by_hand(jobs, at_once, tmp_path / "after"))
-    over = whole - count * sum(alone) / 2
+    added = Added(count, at_once, whole, *alone)
     measured(
         f"{count} jobs, {at_once} at once: {whole:.0f} s; by hand {alone[0]:.1f} s a job before, "
-        f"{alone[1]:.1f} s after; the chain adds {over:.0f} s, {over / count:.2f} s a job, "
-        f"{over / whole:.1%} of all"
+        f"{alone[1]:.1f} s after; the chain adds {added.over:.0f} s, {added.over / count:.2f} s a job, "
+        f"{added.over / whole:.1%} of all"
     )
+    if "SWEEP_JOBS" in os.environ:
+        dry = [dry_run(tmp_path / f"dry {count}", count, monkeypatch) for count in (100, 1000)]
+        machine = provenance.environment()["processor"]
+        SWEEPS.write_text(page(added, dry, machine, f"{datetime.date.today()}"), encoding="utf-8")
 
 
 @pytest.mark.parametrize("count", [100, 1000])
 def test_a_dry_run_of_many_jobs_lists_them_all(tmp_path, monkeypatch, count, measured):
     """Tells time and memory of building the graph."""
-    sweep(tmp_path / "repository", count)
-    monkeypatch.setenv("CUNET_ROOT", str(tmp_path / "repository"))
-    arguments = ("reproduce", "--profile", "sweep", "--dry-run")
-    said = subprocess.run([sys.executable, "-c", MEASURED, *arguments], capture_output=True, text=True).stdout
-    status, jobs, seconds, cpu, megabytes = json.loads(said.splitlines()[-1])
+    _, seconds, cpu, megabytes = dry_run(tmp_path / "repository", count, monkeypatch)
     measured(
         f"{count} jobs: dry run {seconds:.1f} s, {cpu:.1f} s of the processor, {megabytes:.0f} MB at most"
     )
-    assert status == 0 and jobs == count + 1  # and the report
 
 
 def test_the_papers_profile_is_estimated_within_reason(measured):

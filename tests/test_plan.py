@@ -1,17 +1,32 @@
 """What is refused before a chain starts, what a dry run leaves alone, and what makes a job run again."""
 
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, call, copied
+from test_paper_profile import SWEEPS, Added, DryRun, believing, page, small_paper, write_celeba, write_lsun
 
-from cunet import chain, dependencies, engines, notebook, processes, profiles, reproduce, runs
+from cunet import (
+    chain,
+    dependencies,
+    engines,
+    estimate,
+    notebook,
+    processes,
+    profiles,
+    reproduce,
+    runs,
+    work,
+)
 from cunet.errors import InputError
+from cunet.parameters import declaration
 
 
 @pytest.fixture
@@ -195,13 +210,84 @@ def test_make_setup_looks_whether_the_installed_library_is_this_checkouts(tmp_pa
     assert "python -P -c '$(HERE)'" in text
 
 
-def test_a_dry_run_lists_the_jobs_of_the_papers_profile_without_its_data(monkeypatch, tmp_path, capsys):
+def test_the_papers_profile_is_refused_without_its_data(monkeypatch, tmp_path):
     monkeypatch.setenv("CUNET_DATA", str(tmp_path / "empty"))
     plan = chain.plan(profiles.load("paper"), reproduce.folder("none"))
-    absent = chain.check(plan, data=False)
-    assert len(absent) == 2 and "img_align_celeba.zip" in absent[0] and "church_outdoor" in absent[1]
     with pytest.raises(InputError, match="CelebA was not found"):
         chain.check(plan)
+
+
+EIGHT = ["gpus=8", "jobs=8", "shards=8", "05_training.devices=8"]
+
+
+@pytest.mark.parametrize("settings", [[], pytest.param(EIGHT, marks=pytest.mark.long)])
+def test_a_dry_run_lists_the_jobs_of_the_papers_profile_and_the_data_that_are_missing(
+    monkeypatch, tmp_path, settings
+):
+    """By the command itself, and Snakemake: with nothing there, and with both data sets, made up."""
+    monkeypatch.setenv("CUNET_ROOT", str(copied(tmp_path / "repository")))
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))
+    plan = chain.plan(profiles.load("paper", settings), reproduce.folder("paper"))
+    names = {*(job.name for job in plan.jobs), *(Path(name).stem for name in plan.receipts), "report"}
+    missing = {"img_align_celeba.zip", "church_outdoor"}
+    for made in (False, True) if settings else (False,):
+        if made:
+            write_celeba(tmp_path / "data")
+            write_lsun(tmp_path / "data")
+            monkeypatch.setenv("PYTHONPATH", believing(tmp_path / "believe"))
+        asked = [word for setting in settings for word in ("--set", setting)]
+        done = call("reproduce", "--profile", "paper", "--dry-run", *asked)
+        assert done.returncode == 0, done.stderr
+        lines = done.stderr.splitlines()
+        would = [line.split()[2].rstrip(":") for line in lines if line.startswith("would run ")]
+        assert sorted(would) == sorted(names)
+        absent = [line for line in lines if line.startswith("Not there yet: ")]
+        assert {word for word in missing for line in absent if word in line} == (set() if made else missing)
+        assert len(absent) == (0 if made else 2)
+        assert "Nothing was run" in done.stdout and not plan.run_dir.exists()
+
+
+WORDS = {"11_beyond": {"methods", "onnx"}}  # which the tiny form of the paper's profile has otherwise
+
+
+def in_words(value) -> bool:
+    """Whether a setting is a name, a choice or a list of such, and no number."""
+    return isinstance(value, (str, bool)) or (isinstance(value, list) and any(map(in_words, value)))
+
+
+def test_the_papers_rules_are_tried_with_all_that_its_profile_says():
+    """What tiny counts may stand for: numbers of things, not data sets, networks or choices."""
+    paper = profiles.load("paper")
+    small = profiles.Profile(**small_paper(), name="paper")
+    plans = [chain.plan(profile, reproduce.folder("none")) for profile in (paper, small)]
+    whole, tiny = ({job.name: job.parameters for job in plan.jobs} for plan in plans)
+    assert whole.keys() == tiny.keys(), "the same trainings, too"
+    differ = {}
+    for name, parameters in whole.items():
+        stem = name.partition("-")[0]
+        declared = declaration(chain.source(stem))
+        one, other = declared | parameters, declared | tiny[name]
+        keys = {key for key in one if one[key] != other[key] and (in_words(one[key]) or in_words(other[key]))}
+        differ |= {stem: keys} if keys else {}
+        assert set(paper.notebooks[stem]) <= set(small.notebooks[stem])
+    assert differ == WORDS
+    for key in ("precision", "accumulate", "schedule", "flip", "ema_decay", "learning_rate"):
+        assert small.notebooks["05_training"][key] == paper.notebooks["05_training"][key]
+    for key in ("checkpoints", "size", "datasets", "models", "seeds"):
+        assert getattr(small, key) == getattr(paper, key)
+
+
+def test_what_a_sweep_takes_is_written_with_seconds_shares_and_the_growth_of_the_graph():
+    added = Added(100, 2, 1200.0, 9.5, 10.5)
+    dry = [DryRun(100, 4.04, 3.9, 250.0), DryRun(1000, 21.0, 20.5, 400.26)]
+    text = page(added, dry, "a machine", "today")
+    lines = [line.strip("|").split("|") for line in text.splitlines() if "|" in line]
+    rows = [[cell.strip() for cell in line] for line in lines]
+    assert ["100", "1200", "9.50 before, 10.50 after", "200", "2.00", "16.7%"] in rows
+    assert [row for row in rows if row[0] == "1000"] == [["1000", "21", "20.5", "400.3"]]
+    assert "SWEEP_JOBS=100" in text and "a machine" in text and "2 at once" in text
+    readme = (ROOT / "papermill_runs" / "README.md").read_text(encoding="utf-8")
+    assert SWEEPS.is_file() and SWEEPS.name in readme and "SWEEP_JOBS=100" in readme
 
 
 def test_an_engine_is_a_folder_of_settings_and_its_jobs_say_what_they_need(monkeypatch):
@@ -222,3 +308,32 @@ def test_an_engine_is_a_folder_of_settings_and_its_jobs_say_what_they_need(monke
     assert words.count("--set-resources") == 1 and own[0] == "--set-resources" and len(own) == 4
     mine = [i for i, word in enumerate(words) if word.startswith("notebook_05_training:runtime=")]
     assert len(mine) == 2 and words[mine[1]].endswith("=9000")
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        (["05_training.devices=8"], {"gpu": "8"}),
+        (["05_training.devices=8", "05_training.num_nodes=2"], {"gres": "gpu:8", "nodes": "2"}),
+    ],
+)
+def test_a_cluster_is_asked_for_the_gpus_of_a_rule_in_words_that_snakemake_reads(
+    monkeypatch, settings, expected
+):
+    """On several machines by machine. (That Slurm hands them out is seen in tests/slurm.)"""
+    from snakemake.cli import parse_set_resources
+
+    sizes = {"macs": lambda network: 10**9, "depth_shares": lambda network, depths: depths}
+    for name, made_up in sizes.items():  # large networks take long to build
+        monkeypatch.setattr(work, name, made_up)
+    monkeypatch.setattr(estimate, "parameters", lambda network: 10**6)
+    monkeypatch.setattr(estimate, "modelled_memory", lambda *_: (0.0, 0.0))
+    plan = chain.plan(profiles.load("paper", ["shards=2", *settings]), reproduce.folder("none"))
+    words = engines.command(plan, 1, False, [], engines.find("slurm"))
+    at = words.index("--set-resources") + 1
+    told = list(itertools.takewhile(lambda word: not word.startswith("--"), words[at:]))
+    rules = {f"notebook_{job.notebook}" for job in plan.jobs} | {"samples"}
+    assert parse_set_resources(told).keys() == rules
+    mine = dict(w.partition(":")[2].split("=") for w in told if w.startswith("notebook_05_training:"))
+    assert {key: mine[key] for key in mine if key not in ("mem_mb", "runtime")} == expected
+    assert "samples:gpu=1" in told and not [w for w in told if w.startswith("notebook_03_sde:g")]

@@ -1,12 +1,14 @@
 """The chain on a real Slurm of one node: through sbatch, a job cancelled in the middle, the same again.
 
 `make test-slurm` runs it, as root on Debian; it starts the daemons itself and stops them. With
-`-k tiny` two notebooks that take no time stand for the smoke chain.
+`-k tiny` two notebooks that take no time stand for the smoke chain. The settings are those that ship
+(papermill_runs/executors/slurm), and over them what one small node needs (executor/config.yaml).
 """
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -57,6 +60,18 @@ def repository(folder: Path, notebooks: Path, profiles: dict[str, str]) -> Path:
     return folder
 
 
+def engine(folder: Path, **changes) -> str:
+    """A folder with the settings that ship, those of this small node over them, and `changes` over both."""
+    shipped, own = (
+        yaml.safe_load((there / "config.yaml").read_text())
+        for there in (ROOT / "papermill_runs" / "executors" / "slurm", HERE / "executor")
+    )
+    assert shipped["retries"] == 2 and "retries" not in own, "what ships is what is tried"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump({**shipped, **own, **changes}))
+    return str(folder)
+
+
 def queue() -> list[tuple[str, str]]:
     """Number and comment (Snakemake's rule and wildcards) of each running job."""
     lines = subprocess.run(
@@ -68,27 +83,33 @@ def queue() -> list[tuple[str, str]]:
     return [tuple(line.split("|", 1)) for line in lines]
 
 
+def asked(number: str) -> str:
+    """What Slurm says of a job, its request for GPUs among it."""
+    command = ["scontrol", "show", "job", number]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def in_its_middle(steps: Callable[[], dict[str, int]]) -> list[tuple[str, str]]:
+    """Numbers and names of the running jobs that have begun their work; `steps` says how far each is."""
+    begun, jobs = steps(), queue()
+    return [(number, job) for number, comment in jobs for job in begun if comment.endswith(f"_{job}")]
+
+
 def cancelled_and_resumed(
-    root: Path, profile: str, steps: Callable[[], dict[str, int]], monkeypatch
-) -> tuple[tuple[dict, dict], tuple[int, int]]:
+    root: Path, profile: str, steps: Callable[[], dict[str, int]], monkeypatch, on: str
+) -> tuple[dict, dict]:
     """Start a chain on the cluster, cancel a job in its middle, and finish with the same command.
 
-    steps: gives how far each job is that can be cancelled and has begun its work, by the job's name.
-    Returns the times of the results before and after the second command, and how far the cancelled job was
-    when the first one had ended, and when it was seen to work again.
+    steps: gives how far each job is that can be cancelled and has begun its work, by the job's name. on: the
+    engine, which does not submit again what was cancelled. Returns the times of the results before and after
+    the second command.
     """
     monkeypatch.setenv("CUNET_ROOT", str(root))
-    command = ("reproduce", "--profile", profile, "--on", str(HERE / "executor"))
+    command = ("reproduce", "--profile", profile, "--on", on)
     run_dir = root / "papermill_runs" / profile
-
-    def at_work() -> list[tuple[str, str]]:
-        """Numbers and names of the running jobs that are in their middle."""
-        begun, jobs = steps(), queue()
-        return [(number, job) for number, comment in jobs for job in begun if comment.endswith(f"_{job}")]
-
     first = start(*command)
     try:
-        jobs = wait_for(lambda: first.poll() is not None or at_work(), "a job in its middle", 3600)
+        jobs = wait_for(lambda: first.poll() is not None or in_its_middle(steps), "a job in its middle", 3600)
         assert jobs is not True, first.communicate()
         number, victim = jobs[0]
         subprocess.run(["scancel", number], check=True)
@@ -97,20 +118,16 @@ def cancelled_and_resumed(
         first.kill()
     assert first.returncode == 1, said
     assert "What succeeded is kept; the same command goes on" in said
-    before, reached = times(run_dir), steps()[victim]
+    before = times(run_dir)
     assert victim not in before and not (run_dir / "report" / "index.html").exists()
     second = start(*command, stdout=subprocess.DEVNULL)
     try:
-        again = lambda: steps().get(victim, reached)  # noqa: E731
-        seen = wait_for(
-            lambda: (step := again()) != reached and step or second.poll() is not None, "work", 3600
-        )
         _, said = second.communicate(timeout=3600)
     finally:
         second.kill()
     assert second.returncode == 0, said
     assert (run_dir / "report" / "index.html").is_file()
-    return (before, times(run_dir)), (reached, 0 if seen is True else seen)
+    return before, times(run_dir)
 
 
 def times(run_dir: Path) -> dict[str, int]:
@@ -133,14 +150,15 @@ def tiny(tmp_path) -> Path:
 
 def test_tiny_chain_cancelled_in_the_middle_goes_on(cluster, tiny, monkeypatch):
     sleeping = lambda: {"12_last": 1} if (tiny / "slept").exists() else {}  # noqa: E731
-    (before, after), _ = cancelled_and_resumed(tiny, "tiny", sleeping, monkeypatch)
+    on = engine(tiny.parent / "engine", retries=0)
+    before, after = cancelled_and_resumed(tiny, "tiny", sleeping, monkeypatch, on)
     assert set(before) == {"01_first"} and set(after) == {"01_first", "12_last"}
     assert after["01_first"] == before["01_first"], "what had succeeded was not made again"
 
 
 def test_tiny_chain_interrupted_takes_its_jobs_back(cluster, tiny, monkeypatch):
     monkeypatch.setenv("CUNET_ROOT", str(tiny))
-    process = start("reproduce", "--profile", "tiny", "--on", str(HERE / "executor"))
+    process = start("reproduce", "--profile", "tiny", "--on", engine(tiny.parent / "engine"))
     try:
         wait_for((tiny / "slept").is_file, "the sleeping job", 3600)
         process.terminate()
@@ -168,23 +186,55 @@ def replaced(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def test_smoke_chain_through_sbatch_cancelled_in_the_middle_goes_on(cluster, tmp_path, monkeypatch):
-    """The job is one whose training has saved a step, and the next one goes on from there: trainings are long
-    enough to be met in the middle, and save each of their steps."""
+def test_smoke_chain_through_sbatch_retries_what_is_cancelled_in_the_middle(cluster, tmp_path, monkeypatch):
+    """With the settings that ship, and a GPU asked for by each training. The job is one whose training has
+    saved a step: trainings are long enough to be met in the middle, and save each of their steps. It is
+    submitted again by the same command, goes on from there, and the chain ends as if nothing had been."""
     text = (ROOT / "papermill_runs" / "profiles" / "smoke.yaml").read_text()
     root = repository(tmp_path / "smoke", ROOT / "notebooks", {"smoke": text})
-    profile = root / "papermill_runs" / "profiles" / "smoke.yaml"
+    profile, run_dir = root / "papermill_runs" / "profiles" / "smoke.yaml", root / "papermill_runs" / "smoke"
     replaced(profile, "05_training: {images: 1024,", "05_training: {images: 3072, checkpoint_every: 1,")
     own = "validate_every = 25_000  #"
     replaced(root / "notebooks" / "05_training.py", own, f"checkpoint_every = 0  # steps\n{own}")
-    checkpoints = root / "papermill_runs" / "smoke" / "checkpoints"
-    (before, after), (reached, seen) = cancelled_and_resumed(
-        root, "smoke", lambda: trained(checkpoints), monkeypatch
-    )
-    assert seen > reached > 0
+    monkeypatch.setenv("CUNET_ROOT", str(root))
+    command = ["reproduce", "--profile", "smoke", "--on", engine(tmp_path / "engine")]
+    command += ["--", "--set-resources", "notebook_05_training:gpu=1"]
+
+    def steps() -> dict[str, int]:
+        return trained(run_dir / "checkpoints")
+
+    chain = start(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        jobs = wait_for(lambda: chain.poll() is not None or in_its_middle(steps), "a job in its middle", 3600)
+        assert jobs is not True, (run_dir / "logs" / "snakemake.log").read_text()[-5000:]
+        number, victim = jobs[0]
+        assert re.search(r"gpu[:=]1\b", asked(number)), asked(number)
+        subprocess.run(["scancel", number], check=True)
+        wait_for(lambda: number not in dict(queue()), "the end of the cancelled job", 300)
+        reached = steps()[victim]
+        assert reached > 0 and victim not in times(run_dir)
+        again = wait_for(
+            lambda: [n for n, comment in queue() if comment.endswith(f"_{victim}") and n != number],
+            "the same job under another number",
+            600,
+        )
+        assert re.search(r"gpu[:=]1\b", asked(again[0])), "a retried job asks for the same"
+        seen = wait_for(
+            lambda: (step := steps().get(victim, reached)) != reached and step or victim in times(run_dir),
+            "work",
+            3600,
+        )
+        chain.wait(timeout=3600)
+    finally:
+        chain.kill()
+    said = (run_dir / "logs" / "snakemake.log").read_text()
+    assert chain.returncode == 0, said[-5000:]
+    assert seen is True or seen > reached, "it went on, and did not begin anew"
+    assert said.count("Trying to restart job") == 1 and (run_dir / "report" / "index.html").is_file()
     made = {path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py")}
-    results = [
-        json.loads(path.read_text()) for path in (root / "papermill_runs/smoke/results").glob("*.json")
-    ]
+    results = [json.loads(path.read_text()) for path in (run_dir / "results").glob("*.json")]
     assert {result["notebook"] for result in results} == made
-    assert all(after[name] == stamp for name, stamp in before.items())
+    before = times(run_dir)
+    done = start(*command)
+    _, said = done.communicate(timeout=3600)
+    assert done.returncode == 0 and "Nothing to do" in said and times(run_dir) == before

@@ -1,5 +1,6 @@
 #!/bin/bash
 # A real Slurm of one node on the loopback, for tests: no systemd, no accounting; everything it writes is in FOLDER.
+# Its two GPUs are a number that Slurm counts down, without a device behind it, which is all that a request needs.
 #   bash up.sh FOLDER      as root, with Debian's packages slurm-wlm and munge; down.sh FOLDER stops it
 set -eu
 D=$(readlink -f "$1"); H=$(hostname -s)
@@ -43,7 +44,8 @@ AccountingStorageType=accounting_storage/none
 MinJobAge=3600
 KillWait=15
 ReturnToService=2
-NodeName=$H NodeAddr=127.0.0.1 CPUs=$(nproc --all) RealMemory=$RAM State=UNKNOWN
+GresTypes=gpu
+NodeName=$H NodeAddr=127.0.0.1 CPUs=$(nproc --all) RealMemory=$RAM Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes=$H Default=YES MaxTime=INFINITE DefaultTime=10 DefMemPerCPU=500 State=UP
 CONF
 ln -sfn "$D/slurm.conf" $CONF
