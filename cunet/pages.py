@@ -11,6 +11,7 @@ import json
 import re
 import struct
 from base64 import b64decode
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, tostring
@@ -48,6 +49,7 @@ FORMULA_ATTRIBUTES = set(
     "columnspacing rowlines rowspacing frame".split()
 )
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+LINK = re.compile(r"\[([^\]]*)\]\((\d\d_\w+)\.(?:py|ipynb)\)")  # in words, to another notebook
 
 
 @functools.cache
@@ -74,8 +76,19 @@ def title(notebook: nbformat.NotebookNode, otherwise: str) -> str:
     return otherwise
 
 
-def page(notebook: nbformat.NotebookNode, name: str, smoke: bool) -> str:
-    """An executed notebook as one HTML page."""
+def relinked(text: str, ending: str, jobs: Collection[str] | None = None) -> str:
+    """Markdown whose links to notebooks, as in [06](06_sampling.py), lead to files of another ending.
+
+    jobs: those that have such a file; a link to another is left as plain words. None: all have.
+    """
+    return LINK.sub(lambda m: f"[{m[1]}]({m[2]}.{ending})" if jobs is None or m[2] in jobs else m[1], text)
+
+
+def page(notebook: nbformat.NotebookNode, name: str, smoke: bool, jobs: Collection[str] = ()) -> str:
+    """An executed notebook as one HTML page. jobs: those with a page beside it, which links may lead to."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = relinked(cell.source, "html", jobs)
     cells = [_cell(cell) for cell in notebook.cells]
     return (
         templates()

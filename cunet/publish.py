@@ -270,8 +270,8 @@ def _own(cells: list) -> list:
 
 
 def _words(cells: list) -> list[tuple[str, str]]:
-    """What the cells say, code with its comments."""
-    return [(cell.cell_type, cell.source.strip()) for cell in cells]
+    """What the cells say, code with its comments; a link to a notebook, whichever of its files it is to."""
+    return [(cell.cell_type, pages.relinked(cell.source, "ipynb").strip()) for cell in cells]
 
 
 @command

@@ -18,14 +18,16 @@ from scipy import ndimage
 from . import slim, sources
 from .errors import InputError
 from .palette import MARKERS, PAGE, colour, label, legend_below, readable, style
+from .wording import ends
 
 CURVES, BEST, SHEETS = "ext_fd_against_steps", "tab01_synthesis", "fig03_samples"  # of notebook 07
 SHOWN = "cunet"  # the network whose samples are shown
 LIMIT = 200_000  # bytes
 WHITE = 253  # of 255: a pixel whose channels all reach this belongs to no sheet
 QUALITY = (
-    "**Quality against time.** FD-AlexNet (lower is better) against the seconds that a sample takes, a panel "
-    "a data set, a point a number of sampling steps, with 95 % intervals: which line is lower at equal time?"
+    "**Quality against time.** FD-AlexNet (a Fréchet distance as the FID is, between features of AlexNet in "
+    "place of Inception; lower is better) against the seconds that a sample takes, a panel a data set, a "
+    "point a number of sampling steps, with 95 % intervals: which line is lower at equal time?"
 )
 
 
@@ -54,13 +56,23 @@ def markdown(run_dir: Path, address: str) -> str:
     lines = curves(run_dir) if there(run_dir) else pd.DataFrame()
     if not len(lines):
         return ""
-    title, caption, shown = "Quality against time", QUALITY, sheets(run_dir, lines)
+    title, caption, shown = "Quality against time", QUALITY + counts(run_dir, lines), sheets(run_dir, lines)
     if shown:
         title += ", and samples"
         caption += f" Below, the first samples of the {label(SHOWN)} at its best steps, none selected"
         some = len(shown) < lines.dataset.nunique()
         caption += f": {', '.join(map(sources.label, shown))}." if some else "."
     return f"![{title}]({address})\n\n{caption}"
+
+
+def counts(run_dir: Path, lines: pd.DataFrame) -> str:
+    """How many images a point has, and how many a best one of table 1, as a sentence; empty where they are
+    the same, or a table of an earlier version does not say. lines: of `curves`."""
+    best = _read(run_dir, BEST)
+    if "n" not in lines or "n" not in best:
+        return ""
+    points, table = ([f"{n:,}" for n in sorted(set(frame.n.astype(int)))] for frame in (lines, best))
+    return f" A point has {ends(points)} images, table 1 {ends(table)}." if points != table else ""
 
 
 def sheets(run_dir: Path, lines: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -76,13 +88,14 @@ def sheets(run_dir: Path, lines: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def curves(run_dir: Path) -> pd.DataFrame:
-    """Distance against time: columns dataset, model, seconds, fd, fd_low, fd_high, floor; a row a set.
+    """Distance against time: columns dataset, model, seconds, fd, fd_low, fd_high, floor, and n, the images
+    of a set, if the table has them; a row a set.
 
     Only the trainings, the sampler and the noise that come first, as in table 1, and networks that table 1
     has. A step takes what a sample of table 1 takes over its steps.
     """
     try:
-        every, best = (pd.read_csv(run_dir / "tables" / f"{name}.csv") for name in (CURVES, BEST))
+        every, best = (_read(run_dir, name) for name in (CURVES, BEST))
         step = (best.seconds_per_sample / best.steps).set_axis(
             pd.MultiIndex.from_frame(best[["dataset", "model"]])
         )
@@ -92,11 +105,16 @@ def curves(run_dir: Path) -> pd.DataFrame:
             first = ["seed", "sampler", "noise"]
             rows = rows[(rows[first] == rows[first].iloc[0]).all(axis=1)].sort_values("steps")
             parts.append(rows.assign(seconds=rows.steps * step[key], floor=rows.fd - rows.above))
-        return pd.concat(parts)[["dataset", "model", "seconds", "fd", "fd_low", "fd_high", "floor"]]
+        columns = ["dataset", "model", "seconds", "fd", "fd_low", "fd_high", "floor"]
+        return pd.concat(parts)[columns + ["n"] * ("n" in every)]
     except (OSError, ValueError, AttributeError, KeyError, IndexError) as error:
         raise InputError(
             f"The tables of {run_dir.name} give no curves: {error!r}. Run notebook 07 again."
         ) from None
+
+
+def _read(run_dir: Path, table: str) -> pd.DataFrame:
+    return pd.read_csv(run_dir / "tables" / f"{table}.csv")
 
 
 def cut(png: bytes, expected: list[int]) -> list[list[np.ndarray]]:

@@ -48,7 +48,7 @@ def build(run_dir: str | Path) -> Path:
     headings = {}
     for job, notebook in run_outputs.notebooks(run_dir, results):
         headings[job] = pages.title(notebook, job)
-        folders.write_atomically(folder / _page(job), pages.page(notebook, job, smoke))
+        folders.write_atomically(folder / _page(job), pages.page(notebook, job, smoke, results))
     titles = run_outputs.told_apart(headings)
     sections = [_section(run_dir, result, titles) for result in results.values()]
     text = (

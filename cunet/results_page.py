@@ -54,6 +54,11 @@ WORDS = {
     rules.UNDECIDED: "Open",
     rules.NOT_REPRODUCED: "Wrong",
 }
+IN_PART = "Wrong in part"  # of a claim some of whose measurements failed, in a place kept for the wrong
+ERRATA = (
+    f"**Errata.** {len(paper.ERRATA)} places of the paper's text are wrong, or at odds with others: "
+    "[notebook 00](notebooks/00_start_here.py) lists each with what it should say."
+)
 PLACES = {rules.REPRODUCED: 2, rules.NOT_REPRODUCED: 2, rules.PARTLY: 1}  # among five findings
 
 
@@ -80,6 +85,7 @@ def block(run_dir: Path) -> str:
         table_5(folders.resolve(BENCH)),
         verdicts(card),
         "\n".join(findings(card)),
+        ERRATA,
         _setting(results),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -119,8 +125,9 @@ def verdicts(card: pd.DataFrame) -> str:
     of_rows += f"; not reproduced in {', '.join(wrong)}" if wrong else ""
     return (
         f"**The paper's {len(CLAIMS)} claims**: {tally}. A claim may have several rows, and is "
-        f"*partly* reproduced where they differ, too. Of the {len(rows)} rows: {of_rows}. All are in [the "
-        f"scorecard]({FOLDER / runs.SCORECARD}.md). Some claims, chosen by a rule, the abstract's first:"
+        f"*partly* reproduced where they differ, too. Of the {len(rows)} rows: {of_rows}. All are in "
+        f"[the scorecard]({FOLDER / runs.SCORECARD}.md). Some of them, chosen by a rule, those of the "
+        "abstract first:"
     )
 
 
@@ -295,25 +302,33 @@ def findings(card: pd.DataFrame, most: int = 5) -> list[str]:
     """What the paper got right and wrong, in lines chosen by a rule and not by hand.
 
     Of the claims that were judged, those of the abstract come first, then the others by number. Two lines are
-    kept for claims that were reproduced, two for those that were not, one for those that were in part; a
-    place that its kind cannot fill goes to the next claim of any kind, also to one that stayed undecided. A
-    line gives the first measurement that has the claim's verdict, or, where measurements differ, the first
-    with the best and with the worst.
+    kept for claims that were reproduced, two for those that were not, one for those that were in part. Where
+    too few claims were not reproduced as a whole, those with a measurement that was not take these places,
+    and the line says that it is in part. A place that its kind cannot fill goes to the next claim of any
+    kind, also to one that stayed undecided. A line gives the first measurement that has the claim's verdict,
+    or, where measurements differ, the first with the best and with the worst.
 
     card: as from `cunet.scorecard.scorecard`. Returns Markdown list items in the order of `WORDS`.
     """
     verdicts = scorecard.overall(card)
     judged = {claim: verdict for claim, verdict in verdicts.items() if verdict in WORDS}
     order = sorted(judged, key=lambda claim: ("abstract" not in CLAIMS[claim].place, claim))
-    chosen = [c for verdict, n in PLACES.items() for c in [c for c in order if judged[c] == verdict][:n]]
-    chosen = (chosen + [claim for claim in order if claim not in chosen])[:most]
-    kinds = list(WORDS)
-    chosen.sort(key=lambda claim: (kinds.index(judged[claim]), order.index(claim)))
-    return [_finding(card[card["id"] == claim], judged[claim]) for claim in chosen]
+    failed = set(card[card["verdict"] == rules.NOT_REPRODUCED]["id"])
+    places: dict[str, str] = {}  # the verdict in whose place a claim stands
+    for verdict, n in PLACES.items():
+        own = [c for c in order if judged[c] == verdict and c not in places]
+        if verdict == rules.NOT_REPRODUCED:
+            own += [c for c in order if c in failed and c not in (*own, *places)]
+        places |= dict.fromkeys(own[:n], verdict)
+    places |= {claim: judged[claim] for claim in order if claim not in places}
+    kinds, chosen = list(WORDS), list(places)[:most]
+    chosen.sort(key=lambda claim: (kinds.index(places[claim]), order.index(claim)))
+    return [_finding(card[card["id"] == c], judged[c], places[c] != judged[c]) for c in chosen]
 
 
-def _finding(rows: pd.DataFrame, verdict: str) -> str:
-    """One claim as a list item."""
+def _finding(rows: pd.DataFrame, verdict: str, in_part: bool) -> str:
+    """One claim as a list item. in_part: it has the place of one that was not reproduced, and is so in part:
+    the line says which measurement failed, and which is the best."""
     claim = CLAIMS[rows.iloc[0]["id"]]
     ranks = (
         rows["verdict"]
@@ -323,9 +338,15 @@ def _finding(rows: pd.DataFrame, verdict: str) -> str:
     )
     same = rows[rows["verdict"] == verdict]
     told = same.head(1) if len(set(ranks)) == 1 else rows.loc[[ranks.index[0], ranks.index[ranks.argmax()]]]
-    measured = "; ".join(_with_setting(row) for row in told.to_dict("records"))
+    if in_part:
+        told = told[::-1]
+    measured = "; ".join(
+        f"*{row['verdict']}*: {_with_setting(row)}" if in_part else _with_setting(row)
+        for row in told.to_dict("records")
+    )
     notebooks = ", ".join(f"[{name[:2]}](notebooks/{name}.py)" for name in dict.fromkeys(told["notebook"]))
-    return f"- **{WORDS[verdict]}** ({claim.id}): {claim.text}. Measured: {measured}. {notebooks}"
+    word = IN_PART if in_part else WORDS[verdict]
+    return f"- **{word}** ({claim.id}): {claim.text}. Measured: {measured}. {notebooks}"
 
 
 def _with_setting(row: dict[str, str]) -> str:

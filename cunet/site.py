@@ -53,7 +53,7 @@ def write_source(run_dir: Path, source: Path) -> None:
     results = run_outputs.results(run_dir)
     if not results:
         raise InputError(f"{folders.shown(run_dir)} has no results to show: run `cunet reproduce` first.")
-    shutil.copytree(ASSETS, source, ignore=shutil.ignore_patterns("__pycache__", "*.css"))
+    shutil.copytree(ASSETS, source, ignore=shutil.ignore_patterns("__pycache__", "*.css", "snippets"))
     (source / "_static" / "mathjax").mkdir(parents=True)
     shutil.copy(ASSETS / "site.css", source / "_static")
     shutil.copy(mathjax(), source / "_static" / "mathjax")
@@ -70,6 +70,7 @@ def write_source(run_dir: Path, source: Path) -> None:
         "claims": site_pages.claims_page(card, notebooks),
         "results": site_pages.outputs_page(run_dir, results, notebooks, source),
         "index": site_pages.index_page(run_dir.name, results, card, notebooks),
+        "ecosystem": site_pages.ecosystem_page(ASSETS),
     }
     written |= {f"library/{name}": text for name, text in site_pages.module_pages().items()}
     for name, text in written.items():
@@ -83,7 +84,7 @@ def _notebooks(run_dir: Path, results: dict[str, dict], source: Path) -> dict[st
     used = {}
     for job, notebook in read.items():
         used[job] = site_pages.uses([cell.source for cell in notebook.cells if cell.cell_type == "code"])
-        site_pages.linked(notebook, titles[job], used[job])
+        site_pages.linked(notebook, titles[job], used[job], read)
         _write(source / "notebooks" / f"{job}.ipynb", nbformat.writes(notebook))
     return used
 

@@ -2,7 +2,8 @@
 
 Wherever a notebook names a claim (C16) or a part of the library (`cunet.ode.solve`) it gets a link, and each
 claim's entry leads to its notebook and to the functions that this calls. In every function below `notebooks`
-says of each job with a page which names of the library it uses, see `uses`.
+says of each job with a page which names of the library it uses, see `uses`. The page on other libraries is
+assets/site/ecosystem.md, with the programs beside it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import ast
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+import cunet
 from cunet import pages, paper, run_outputs, runs, scorecard
 from cunet.claims import CLAIMS, Claim
 from cunet.pages import nbformat  # imported there without what takes 2 s
@@ -22,6 +24,7 @@ from cunet.wording import BEYOND, cell, paper_place
 
 PACKAGE = Path(__file__).resolve().parent
 SHOWN = ("image/png", "text/html", "text/markdown", "text/latex", "text/plain")  # of what a cell put out
+ROOM = re.compile(r"^ {4}(\S[^:\n]*): (.*(?:\n {8}.*)*)$", re.M)  # of the package's docstring
 LEFT_OUT: set[str] = {"__init__", "__main__"}  # modules without a page
 # what stays as it is when words get links: code, formulas, links
 KEPT = re.compile(
@@ -31,16 +34,18 @@ KEPT = re.compile(
 # ------------------------------------------------------------------------------------------- notebooks
 
 
-def linked(notebook: nbformat.NotebookNode, title: str, used: Sequence[str]) -> None:
+def linked(
+    notebook: nbformat.NotebookNode, title: str, used: Sequence[str], jobs: Collection[str] = ()
+) -> None:
     """Give a notebook its title, links where it names claims and the library, and a list of what it uses; of
-    what its cells put out, keep what runs nothing."""
+    what its cells put out, keep what runs nothing. jobs: with a page, which its own links may lead to."""
     named: set[str] = set()
     for part in notebook.cells:
         part.metadata.pop("papermill", None)
         for output in part.get("outputs", []):
             _disarm(output.get("data", {}))
         if part.cell_type == "markdown":
-            part.source = with_links(part.source)
+            part.source = with_links(pages.relinked(part.source, "ipynb", jobs))
             named |= set(re.findall(r"\[(C\d\d)\]\(#claim-", part.source))
     first = next((part for part in notebook.cells if part.cell_type == "markdown"), None)
     if first is not None:
@@ -214,15 +219,45 @@ def _figure(picture: Path, caption: str, source: Path) -> str:
 
 
 def module_pages() -> dict[str, str]:
-    """The pages of the library by name: one a module, from its docstrings, and `index`, which lists them."""
+    """The pages of the library by name: one a module, from its docstrings, and `index`, which lists them by
+    what they are about, each with the first line of its docstring."""
     names = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in LEFT_OUT)
     text = {
         name: f"# `cunet.{name}`\n\n```{{eval-rst}}\n.. automodule:: cunet.{name}\n   :members:\n```\n"
         for name in names
     }
-    listed = "\n".join(names)
-    index = f"# The library\n\nOne page a module.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
-    return text | {"index": index}
+    index, by_room = ["# The library", "One page a module."], rooms()
+    further = sorted(set(names) - {name for listed in by_room.values() for name in listed})
+    for room, listed in (by_room | {"Others": further}).items():
+        if here := [name for name in listed if name in names]:
+            table = ["| module | |", "|---|---|"]
+            table += [f"| {{doc}}`{name}` | {cell(_first_line(PACKAGE / f'{name}.py'))} |" for name in here]
+            tree = ["```{toctree}", ":hidden:", "", *here, "```"]
+            index += [f"## {room}", "\n".join(table), "\n".join(tree)]
+    return text | {"index": "\n\n".join(index) + "\n"}
+
+
+def rooms() -> dict[str, list[str]]:
+    """The modules of the library by what they are about, as the package's docstring lists them."""
+    return {room: re.findall(r"\w+", listed) for room, listed in ROOM.findall(cunet.__doc__)}
+
+
+def ecosystem_page(assets: Path) -> str:
+    """The page on other libraries, where the name of a program stands in it with the program in its place.
+
+    assets: the folder of `ecosystem.md`.
+    """
+    return re.sub(
+        r"^snippets/\w+\.py$",
+        lambda m: (assets / m[0]).read_text(encoding="utf-8").rstrip(),
+        (assets / "ecosystem.md").read_text(encoding="utf-8"),
+        flags=re.M,
+    )
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a module's docstring; empty if it has none."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def index_page(
@@ -246,5 +281,5 @@ def index_page(
     entries = "\n".join(f"notebooks/{job}" for job in sorted(notebooks))
     text += ["```{toctree}", ":caption: Results", ":maxdepth: 1", "", "claims", "results", "```", ""]
     text += ["```{toctree}", ":caption: Notebooks", ":maxdepth: 1", "", entries, "```", ""]
-    text += ["```{toctree}", ":caption: Library", ":maxdepth: 1", "", "library/index", "```", ""]
+    text += ["```{toctree}", ":caption: Library", ":maxdepth: 1", "", "library/index", "ecosystem", "```", ""]
     return "\n".join(text)

@@ -6,6 +6,7 @@ import json
 
 from PIL import Image
 
+from cunet import pages
 from cunet.errors import InputError
 from cunet.pages import nbformat  # imported there without what takes 2 s
 
@@ -22,7 +23,8 @@ def notebook_text(content: nbformat.NotebookNode, name: str, limit: int = LIMIT)
     """An executed notebook as text of at most `limit` bytes.
 
     What no page shows is left out: other forms of an output, papermill's times. If that is not enough, its
-    pictures get a palette and then the largest of them fewer pixels, in `STAGES`.
+    pictures get a palette and then the largest of them fewer pixels, in `STAGES`. Links to other notebooks
+    lead to the executed ones beside it.
 
     Raises:
         InputError: it stays too large; the message names the cells whose outputs are the largest.
@@ -31,6 +33,8 @@ def notebook_text(content: nbformat.NotebookNode, name: str, limit: int = LIMIT)
     for cell in content.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "markdown":
+            cell.source = pages.relinked(cell.source, "ipynb")
     for data in _outputs(content):
         for kind in data.keys() - KEPT:
             del data[kind]

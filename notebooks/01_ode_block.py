@@ -14,16 +14,18 @@
 # %% [markdown]
 # # 01 · The ODE block
 #
-# **Answers in the paper:** equations 1 and 4, the dynamic blocks of section 3.1, and the remark of section 3.3
-# on local and global error. **Claims:** C16 (a block solves a second-order equation with a learned initial
-# velocity), C19 (a local error $O(h^{k+1})$ gives a global error $O(h^k)$), C21 (second-order dynamics need
-# fewer solver steps).
+# *Answers: equations 1 and 4, the dynamic blocks of section 3.1, the remark of section 3.3 on local and global error;
+# claims C16 (a block solves a second-order equation with a learned initial velocity), C19 (a local error $O(h^{k+1})$
+# gives a global error $O(h^k)$), C21 (second-order dynamics need fewer solver steps).*
 #
 # A block of the continuous U-Net does not apply a stack of layers. It takes feature maps as the *position* of
 # something that moves, lets a network give the *acceleration*, and returns where the thing is one unit of time
-# later. **The question: what does second order buy, and does a trained network solve its equation?** This page
-# builds the block from a residual network, measures every solver on problems with known solutions, and then looks
-# into the network.
+# later.
+#
+# **The question: what does second order buy, and does a trained network solve its equation?**
+#
+# This page builds the block from a residual network, measures every solver on problems with known solutions, and then
+# looks into the network.
 
 # %% tags=["parameters"]
 run_dir = "papermill_runs/interactive"  # folder of the run, relative to the repository
@@ -80,7 +82,7 @@ assert torch.equal(layer, step)  # one residual layer is one Euler step
 # The paper's blocks are of second order. The network gives an acceleration, and a position needs a velocity to
 # start with, which a second network $g$ supplies:
 #
-# $$x'' = f(x, x', t, s; \theta_f), \qquad x(0) = x_0, \qquad x'(0) = g(x_0; \theta_g). \tag{4}$$
+# $$ x'' = f(x, x', t, s), \qquad x(0) = x_0, \qquad x'(0) = g(x_0). \tag{4} $$
 #
 # No solver takes second derivatives directly. Give the velocity a name, and (4) is a *pair*,
 #
@@ -374,8 +376,8 @@ print(f"exponents differ by 1 within {worst:.2f}")
 
 # %% [markdown]
 # The sum itself, for rk4 on the oscillator $x'' = -9x$. Measured by its energy, $\sqrt{9x^2 + v^2}$, a step of rk4
-# shrinks every difference a little. So $L = 0$ will do (the last fraction is then $S$), and the bound is the plain sum of the local errors; as
-# they all point forward along one orbit, hardly anything of it is given away.
+# shrinks every difference a little. So $L = 0$ will do (the last fraction is then $S$), and the bound is the plain sum
+# of the local errors; as they all point forward along one orbit, hardly anything of it is given away.
 
 # %%
 p, n = PROBLEMS["harmonic"], 100
@@ -426,9 +428,9 @@ run.save_figure(
 #
 # Order is about small steps. Over long times something else counts: leapfrog, where the force depends on position
 # alone, is *symplectic* and time-symmetric, so its energy error oscillates and does not grow. Explicit Runge-Kutta
-# methods let the energy drift the same way from orbit to orbit (those of order 4 here lose it). At equal cost the methods of
-# order 4 are better at first and worse in the long run. A block runs over one unit of time, with forces that make
-# and destroy energy: a reason to like leapfrog in astronomy, and none to choose it here.
+# methods let the energy drift the same way from orbit to orbit (those of order 4 here lose it). At equal cost the
+# methods of order 4 are better at first and worse in the long run. A block runs over one unit of time, with forces that
+# make and destroy energy: a reason to like leapfrog in astronomy, and none to choose it here.
 
 # %%
 planet, cost = kepler(0.4), {"leapfrog": 1, "rk4": 4, "nystrom4": 4}  # eccentricity 0.4
@@ -468,8 +470,9 @@ run.save_figure(
 # Now the blocks of a trained cU-Net, each with the position and velocity that reach it when the network sees
 # noisy digits. First claim C16, which has two halves. *Second order*: is $dx/ds$ the velocity? Two looks. The
 # first is at the equation as our solver takes it, with the learned force: the central difference of the position around
-# $s = 1/2$ against the velocity there. It can find a fault of the solver only. The second is at the block itself, as the network calls it, with its force replaced by a constant $a$: a second-order equation then has
-# $x(1) = x_0 + v_0 + a/2$ and $v(1) = v_0 + a$, and one that drives both halves freely has not. *A learned
+# $s = 1/2$ against the velocity there. It can only reveal a fault of the solver. The second is at the block itself, as
+# the network calls it, with its force replaced by a constant $a$: a second-order equation then ends at
+# $x(1) = x_0 + v_0 + a/2$ and $v(1) = v_0 + a$, and one that drives both halves freely does not. *A learned
 # initial velocity*: does the prediction change when $g(x_0)$ is replaced by zero?
 
 
@@ -664,17 +667,8 @@ pd.DataFrame(ratios).T
 # %% [markdown]
 # ## Exercises
 #
-# 1. Train the first-order toy with **one Euler step** instead of eight midpoint steps. It learns $x \mapsto -x$.
-#    Why is that no contradiction to section 2?
-# 2. Leapfrog's first step hands over $v_0$. What does it gain to start with one more evaluation,
-#    $\hat v = v_0 + \frac h2 f(0, x_0, v_0)$? Measure it on `damped`, also at equal numbers of evaluations.
-# 3. A map of phase space with Jacobian $J$ is symplectic if $J^\top\Omega J=\Omega$, with
-#    $\Omega = \bigl(\begin{smallmatrix}0&I\\-I&0\end{smallmatrix}\bigr)$. Its determinant is then 1; in two dimensions
-#    that is all (areas are kept), in more it is not enough. Test both for one step of leapfrog, midpoint and rk4 on
-#    Kepler's planet.
-# 4. Up to which $h$ is leapfrog stable on $x'' = -\omega^2 x$? Find the limit by trying, then derive it.
-# 5. Give `reversible_leapfrog` a strong friction, $x'' = -c\,v$, and take many steps. What happens, and why? (It hands
-#    $f$ a second velocity: $v_{n+1} = v_n + h\,f(x_{n+1/2}, w_n)$ and $w_{n+1} = 2v_{n+1} - w_n$, with $w_0 = v_0$.)
+# **1.** *One step is no flow.* Train the first-order toy with **one Euler step** instead of eight midpoint steps. It
+# learns $x \mapsto -x$. Why is that no contradiction to section 2?
 
 # %% tags=["solution", "hide-input"]
 # 1: an Euler step z + f(z) with f(z) = -2 z is a residual layer, and no flow of any equation. Refining shows it.
@@ -690,6 +684,9 @@ with torch.no_grad():
 assert one < 0.01 and many > floor * (1 - 1e-3)
 print(f"1. loss with the one step it was trained with {one:.1e}; as the equation it claims to be {many:.2f}")
 
+# %% [markdown]
+# **2.** *A better start.* Leapfrog's first step hands over $v_0$. What does it gain to start with one more evaluation,
+# $\hat v = v_0 + \frac h2 f(0, x_0, v_0)$? Measure it on `damped`, also at equal numbers of evaluations.
 
 # %% tags=["solution", "hide-input"]
 # 2: the extra evaluation removes the one error of h^2. Order 2 either way; where h omega is small it gains,
@@ -706,6 +703,12 @@ for n in (4, 16, 64):
     print(f"2. {n:3d} steps: {plain:.1e} plain, {started:.1e} started; plain with {n + 1}: {as_dear:.1e}")
     assert (started < 0.8 * as_dear < 0.8 * plain) if n > 4 else min(plain, started, as_dear) > 0.5
 
+# %% [markdown]
+# **3.** *Symplectic.* A map of phase space with Jacobian $J$ is symplectic if $J^\top\Omega J=\Omega$, with
+# $\Omega = \bigl(\begin{smallmatrix}0&I\\-I&0\end{smallmatrix}\bigr)$. Its determinant is then 1; in two dimensions
+# that is all (areas are kept), in more it is not enough. Test both for one step of leapfrog, midpoint and rk4 on
+# Kepler's planet.
+
 # %% tags=["solution", "hide-input"]
 # 3: drift and kick are shears by symmetric matrices (I, and the Hessian of the potential), hence symplectic;
 # leapfrog is made of them. These Runge-Kutta steps are not.
@@ -721,6 +724,9 @@ for solver in ("leapfrog", "midpoint", "rk4"):
     print(f"3. {solver}: determinant - 1 = {off:+.1e}, J' Omega J - Omega up to {broken:.1e}")
     assert (broken < 1e-12) == (abs(off) < 1e-12) == (solver == "leapfrog")
 
+# %% [markdown]
+# **4.** *Stability.* Up to which $h$ is leapfrog stable on $x'' = -\omega^2 x$? Find the limit by trying, then derive it.
+
 # %% tags=["solution", "hide-input"]
 # 4: one step is a matrix of determinant 1 and trace 2 - (h w)^2; its eigenvalues leave the circle at h w = 2.
 one = torch.ones(1, dtype=D)
@@ -728,6 +734,11 @@ sizes = [hw for hw in np.arange(1.81, 2.2, 0.02)
          if solve(lambda s, x, v: -x, one, 0 * one, (0.0, 2000 * hw), 2000, "leapfrog").x.abs() < 1e3]  # fmt: skip
 print(f"4. stable up to h w = {max(sizes):.2f}")
 assert 1.95 < max(sizes) < 2.05
+
+# %% [markdown]
+# **5.** *What reversing costs.* Give `reversible_leapfrog` a strong friction, $x'' = -c\,v$, and take many steps. What
+# happens, and why? (It hands $f$ a second velocity: $v_{n+1} = v_n + h\,f(x_{n+1/2}, w_n)$ and
+# $w_{n+1} = 2v_{n+1} - w_n$, with $w_0 = v_0$.)
 
 # %% tags=["solution", "hide-input"]
 # 5: with d_n = w_n - v_n: d_{n+1} = -(1 + h c) d_n - h c v_n. It changes sign every step and grows like exp(c s).
@@ -741,7 +752,7 @@ for c in (1.0, 4.0):
     assert off[0] > 30 * off[1] and (off[1] < 0.1) == (c == 1)  # an error of h^2, times exp(2 c s)
 
 # %% [markdown]
-# ## What the paper says, what we measured, why they differ
+# ## 9. What the scorecard gets
 
 # %%
 own = [(e.name, e.solver, e.steps) for e in equations["cunet"]]
@@ -813,6 +824,9 @@ values = {
     "network": whose,
 }
 result = run.save_result(values, claims, inputs=[path for *_, path in loaded.values() if path])
+
+# %% [markdown]
+# ## What the paper says, what we measured, why they differ
 
 # %%
 Markdown(scorecard.conclusion(result))

@@ -14,16 +14,18 @@
 # %% [markdown]
 # # 02 · The adjoint
 #
-# **Answers in the paper:** proposition 3.1 with its proof, equations 10 to 14, and the sentence after it, that
-# reusing the first-order adjoint for second-order neural ODEs is more efficient than a second-order adjoint.
-# **Claims:** C17 (that sentence), C20 (memory is constant in the number of solver steps).
+# *Answers: proposition 3.1 with its proof, equations 10 to 14; claims C17 (reusing the first-order adjoint for
+# second-order neural ODEs is more efficient than a second-order adjoint), C20 (memory is constant in the number of
+# solver steps); the errata of the proof.*
 #
 # To train an ODE block one needs the gradient of a loss at the end of a path with respect to where the path
 # began and to every parameter that bent it on the way. Backpropagating through the solver gives it, and stores
-# the activations of every evaluation. The *adjoint* gives it from the end state alone. **The question: which
-# way to the gradient is exact, which is cheap, and does the order of the equation matter?** This page derives the
-# adjoint, repairs the paper's proof, shows that the second-order adjoint is the first-order one in other
-# clothes, and then compares four ways to the gradient on a real network: how exact, how much memory, how long.
+# the activations of every evaluation. The *adjoint* gives it from the end state alone.
+#
+# **The question: which way to the gradient is exact, which is cheap, and does the order of the equation matter?**
+#
+# This page derives the adjoint, repairs the paper's proof, shows that the second-order adjoint is the first-order one
+# in other clothes, and then compares four ways to the gradient on a real network: how exact, how much memory, how long.
 
 # %% tags=["parameters"]
 run_dir = "papermill_runs/interactive"  # folder of the run, relative to the repository
@@ -191,10 +193,11 @@ assert sp.simplify(left - A * F_x * (x_theta - 1)) == 0
 # $$r' = -\Bigl(\frac{\partial F}{\partial x}\Bigr)^{\!\top} r, \quad r(t_n) = \frac{\partial L}{\partial x_{t_n}}^{\!\top},
 #   \qquad \frac{dL}{d\theta} = \int_{t_0}^{t_n} r^\top F_\theta\, dt + r(t_0)^\top \frac{df}{d\theta}. \tag{14}$$
 #
-# Sympy does the bookkeeping at the two ends, for one number (where $I$ is 1). This is $\lambda$ of section 1. So the proposition is right, and its
-# content is that a first-order equation has a first-order adjoint. Its errata: (13) lacks what stands in red; (10)
-# and (14) lack the condition at $t_n$ and the formula for the gradient, without which they determine nothing; $r$ is
-# never defined; and $r^\top \partial F/\partial x$ is a row where $r'$ is a column.
+# This is $\lambda$ of section 1. So the proposition is right, and its content is that a first-order equation has a
+# first-order adjoint. Its errata: (13) lacks what stands in red; (10) and (14) lack the condition at $t_n$ and the
+# formula for the gradient, without which they determine nothing; $r$ is never defined; and
+# $r^\top \partial F/\partial x$ is a row where $r'$ is a column. Sympy does the bookkeeping at the two ends, for one
+# number (where $I$ is 1).
 #
 # Numerically: a mixture of two Gaussians, diffused by $\beta$, has a score in closed form, whose parameters are
 # the two means. The flow runs from noise at $t = 1$ to data at $t = 0$; the adjoint runs the other way. So that
@@ -594,9 +597,9 @@ assert (slopes.loc[["reversible", "adjoint"]].abs() < 0.1).all(axis=None)  # the
 assert (slopes.loc["checkpoint"] < 1.2).all() and (slopes.loc["direct"] > 2).all()
 
 # %% [markdown]
-# Flat is not small: the adjoint carries the gradient of every parameter through its steps. Is it worth it at as many
-# steps as a block of this network was trained with (where blocks differ, the most of any)? We compare on the whole
-# network, and follow the line of `direct` to where it meets the adjoint's.
+# Flat is not small: the adjoint carries the gradient of every parameter through its steps. Is it worth it at the number
+# of steps that the blocks were trained with (the largest, where they differ)? We compare on the whole network, and
+# follow the line of `direct` to where it meets the adjoint's.
 
 # %%
 whole = costs[costs.subject == "whole network"].pivot(index="steps", columns="gradient")
@@ -615,12 +618,8 @@ print(finding)
 # %% [markdown]
 # ## Exercises
 #
-# 1. The loss also depends on *when* the path ends. Show that $dL/ds_1 = L_z\, F(s_1, z(s_1))$, and check it.
-# 2. Solve $x'' = -c\,v\,(1 + v^2)$, friction. Compare the adjoint's gradient with the direct one as $c$ grows, with
-#    40 midpoint steps. Which sentence of section 1 fails when the equation is *solved*, and does `checkpoint` suffer?
-# 3. Between "every state" and "the end state" lies storing every $k$-th: recompute a whole segment at a time. For 64
-#    steps, which $k$ needs the least memory?
-# 4. Does the error of `reversible` in float32 grow with the steps?
+# **1.** *The end of the path.* The loss also depends on *when* the path ends, $s_1$. Show that
+# $dL/ds_1 = L_z\, F(s_1, z(s_1))$, and check it.
 
 # %% tags=["solution", "hide-input"]
 # 1: moving the end by ds moves z by F ds. The adjoint has it for nothing.
@@ -630,6 +629,11 @@ difference = (ends[2].x.square().sum() - ends[0].x.square().sum()) / 2e-5
 formula = (2 * ends[1].x * ends[1].v).sum()  # L = x^2, and the first line of F is v
 assert abs(difference - formula) < 1e-6 * abs(formula)
 print(f"1. {difference.item():.8f} by differences, {formula.item():.8f} by the formula")
+
+# %% [markdown]
+# **2.** *Where the adjoint goes astray.* Solve $x'' = -c\,v\,(1 + v^2)$, friction. Compare the adjoint's gradient with
+# the direct one as $c$ grows, with 40 midpoint steps. Which sentence of section 1 fails when the equation is *solved*,
+# and does `checkpoint` suffer?
 
 
 # %% tags=["solution", "hide-input"]
@@ -652,6 +656,10 @@ for c in (1.0, 5.0, 20.0):
     off[c] = abs(backwards / plain - 1)
 assert off[1.0] < 0.01 < off[5.0] < 1 < off[20.0]
 
+# %% [markdown]
+# **3.** *Between all and nothing.* Between "every state" and "the end state" lies storing every $k$-th: recompute a whole
+# segment at a time. For 64 steps, which $k$ needs the least memory?
+
 
 # %% tags=["solution", "hide-input"]
 # 3: peak = the 64/k stored states + the activations of k evaluations; least near k = sqrt(64 state / activations).
@@ -672,6 +680,9 @@ peaks = {k: cost.peak_memory(lambda k=k: segmented(k)) / 1e6 for k in (1, 2, 4, 
 print("3. MB by k:", {k: round(m, 2) for k, m in peaks.items()}, "least at k =", min(peaks, key=peaks.get))
 assert 1 < min(peaks, key=peaks.get) < 64
 
+# %% [markdown]
+# **4.** *Rounding.* Does the error of `reversible` in float32 grow with the steps?
+
 # %% tags=["solution", "hide-input"]
 # 4: it does not (asserted). The force is weak, so nothing magnifies what is rounded.
 net, error = convergence.with_solver(single[0], "reversible_leapfrog", 1, "reversible"), {}
@@ -684,7 +695,7 @@ print("4. relative error:", {n: f"{e:.1e}" for n, e in error.items()})
 assert max(error.values()) < 1e-5 and error[128] < 2 * error[8]
 
 # %% [markdown]
-# ## What the paper says, what we measured, why they differ
+# ## 6. What the scorecard gets
 
 # %%
 whose = dict(dataset="untrained" if checkpoint == "untrained" else "MNIST", size=size)
@@ -739,6 +750,9 @@ times = {
     "gradients": timed.drop(columns=["error", "memory"]).to_dict("records"),
 }
 result = run.save_result(values, claims, timings=times, inputs=[path] if path else [])
+
+# %% [markdown]
+# ## What the paper says, what we measured, why they differ
 
 # %%
 Markdown(scorecard.conclusion(result))

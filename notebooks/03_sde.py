@@ -14,15 +14,16 @@
 # %% [markdown]
 # # 03 · SDE, probability flow, Langevin
 #
-# *Answers: equations 2, 5-9 and 15-18 of the paper; claims C18 and C26 (their theory); the errata of those equations.*
+# *Answers: equations 2, 5 to 9 and 15 to 18; claims C18 and C26 (their theory); the errata of those equations.*
 #
 # A diffusion model with infinitely many steps is a stochastic differential equation. Section 3.3 of the
 # paper builds its case for continuous networks on that limit: the reverse SDE is a deterministic
 # *probability flow* plus *Langevin* noise; the flow alone is therefore faster; but it is less accurate.
 #
-# **The question: which links of this chain hold, and when?** To answer it without a network between us and
-# the truth, the data here are a mixture of three Gaussians in the plane. Their score is a formula at every
-# noise level, so every error below is an error of the method, never of training.
+# **The question: which links of this chain hold, and when?**
+#
+# To answer it without a network between us and the truth, the data here are a mixture of three Gaussians in the plane.
+# Their score is a formula at every noise level, so every error below is an error of the method, never of training.
 
 # %% tags=["parameters"]
 run_dir = "papermill_runs/interactive"  # where figures, tables and results go
@@ -85,10 +86,14 @@ enough = counts[-1] >= 64 and training_steps >= 1000  # fewer are too few for so
 # The left-hand side *is* a solver for the right-hand side: the Euler-Maruyama method. $dw$ is the increment
 # of Brownian motion, a Gaussian whose variance is the time that passes: hence the $\sqrt h$.
 #
-# The equation is linear, so its solution is known:
-# $x_t=\sqrt{\bar\alpha}\,x_0+\sqrt{1-\bar\alpha}\,\epsilon$ with $\bar\alpha(t)=\exp(-\int_0^t\beta)$. A
-# Gaussian $\mathcal N(m,C)$ becomes $\mathcal N(\sqrt{\bar\alpha}\,m,\ \bar\alpha C+(1-\bar\alpha)I)$, and a
-# mixture stays a mixture.
+# The equation is linear, so its solution is known,
+#
+# $$ x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon\sim\mathcal N(0, I), \tag{N} $$
+#
+# as with a thousand steps, now with $\bar\alpha_t=\exp(-\int_0^t\beta)$, also written $\bar\alpha(t)$, or $\bar\alpha$
+# where the time is clear. A Gaussian $\mathcal N(m,C)$ becomes
+# $\mathcal N(\sqrt{\bar\alpha}\,m,\ \bar\alpha C+(1-\bar\alpha)I)$, and a mixture stays a mixture. The density at time
+# $t$ is called $p_t$.
 
 
 # %%
@@ -200,8 +205,8 @@ mismatch.subs({c: 1, lam: 0})
 #
 # The second part, with $d\tau=-\beta\,dt>0$, is $dx=\frac12 s\,d\tau+dw$: the Langevin equation, climbing
 # the log-density against noise. It moves points, yet keeps the density $p_t$ as it is. The flow does the
-# opposite: no noise, and it carries $p_t$ into $p_{t+dt}$, the density a moment earlier ($dt<0$). **All progress is the flow's; Langevin only
-# shuffles, towards equilibrium.**
+# opposite: no noise, and it carries $p_t$ into $p_{t+dt}$, the density a moment earlier ($dt<0$). **All progress is the
+# flow's; Langevin only shuffles, towards equilibrium.**
 #
 # Checked in symbols, then on the library: one step of the SDE is one step of each, to the last digit.
 
@@ -279,9 +284,9 @@ run.save_figure(
 )
 
 # %% [markdown]
-# The number in each picture is the distance from the exact density. The SDE and the flow stay on $p_t$, within a few
-# times the floor of a perfect cloud at every mark (the cell above the picture asserts it). Equation 6 as printed leaves
-# it at once and collapses almost to a point: it has the pull of the SDE, and no noise to balance it.
+# The SDE and the flow stay on $p_t$, within a few times the floor of a perfect cloud at every mark (the cell above the
+# picture asserts it). Equation 6 as printed leaves it at once and collapses almost to a point: it has the pull of the
+# SDE, and no noise to balance it.
 #
 # How thin does it get? For Gaussian data $\mathcal N(0,\sigma^2)$ the flow of equation 6 is linear, and with
 # $v_t=\bar\alpha\sigma^2+1-\bar\alpha$ its variance obeys $\frac{d}{dt}\log
@@ -574,9 +579,9 @@ run.save_figure(
 #
 # Why, then, do practitioners see better samples from the SDE (Karras et al. 2022, section 4)? One
 # reason: a network's score is wrong. Let $q$ be the density of the samples on their way, and $\hat s=s+e$ the score
-# that drives them. From the Fokker-Planck equation, with $\tau=1-t$,
+# that drives them. From the Fokker-Planck equation, with time running back,
 #
-# $$ \frac{d}{d\tau}\,\mathrm{KL}(q\,\|\,p_t) = -\tfrac12\lambda^2\beta\;\mathbb E_q\big\|\nabla\log\tfrac{q}{p_t}\big\|^2
+# $$ -\frac{d}{dt}\,\mathrm{KL}(q\,\|\,p_t) = -\tfrac12\lambda^2\beta\;\mathbb E_q\big\|\nabla\log\tfrac{q}{p_t}\big\|^2
 #  + \tfrac12(1+\lambda^2)\,\beta\;\mathbb E_q\big[e\cdot\nabla\log\tfrac{q}{p_t}\big]. $$
 #
 # The first term is Langevin's. It only ever lowers the error, **whatever made it**: a wrong score earlier,
@@ -664,7 +669,7 @@ Markdown(
 #
 # $$ \log p_0(x_0)=\log p_1(x_1)+\int_0^1\nabla\!\cdot b(x_t,t)\,dt . $$
 #
-# The divergence needs $D$ backward passes for $D$ dimensions. For images one takes Hutchinson's estimate
+# The divergence needs one backward pass for each dimension. For images one takes Hutchinson's estimate
 # $e^\top\frac{\partial b}{\partial x}e$ with random signs $e$: one pass, and unbiased, because $\mathbb
 # E[ee^\top]=I$.
 #
@@ -703,10 +708,10 @@ print(f"{(many.mean(0) - truth[:4]).abs().mean():.3f}, as chance allows")
 # %% [markdown]
 # ## 9. What the L2 loss asks for: the posterior mean
 #
-# A denoiser trained with $\mathbb E\|x_0-D(y)\|^2$ is pulled, at every $y$, towards the mean of all clean
-# $x_0$ that may lie behind that $y$. Indeed $\mathbb E\|x_0-D\|^2=\mathbb E\|x_0-\mathbb
-# E[x_0|y]\|^2+\mathbb E\|\mathbb E[x_0|y]-D\|^2$ (the mixed term vanishes on averaging over $x_0$ given
-# $y$), and only the second term depends on $D$. For our mixture the posterior mean is a formula (Tweedie's),
+# A denoiser $\hat x$ trained with $\mathbb E\|x_0-\hat x(y)\|^2$ is pulled, at every $y$, towards the mean of all clean
+# $x_0$ that may lie behind that $y$. Indeed $\mathbb E\|x_0-\hat x(y)\|^2=\mathbb E\|x_0-\mathbb
+# E[x_0|y]\|^2+\mathbb E\|\mathbb E[x_0|y]-\hat x(y)\|^2$ (the mixed term vanishes on averaging over $x_0$ given
+# $y$), and only the second term depends on $\hat x$. For our mixture the posterior mean is a formula (Tweedie's),
 # $\mathbb E[x_0|y]=(y+(1-\bar\alpha)\,\nabla\log p_t(y))/\sqrt{\bar\alpha}$, so we can train a small network
 # on noisy points and see where it ends up. Which $x_0$ may lie behind $y$ is Bayes's rule,
 #
@@ -889,8 +894,8 @@ for width, choice in ((1.0, "beta"), (1e-6, "posterior")):
 
 # %% [markdown]
 # **2.** *The flow keeps an error, Langevin forgets it.* Let the data be $\mathcal N(0,\sigma^2)$ with the
-# $\sigma = 0.5$ of section 4, and let a sampler arrive at $t=0.3$ with the right variance but a mean that is off by 0.5. Compute
-# $\mathrm{KL}(q\|p)$ there and at $t=0$, for $\lambda=0$, 1 and 2.
+# $\sigma = 0.5$ of section 4, and let a sampler arrive at $t=0.3$ with the right variance but a mean that is off by 0.5.
+# Compute $\mathrm{KL}(q\|p_t)$ there and at $t=0$, for $\lambda=0$, 1 and 2.
 
 
 # %% tags=["solution", "hide-input"]
@@ -963,7 +968,7 @@ assert abs(float(estimates.var()) / (2 * float((J - J.diag().diag()).square().su
 # J is the Hessian of a potential, hence symmetric. Diagonal covariances, one component: J is diagonal, no error.
 
 # %% [markdown]
-# ## What the paper says, what we measured, why they differ
+# ## 10. What the scorecard gets
 
 # %%
 sde_name, flow_name = "reverse SDE, Euler-Maruyama", "flow, Euler"
@@ -1006,6 +1011,9 @@ values = {
 }
 common = {"dataset": "Gaussian mixture", "size": "2-D", "n": points}
 result = run.save_result(values, claims=[c18 | common, c26 | common])
+
+# %% [markdown]
+# ## What the paper says, what we measured, why they differ
 
 # %%
 Markdown(scorecard.conclusion(result))

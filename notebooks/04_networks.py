@@ -14,16 +14,17 @@
 # %% [markdown]
 # # 04 · The networks, and what they cost
 #
-# *Answers: figures 1, 2 and 6; table 5; claims C01, C02, C03, C04, C05 (the time of one call), C16, and C24 for
-# the network as released; the errata of table 5.*
+# *Answers: figures 1, 2 and 6, table 5, equation 4 as built; claims C01, C02, C03, C04, C05 (the time of one call), C16,
+# and C24 for the network as released; the errata of table 5.*
 #
 # The paper replaces the U-Net of a diffusion model by a *continuous* U-Net: where the U-Net has residual
 # blocks, the cU-Net solves a differential equation. Its case is economy: a quarter of the parameters, a third of
 # the arithmetic, a quarter of the memory, less time.
 #
-# **The question: what does each network cost, and is the network that was measured the network that is
-# described?** The second half is asked because the authors published their code, and the code and the paper part
-# in places. So there are two cU-Nets here, and every number below says whose it is:
+# **The question: what does each network cost, and is the network that was measured the network that is described?**
+#
+# The second half is asked because the authors published their code, and the code and the paper part in places. So there
+# are two cU-Nets here, and every number below says whose it is:
 #
 # | name | what it is |
 # |---|---|
@@ -86,7 +87,7 @@ for name, place in {"unet": "ext", "cunet": "fig01", "cunet-released": "fig01"}.
 #
 # Figure 2 is the inside of an orange box. Equation 4 says
 #
-# $$ x''_s = f(x_s, x'_s, t, s), \qquad x_{s=0} = x_0, \quad x'_{s=0} = g(x_0), \tag{4} $$
+# $$ x'' = f(x, x', t, s), \qquad x(0) = x_0, \qquad x'(0) = g(x_0), \tag{4} $$
 #
 # where $t$ is the diffusion step and $s$ the block's own time (the paper's $\tilde t$). This picture is not drawn from
 # memory either: the times $s$ are recorded in one call of the middle block, and the operations of $f$ are traced.
@@ -330,8 +331,8 @@ times.round(3)
 
 # %% [markdown]
 # **What was tried to make the cU-Net faster**, as ratios of a call's time to the plain network's. A variant that is the
-# same function could be had for nothing; the others would have to be trained. The last rows are the share that reading
-# data has of a training step. `make bench` measures this on a machine that does nothing else, and what it wrote is read.
+# same function could be had for nothing; the others would have to be trained. The last rows give the share of a training
+# step that reading the data takes. The numbers are those of `make bench`, on a machine that did nothing else.
 
 # %%
 measured = folders.resolve("papermill_runs/reference_bench") / "bench_variants.csv"
@@ -351,11 +352,11 @@ else:
 # built so does; that theirs is built so, one reads there.
 #
 # **Second order.** Equation 4 makes the state a pair, and the position moves with the velocity: $dx/ds = v$. We take
-# the state with which an image, here of pure noise, enters the middle block. Then we hold the acceleration at a constant $a$, whatever
-# the network says, and call the block: if it is second order, it must answer $x_0 + v_0 + a/2$ and $v_0 + a$. In the
-# released network the state $z$ has two halves, which would be the paper's $x$ and $x'$, and one function gives the
-# derivative of both. There we let the equation run for a very short time $h$ and compare $(x_h - x_0)/h$ with
-# $v_0$. Both in double precision.
+# the state with which an image, here of pure noise, enters the middle block. Then we hold the acceleration at a constant
+# $a$, whatever the network says, and call the block: if it is second order, it must answer $x_0 + v_0 + a/2$ and
+# $v_0 + a$. In the released network the state $z$ has two halves, which would be the paper's $x$ and $x'$, and one
+# function gives the derivative of both. There we let the equation run for a very short time $h$ and compare
+# $(x(h) - x_0)/h$ with $v_0$. Both in double precision.
 
 
 # %%
@@ -492,7 +493,7 @@ print("The switch turned on:", refusal)
 pd.Series(adjoint, name="the adjoint is in the graph").to_frame()
 
 # %% [markdown]
-# ## 7. Result
+# ## 7. What the scorecard gets
 
 # %%
 difference = parts.sub(parts.loc["table 5"])

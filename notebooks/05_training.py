@@ -14,17 +14,20 @@
 # %% [markdown]
 # # 05 · Training
 #
-# *One run a data set, network and seed. Gives the trained networks that notebooks 06 and later use, their loss
-# curves, and a first look at what each has learned. No claim of the paper is judged here.*
+# *Answers: what one network was trained with, and what it has learned; no claim of the paper.*
+#
+# There is one run of this page a data set, network and seed. They give the trained networks that notebooks 06 and later
+# use.
 #
 # A diffusion model is trained by a guessing game. Take an image $x_0$, a diffusion step $t$ and noise $\epsilon$; mix
 # them to $x_t$; let the network guess what was mixed in, and correct it by the squared error (Ho et al. 2020,
 # algorithm 1):
 #
-# $$ x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon, \qquad
-#    \min_\theta\ \mathbb E_{x_0, t, \epsilon}\,\big\| \tilde U_\theta(x_t, t) - y \big\|^2 . $$
+# $$ x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon\sim\mathcal N(0, I), \tag{N} $$
+# $$ \min_\theta\ \mathbb E_{x_0, t, \epsilon}\,\big\| \tilde U_\theta(x_t, t) - y \big\|^2 . $$
 #
-# Equation 3 of the paper has $y = \epsilon$. The authors' code, and ours, has
+# Here $\bar\alpha_t$ is the share of the image's variance left at step $t$ (notebook 06), and $y$ is what the network is
+# asked for. Equation 3 of the paper has $y = \epsilon$. The authors' code, and ours, has
 # $y = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$ ("v-prediction", Salimans and Ho 2022): it asks for the
 # noise where the image is nearly clean, and for the image, with its sign turned, where it is nearly all noise.
 #
@@ -149,8 +152,8 @@ print(f"validation loss {again:.4f}; on the card {card['validation_loss']:.4f}; 
 pd.DataFrame({"loss": quarters}, index=steps).round(4).T
 
 # %% [markdown]
-# The loss is not the same thing as good images: at small $t$ the guess is about grain that nobody sees, and at large
-# $t$ the answer $v$ asks for an image that almost no signal is left of. So look.
+# The loss is not the quality of images: at small $t$ it is about grain that nobody sees, at large $t$ about an image of
+# which the input holds almost no trace. So look.
 #
 # ## 3. What has it learned?
 
@@ -170,17 +173,17 @@ run.save_figure(picture, f"ext_samples_{slug}", caption)
 # **Would another recipe have trained better networks, and would it have helped one network more than the other?** One
 # setting at a time is changed, for each network alike, from the same first weights and on the same images. *The released
 # recipe* is here the one that the networks of this repository were trained with, not the authors'. Losses of different
-# targets and noise schedules are different things, so all are measured with one yardstick: the squared error
-# of the clean image $\hat x$ that the network sees, cut to $[-1, 1]$, times $1/(1-\bar\alpha_t) = 1 + \mathrm{SNR}_t$
-# (without the cut this is the squared error of $v$),
+# targets and noise schedules are different things, so all are measured with one yardstick: the squared error of the
+# predicted clean image $\hat x$, clipped to $[-1, 1]$, times $1/(1-\bar\alpha_t) = 1 + \mathrm{SNR}_t$, where
+# $\mathrm{SNR}_t = \bar\alpha_t/(1-\bar\alpha_t)$ (without the clipping this is the squared error of $v$),
 #
 # $$ L = \mathbb E_{x_0, t, \epsilon}\ (1 + \mathrm{SNR}_t)\, \big\| \mathrm{clip}\,\hat x(x_t, t) - x_0 \big\|^2 , $$
 #
 # at the same levels of noise for all, those of the released recipe's validation. It is the released recipe's own
 # yardstick; FD-AlexNet of samples, beside it, is nobody's. Each recipe was trained once, so ratios are to be held
 # against those of trainings that differ in their seed alone, where such were measured (grey). The trainings take hours:
-# `cunet recipes --out papermill_runs/reference_recipes` makes them, and where its table is committed, it is read. It
-# stands on the pages of its own networks.
+# `cunet recipes --out papermill_runs/reference_recipes` makes them, and where its table is committed, it is read. The
+# table is shown on the pages of its own networks only.
 
 # %%
 study = recipe_study.kept(dataset, size)

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 06 · Noising and sampling
 #
-# *Answers: equations 2 and 3, figure 4, claim C24 for trained networks; an erratum in equation 2.*
+# *Answers: equations 2 and 3, figure 4; claim C24 for trained networks; the erratum of equation 2.*
 #
 # A diffusion model has two directions. Forward, an image is buried in noise, by a formula and without any network.
 # Backward, a network is asked again and again what was buried, and a little of the noise is taken away each time.
@@ -73,7 +73,7 @@ print(f"{models[-1]}, trained with {diffusion}; computed on {sampling.device_nam
 # One small step multiplies the image by $\sqrt{\alpha_t} = \sqrt{1-\beta_t}$ and adds noise of variance $\beta_t$. All
 # steps up to $t$ at once, with $\bar\alpha_t$ the product of the $\alpha$'s:
 #
-# $$ x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon\sim\mathcal N(0, I). $$
+# $$ x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon\sim\mathcal N(0, I). \tag{N} $$
 
 # %%
 clean = subsets.images(test, 4)
@@ -119,7 +119,8 @@ run.save_figure(picture, "ext_schedules", caption)
 # %% [markdown]
 # ## 2. One step back: equation 2
 #
-# Given the noise in $x_t$, the mean of the image one step before is known. The paper prints
+# Given the noise in $x_t$, the mean of the image one step before is known; around it comes $\sigma_t z$, fresh noise of
+# standard deviation $\sigma_t$. The paper's equation 2, as printed:
 
 # %%
 erratum = next(e for e in paper.ERRATA if e.place == "eq. 2")
@@ -216,8 +217,8 @@ run.save_figure(picture, "ext_equation_2_samples", caption)
 #
 # $$ \epsilon_\theta(x_t, t) \approx \tilde U(x_t, t, \tilde t; \theta). \tag{3} $$
 #
-# Our networks answer with $v$; image, noise and $v$ are one another's linear combinations. **Check**: the round trip
-# is exact.
+# The paper's $\tilde t$ is a block's time, our $s$. Our networks answer with $v$; image, noise and $v$ are one another's
+# linear combinations. **Check**: the round trip is exact.
 
 # %%
 k = torch.tensor([50, 300, 600, 900])
@@ -248,10 +249,9 @@ run.save_figure(picture, "ext_trajectory", caption)
 # %% [markdown]
 # ## 4. Samplers, side by side
 #
-# DDPM is equation 2. DDIM (Song et al. 2020) adds no fresh noise, and keeps so much more of the guessed noise that the
-# variance is right all the same (exercise 3); equation 2 with its $z$ left out is another walk, the one along posterior
-# means of 08. DPM-Solver++ (Lu et al. 2022) follows the same path as DDIM with a solver of second order. All start from
-# the same noise.
+# DDPM is equation 2. DDIM (Song et al. 2020) adds no fresh noise and keeps enough of the guessed noise for the variance
+# to stay right (exercise 3). Leaving $z$ out of equation 2 is another walk, through posterior means (08). DPM-Solver++
+# (Lu et al. 2022) follows the same path as DDIM with a solver of second order. All start from the same noise.
 
 # %%
 rows = {}
@@ -323,15 +323,9 @@ run.save_figure(picture, "ext_told", caption)
 # %% [markdown]
 # ## Exercises
 #
-# 1. At which diffusion step are signal and noise equally strong (0 dB)? Find it from the formulas of the linear
-#    schedule, $\beta$ from 0.0001 to 0.02, and of the cosine schedule,
-#    $\bar\alpha(u) \propto \cos^2\bigl(\frac\pi2\,\frac{u + 0.008}{1.008}\bigr)$ with $u = t/T$, then look it up.
-# 2. Write $\sqrt{\bar\alpha_t} = \cos\varphi$. Show that $v$ is the derivative of $x_t$ with respect to $\varphi$.
-# 3. DDPM adds fresh noise of standard deviation $\sigma_t$, DDIM none. Show that any $\sigma$ in between is right too:
-#    if the network knows $\epsilon$, the step
-#    $x_{t-1} = \sqrt{\bar\alpha_{t-1}}\,x_0 + \sqrt{1-\bar\alpha_{t-1}-\sigma^2}\;\epsilon + \sigma z$ arrives with the
-#    variance that the forward process has at $t-1$; and with $\sigma_t$ it is equation 2.
-# 4. How much noise is left after one step of equation 2 as printed, taken at a small $t$, by a network that is right?
+# **1.** *Half and half.* At which diffusion step are signal and noise equally strong (0 dB)? Find it from the formulas of
+# the linear schedule, $\beta$ from 0.0001 to 0.02, and of the cosine schedule,
+# $\bar\alpha(u) \propto \cos^2\bigl(\frac\pi2\,\frac{u + 0.008}{1.008}\bigr)$ with $u = t/T$, then look it up.
 
 # %% tags=["solution", "hide-input"]
 # 1: abar = 1/2. Linear: abar is about exp(-(a u + b u^2)), since a sum of small betas is an integral.
@@ -345,6 +339,10 @@ for name, u in {"linear": linear, "cosine": cosine}.items():
     print(f"1. {name}: t = {u * T:.1f} by the formula, the first step below 0 dB is {found}")
     assert abs(found - u * T) < 3
 
+# %% [markdown]
+# **2.** *Why it is called v.* Write $\sqrt{\bar\alpha_t} = \cos\varphi$. Show that $v$ is the derivative of $x_t$ with
+# respect to $\varphi$.
+
 # %% tags=["solution", "hide-input"]
 # 2: d/dphi of cos(phi) x_0 + sin(phi) eps is cos(phi) eps - sin(phi) x_0: v is the velocity along
 # the circle on which x_t moves, at right angles to x_t in the plane of x_0 and eps.
@@ -355,6 +353,12 @@ answer = Diffusion(d.schedule, T, "v_prediction").target(clean.double(), noise.d
 apart = float(((around[1] - around[0]) / (2 * step) - answer).abs().max())
 print(f"2. the derivative by central differences is v within {apart:.1e}")
 assert apart < 1e-8
+
+# %% [markdown]
+# **3.** *Between DDIM and DDPM.* DDPM adds fresh noise of standard deviation $\sigma_t$, DDIM none. Show that any
+# $\sigma$ in between is right too: if the network knows $\epsilon$, the step
+# $x_{t-1} = \sqrt{\bar\alpha_{t-1}}\,x_0 + \sqrt{1-\bar\alpha_{t-1}-\sigma^2}\;\epsilon + \sigma z$ arrives with the
+# variance that the forward process has at $t-1$; and with $\sigma_t$ it is equation 2.
 
 # %% tags=["solution", "hide-input"]
 # 3: eps and z are independent, so variances add. Equation 2's mean gives x_0 and eps the same weights for sigma_t.
@@ -371,6 +375,10 @@ print(f"3. with sigma_t, weights of eps agree within {float((weight - by_equatio
 assert torch.allclose(weight, by_equation_2, atol=1e-9)
 assert torch.allclose(abar.sqrt() / d.alphas[1:].sqrt(), before.sqrt(), atol=1e-9)  # of x_0
 
+# %% [markdown]
+# **4.** *The erratum at work.* How much noise is left after one step of equation 2 as printed, taken at a small $t$, by a
+# network that is right?
+
 # %% tags=["solution", "hide-input"]
 # 4: x_t holds sqrt(1 - abar) eps; taking away 1 eps leaves more noise than there was, with the other sign.
 left = ((1 - d.alphas_cumprod).sqrt() - 1) / d.alphas.sqrt()
@@ -379,7 +387,7 @@ print(f"4. at t = 10: {float(there[10]):.2f} of eps before the step, {float(left
 assert float(left[10]) < -0.5 and abs(float(left[10])) > float(there[10])
 
 # %% [markdown]
-# ## 6. Result
+# ## 6. What the scorecard gets
 
 # %%
 claims = []

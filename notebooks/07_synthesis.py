@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 07 · Image synthesis
 #
-# *Answers: table 1 and figure 3; claims C05, C06, C07, C08, C23.*
+# *Answers: figure 3, table 1; claims C05, C06, C07, C08, C23.*
 #
 # Table 1 is the paper's headline: at a Fréchet distance like the U-Net's, the continuous U-Net needs fewer sampling
 # steps and less time. It mixes three things, though. Each network is shown at *its own* best number of steps; a
@@ -143,10 +143,10 @@ for d in sets_of:
 
 
 # %% [markdown]
-# One number from each: what a network needs to come down to a loss that it and the U-Net of the same seed both reach,
-# the higher of their two last ones, read off between validations. Below one is faster. The network with the lower last
-# loss passes this level while its learning rate is still high, the other at the end of its decay, which favours the
-# other.
+# One number from each. Take the higher of the two final losses of a network and the U-Net with its seed: both reach it.
+# How many images, and how much time, does the network need for that, over the U-Net's (read off between validations)?
+# Below one is faster. This favours the network with the higher final loss: it reaches that level at the end of its
+# decay, the other while its learning rate is still high.
 
 # %%
 converged = tables.convergence(cards, models[0], an_image)
@@ -159,8 +159,9 @@ converged.round(3)
 # the smaller the set and the more varied it is. So the floor is measured: as many real images as there are samples,
 # against the same training images. They are *test* images, taken from everywhere among them, and where these are too
 # few, training images outside the reference set, too. The ceiling is noise. The floor takes the bias away only from sets
-# as varied as real ones: smoother or less varied samples come out too near, even below the floor. KID has no such bias;
-# where KID and FD-AlexNet disagree about who is ahead, the ratio of distances decides nothing.
+# as varied as real ones: smoother or less varied samples come out too near, even below the floor. The kernel distance KID
+# (section 4) has no such bias; where it and FD-AlexNet disagree about who is ahead, the ratio of distances decides
+# nothing.
 
 # %%
 side = {d: loaded[leading[d, models[0]]][0].image_size for d in sets_of}
@@ -251,9 +252,9 @@ for d in sets_of:
     run.save_figure(picture, f"ext_fd_against_steps_{d}", caption)
 
 # %% [markdown]
-# **How much is noise?** First, other draws of the samples: does the bootstrap, which knows one draw only, say rightly how
-# far others lie apart? (Three draws tell a deviation to about half of it.) Then, other trainings at equal steps: this
-# spread no number of samples takes away.
+# **How much is noise?** First, other draws of the samples. Does the bootstrap, which sees one draw, predict how far
+# others lie apart? (A deviation from three draws is uncertain by about half.) Then other trainings, at equal steps: no
+# number of samples reduces this spread.
 
 # %%
 by_draws, by_seeds = tables.over_draws(curve, given), tables.over_seeds(curve, given)
@@ -275,9 +276,8 @@ else:
 # Every resample of the samples, the same at all numbers of steps, chooses anew: *low* and *high* are the ends of the
 # 95 % intervals. *edge* says where an interval ends at the fewest or the most steps tried: the best may lie beyond. And
 # the lowest of several noisy numbers is too low: where `best_samples` is more than `samples`, further images are made at
-# the best steps, and table 1 has the distance of them all. Those that chose are among them, so what is left of this
-# optimism shrinks as samples / best_samples; where the two are equal, all of it is left. The interval of C06 takes the
-# chosen numbers of steps as given.
+# the best steps, and table 1 has the distance of them all. The images that decided the choice are among them, so about a
+# share samples / best_samples of this optimism remains. The interval of C06 takes the chosen numbers of steps as given.
 
 # %%
 judges = main[
@@ -327,8 +327,8 @@ pd.DataFrame(
 # ## 7. Table 1
 #
 # In the paper's layout, its numbers above ours. *FD-AlexNet* and *FID* are different measures, and a stand-in is not the
-# paper's data set: in those columns the paper's numbers and ours answer the same question about different images. *edge*:
-# the best number of steps is the fewest or the most that was tried, so a better one may lie beyond.
+# paper's data set: in those columns the paper's numbers and ours answer the same question about different images. Here
+# *edge* is about the best itself: it is the fewest or the most steps that were tried, so a better one may lie beyond.
 
 # %%
 table = tables.table_1(chosen, seconds)

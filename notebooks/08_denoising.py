@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 08 · Denoising: distortion against perception
 #
-# *Answers: tables 2 and 3; figures 5, 7, 8, 9, 10 and 11; equations 15 to 18; claims C09, C10, C11, C13, C14, C26.*
+# *Answers: equations 15 to 18, figures 5 and 7 to 11, tables 2 and 3; claims C09, C10, C11, C13, C14, C26.*
 #
 # A diffusion model is a denoiser for every noise level. The paper takes test images, adds noise by some steps of the
 # forward process, walks the reverse process down, and compares what it sees on the way with the original: by SSIM
@@ -108,8 +108,11 @@ print("The networks compute on", device_name(device))
 # %% [markdown]
 # ## 1. The protocol
 #
-# An image is noised by $L$ steps at once, its noise *level*: $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\epsilon$
-# with $t=L-1$. Then the reverse process walks down to the clean image. After each network call the image is compared with $x_0$. The
+# An image is noised by $L$ steps at once, its noise *level*, with $t = L-1$ in
+#
+# $$ x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon\sim\mathcal N(0, I). \tag{N} $$
+#
+# Then the reverse process walks down to the clean image. After each network call the image is compared with $x_0$. The
 # *step* counts noise steps removed: 0 is the noisy image, $L$ the end. An image's score is its best one on the way
 # (table 2); its step is where it had it (table 3). Note that the best one is found with $x_0$ at hand, apart for each
 # score: nobody who denoises a picture could stop there. What anyone can have is counted in notebook 09.
@@ -363,7 +366,8 @@ print(f"time grows like images x calls to the power of {wording.interval(*power)
 # Let the data be ten images $x_1, \dots, x_{10}$, each as likely as another. Then equation 15 can be computed: given a
 # noisy $y=x_t/\sqrt{\bar\alpha_t}$, image $x_k$ has the probability $\propto\exp(-\lVert y-x_k\rVert^2/2\sigma_L^2)$, and
 # the L2 loss has its minimum at the mean of the images with these weights. (The sentence before equation 15 speaks of
-# $y$ given $x$; what is meant is $x$ given $y$.) The noise is half the distance between two of the images: some are in doubt.
+# $y$ given $x$; what is meant is $x$ given $y$.) The noise is half the distance between two of the images: some are in
+# doubt.
 #
 # The check: by Tweedie's formula the score of $q(y)$, here by autograd, leads to the same mean.
 
@@ -437,9 +441,9 @@ run.save_figure(picture, "ext_denoising_toy", caption)
 # ## 7. And the trained networks?
 #
 # **Are they the posterior mean?** Where noise is so strong that thousands of training images have a say, these tell
-# it: the mean of all of them with equation 15's weights. How exactly, two halves of the training set say: their
-# disagreement, halved, is the column `known within`. All columns are root mean squares in units of the least error, that of the
-# posterior mean itself on these test images; *low* and *high* are the ends of 95 % intervals over these images. Only
+# it: the mean of all of them with equation 15's weights. How exact that is, two halves of the training set tell: half
+# their disagreement is the column `known within`. All columns are root mean squares in units of the least error, that of
+# the posterior mean itself on these test images; *low* and *high* are the ends of 95 % intervals over these images. Only
 # rows with `known within` up to the parameter `known_to` are judged.
 
 # %%
@@ -467,7 +471,7 @@ run.save_table(away, "ext_denoising_from_the_mean", "Distance of first predictio
 away.rename(columns={f"{m}{end}": f"{names[m]}{end}" for m in pair for end in ("", " low", " high")}).round(3)
 
 # %% [markdown]
-# **At every level** it has a fingerprint: the error of the posterior mean is uncorrelated with it, so that the mean
+# **At every level** the posterior mean has a fingerprint: its error is uncorrelated with it, so that the mean
 # square (about grey, 0) missing from it is exactly its mean squared error. The networks' *first* prediction, missing
 # mean square over error: 1 for the posterior mean; above 1 predictions err towards grey, below 1 by something
 # that points less towards grey:
@@ -492,10 +496,10 @@ fingerprint.rename(columns=names).round(2)
 # %% [markdown]
 # **Their perception-distortion curves.** From its first prediction (ring) to its last (star): does a walk lead from the
 # posterior mean towards a posterior draw, with more distortion and better perception? It need not, and may turn round.
-# Distortion is the mean squared error, perception the KID-AlexNet between the predictions and the training images, with
-# a bootstrap interval over images. A Fréchet distance would not do: of so few images it is too large, the more so the
-# more varied they are, and blurred first predictions would pass for better than originals. KID is unbiased; that of the
-# originals, as many, is the dashed line.
+# Distortion is the mean squared error, perception the KID-AlexNet (kernel distance of AlexNet features, notebook 07)
+# between the predictions and the training images, with a bootstrap interval over images. A Fréchet distance would not
+# do: of so few images it is too large, the more so the more varied they are, and blurred first predictions would pass for
+# better than originals. KID is unbiased; that of the originals, as many, is the dashed line.
 
 # %%
 first_call = tradeoff_stride / tradeoff_level
@@ -524,9 +528,10 @@ points = pd.DataFrame(rows).drop_duplicates(["dataset", "model", "variant", "ste
 # Is the curve convex? Equation 18's proof needs a distance that is convex in its second argument, and estimators that
 # are the best ones; a walk does not promise the latter. So it is looked at: the heights of the points above the chord
 # between the points of least and of greatest distortion, which need not be the walk's ends, as shares of the curve's
-# height. Distortions are taken as exact; where the height itself is within noise, shares of it mean nothing. The largest of several noisy heights is too high, so
-# the interval has all of them in it at once (Bonferroni): from the largest lower end to the largest upper end. With 0 in
-# it, it is undecided whether the curve rises above its chord; wholly below 0, the curve lies below.
+# height. Distortions are taken as exact; where the height itself is within noise, shares of it mean nothing. The largest
+# of several noisy heights is too high, so the interval has all of them in it at once (Bonferroni): from the largest lower
+# end to the largest upper end. With 0 in it, it is undecided whether the curve rises above its chord; wholly below 0, the
+# curve lies below.
 
 # %%
 run.save_table(
@@ -554,7 +559,7 @@ for d in datasets:
 bulges.round(3)
 
 # %% [markdown]
-# ## 8. Result
+# ## 8. What the scorecard gets
 
 # %%
 evidence = {

@@ -88,7 +88,10 @@ print("The networks compute on", device_name(device))
 # %% [markdown]
 # ## 1. From a diffusion step to a noise level
 #
-# A diffusion step adds noise *and* takes contrast away, $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\epsilon$.
+# A diffusion step adds noise *and* takes contrast away,
+#
+# $$ x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon\sim\mathcal N(0, I). \tag{N} $$
+#
 # A denoiser made for "image plus noise" expects the whole contrast. So the scaling is undone: an image with $L$ steps
 # of noise has $t=L-1$, and
 #
@@ -277,8 +280,8 @@ for d in datasets:
 #
 # **Which image of the walk, and how the rivals were trained?** The cU-Net against each rival by a paired test over
 # images (sign flips, p-values adjusted over the comparisons of a score by Holm's method), once for each reading of the
-# walk and each way to train the rivals. The numbers are shares of the comparisons that the cU-Net wins and loses, by LPIPS
-# at all levels and by SSIM at the lowest, as C12 has it; the rest are undecided. The last column is the verdict.
+# walk and each way to train the rivals. The numbers are shares of the comparisons that the cU-Net wins and loses, by
+# LPIPS at all levels and by SSIM at the lowest, as C12 has it; the rest are undecided. The last column is the verdict.
 
 # %%
 duels, rows = {}, []
@@ -385,7 +388,7 @@ run.save_table(times, "ext_denoisers_time", "Seconds an image, one at a time, on
 times.round(4)
 
 # %% [markdown]
-# ## 5. Result
+# ## 5. What the scorecard gets
 
 # %%
 result = run.save_result(

@@ -14,15 +14,18 @@
 # %% [markdown]
 # # 10 · Ablations, and robustness
 #
-# *Answers: figures 12, 13 and 14; claims C15, C22, and C24 for the level that can be read back.*
+# *Answers: figures 12 to 14; claims C15, C22, and C24 for the level that can be read back.*
 #
-# The continuous U-Net has several ingredients: attention; a residual connection inside $f$, the function in its
-# blocks' equation (4), $x'' = f(x, x', t, s)$; the second order of this equation; a learned initial velocity $x'(0)$; an
-# embedding of the diffusion step $t$, the *time embedding*. The paper's appendix C leaves some of them out, shows
-# samples, and says that they get worse; it gives no number. And it says, in the abstract and in section 2, that a
-# continuous network is more robust to noise than a discrete one, without an experiment.
+# The blocks of the continuous U-Net solve
 #
-# **The questions: what does each ingredient contribute, and is that more than another training seed would change? What
+# $$ x'' = f(x, x', t, s), \qquad x(0) = x_0, \qquad x'(0) = g(x_0). \tag{4} $$
+#
+# The network has several ingredients: attention; a residual connection inside $f$; the second order of this equation; a
+# learned initial velocity, $g$; an embedding of the diffusion step $t$, the *time embedding*. The paper's appendix C
+# leaves some of them out, shows samples, and says that they get worse; it gives no number. And it says, in the abstract
+# and in section 2, that a continuous network is more robust to noise than a discrete one, without an experiment.
+#
+# **The question: what does each ingredient contribute, and is that more than another training seed would change? What
 # would bring the continuous network up to the U-Net? When something is wrong, does its error grow less than the discrete
 # one's? And does the time embedding let a network tell the noise level?**
 
@@ -180,7 +183,7 @@ for (d, m, s), (_, card) in loaded.items():
 # %% [markdown]
 # **What do they cost?** This needs no training. *evaluations* is how often $f$ is called in one call of the network. Time
 # is that of one call for one image, all networks in turn; beside it the ratio to the full network with its 95 %
-# interval. All of it for images of one channel or three, as the data sets have.
+# interval. Everything is given for one channel or three, as the data sets have.
 
 # %%
 side = networks.image_size(size)
@@ -312,16 +315,16 @@ single.round(4)
 # several seeds, the interval is over images, and **says nothing about another training**. That of the time embedding is
 # always over images: it is the same trainings, told otherwise.
 #
-# All trainings get the same noise and the same test images, so these intervals leave another draw of images out. Each is
-# for itself: of forty, two are expected to leave out 0 by chance.
+# All trainings get the same noise and the same test images, so these intervals do not cover another draw of images. Each
+# holds by itself: of forty, two are expected to miss 0 by chance.
 #
-# FD-AlexNet is taken above that of as many real images, which the distance is not to (the mean over many sets of them),
-# so that per cents of it depend less on how few the samples are. Something is left: by how much a distance of few images
-# is too large depends on how these differ among themselves, too. The spread between seeds alone is taken relative to the
-# distance itself: a network near the data has little above that of real images, but its seeds need not lie closer together
-# for that. (Pooled without any scale, the spread could not be borrowed, since distances on other data are many times as
-# large.) The difference of two networks is the same either way. For a network much nearer to the data than those pooled
-# over, the interval may still be too narrow.
+# From FD-AlexNet we subtract the floor, the mean distance of many sets of as many real images, none of them among those
+# that the distance is to. Per cents then depend less on the number of samples. Something is left: by how much a distance
+# of few images is too large depends on how these differ among themselves, too. The spread between seeds alone is taken
+# relative to the distance itself: a network near the data has little above that of real images, but its seeds need not
+# lie closer together for that. (Pooled without any scale, the spread could not be borrowed, since distances on other data
+# are many times as large.) The difference of two networks is the same either way. For a network much nearer to the data
+# than those pooled over, the interval may still be too narrow.
 #
 # *small* says that the difference is less than the range of the full network over its seeds (unknown with one seed).
 
@@ -662,7 +665,7 @@ with torch.no_grad():
 pd.Series(sensitivity, name="relative change of the answer from t = 100 to 800").to_frame().round(4)
 
 # %% [markdown]
-# ## 9. Result
+# ## 9. What the scorecard gets
 
 # %%
 result = run.save_result(

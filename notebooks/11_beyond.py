@@ -21,7 +21,7 @@
 # is the gain with one of them. This notebook tries several, and then asks what else can be done with a network that is
 # made of differential equations.
 #
-# **The questions: does the cU-Net's gain add to that of other accelerations (section 2)? How probable do the networks
+# **The question: does the cU-Net's gain add to that of other accelerations (section 2)? How probable do the networks
 # find a digit (3)? Can work be saved where it is not needed (4)? Has the cU-Net learned an equation, or a residual
 # network (5)? Can both networks draw what they are asked for (6)?**
 #
@@ -232,10 +232,10 @@ for m in exported:
 # $\sigma^2$ for the variance that equation 2 gives to the noise of the step, the best variance is
 #
 # $$\sigma_*^2 = \sigma^2 + \Big(\sqrt{\tfrac{1-\bar\alpha_t}{\alpha}} - \sqrt{1 - \bar\alpha_u - \sigma^2}\Big)^2 (1 - \Gamma_t),
-# \qquad \Gamma_t = \tfrac1D\,\mathbb E\,|\epsilon_\theta(x_t, t)|^2,$$
+# \qquad \Gamma_t = \tfrac1n\,\mathbb E\,|\epsilon_\theta(x_t, t)|^2,$$
 #
-# where $D$ is the number of values of an image. Why $\Gamma_t$? The noise in $x_t$ has mean square 1. A network that found
-# all of it would have $\Gamma_t = 1$; what is missing is the uncertainty about the clean image that $x_t$ leaves.
+# where $n$ is the number of values of an image. Why $\Gamma_t$? The noise in $x_t$ has mean square 1. A network that
+# found all of it would have $\Gamma_t = 1$; what is missing is the uncertainty about the clean image that $x_t$ leaves.
 #
 # The names with `-early` (ES-DDPM, Lyu et al. 2022) leave out the beginning, where there is little to see but noise: they
 # start at a step $t'$ from a blurred image of nothing in particular (a Gaussian in the leading principal components of the
@@ -324,11 +324,10 @@ for d in datasets:
 # itself. The quality, and the fastest set that reaches it, are chosen anew in every resample of images and timing rounds,
 # so that what choosing among noisy numbers adds is in the intervals.
 #
-# And what does someone gain who has the U-Net with the plain method, at its best quality? That is another level, the
-# U-Net's own best, which its own sets reach by construction and those of the cU-Net need not. The cU-Net with any method
-# is `faster` by this factor (0 where it never gets there). But the U-Net `alone`, without another network, has a better
-# method, too. What does the network add to that? `each_best` is the time of the U-Net over that of the cU-Net, both with
-# whatever method serves them best, at `level`, which both reach, so that it favours neither.
+# What does someone gain who has the U-Net with the plain method, at its best quality? That is another level, which the
+# U-Net's own sets reach by construction and those of the cU-Net need not. With any method the cU-Net is `faster` by this
+# factor (0 where it never gets there); the goal set for this notebook was 10. The U-Net `alone`, with a better method,
+# gains, too. `each_best` compares both networks with their own best methods at `level`, which favours neither.
 
 # %%
 gains, rows = {}, []
@@ -345,10 +344,10 @@ multiply.round(2)
 
 # %% [markdown]
 # The second measure asks for no common quality. At equal calls, by what factor does a method lower the distance above
-# the floor of real images, against `ddpm`? If this factor is the same for both networks, the gains add; where methods gain
-# nothing for the U-Net, an equal factor is no evidence of that. A factor of a
-# distance that is within noise of the floor cannot be measured, so comparisons with such a one are left out, by name. Of
-# the settings that remain some are still far from the data, where a method has most to gain.
+# the floor of real images, against `ddpm`? If this factor is the same for both networks, the gains **multiply**; where
+# methods gain nothing for the U-Net, an equal factor is no evidence of that. A factor of a distance that is within noise
+# of the floor cannot be measured, so comparisons with such a one are left out, by name. Of the settings that remain some
+# are still far from the data, where a method has most to gain.
 
 # %%
 gain = {}
@@ -472,9 +471,9 @@ pd.DataFrame(
 #
 # How much the error of $v$ depends on depth is measured for each call of a DDIM chain, on training images. A DDIM step
 # from $\varphi$ to $\varphi'$ passes an error on, multiplied by $\sin(\varphi - \varphi')$. From these errors and a budget for
-# the whole chain, dynamic programming finds the best depth of each call. The budget is of multiply-accumulates, since blocks
-# differ in what an evaluation costs. Where a larger budget leaves the choice as it was, the two stand in one row. What it
-# finds is compared with the same depth at every call, from the same noise.
+# the whole chain, dynamic programming finds the best depth of each call. The budget is of multiply-accumulates, since
+# blocks differ in what an evaluation costs. Budgets that lead to the same choice share a row. The choice is compared with
+# the same depth at every call, from the same noise.
 
 # %%
 network, diffusion = pair[second]
@@ -541,7 +540,7 @@ for m, (one, process) in pair.items():
 # What does each way cost? All sets of a network start from the same noise, and their resamples draw the same image
 # numbers. So `apart`, a set's distance less that of the full network, is a difference of pairs, and what both owe to
 # the noise that was drawn falls out of it. Two distances can have intervals that overlap where their difference is
-# certain. All ways are shown and none is chosen, so each interval is for itself: of forty, two are expected to leave out 0
+# certain. All ways are shown and none is chosen, so each interval holds by itself: of forty, two are expected to miss 0
 # by chance.
 
 # %%

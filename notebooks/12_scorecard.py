@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 12 · The scorecard
 #
-# *Answers: every claim, C01 to C26.*
+# *Answers: claims C01 to C26, all of them.*
 #
 # The notebooks before this one each measured some of the paper's claims and left the numbers in result files. Here
 # they are put side by side.

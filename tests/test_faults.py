@@ -639,6 +639,25 @@ def test_the_smoke_chain_made_twice_gives_the_same_bytes_though_the_second_is_ki
     faults.survived()
 
 
+def test_every_module_has_a_file_of_its_name_or_is_used_by_the_one_that_the_readme_names():
+    from cunet import dependencies
+
+    folder, package = Path(__file__).parent, Path(dependencies.__file__).parent
+    rows = re.findall(r"^\| `(test_\w+\.py)` \| (.+) \|$", (folder / "README.md").read_text("utf-8"), re.M)
+    listed = {name: folder / file for file, names in rows for name in re.findall(r"\w+", names)}
+    modules = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
+    assert set(listed) == {name for name in modules if not (folder / f"test_{name}.py").is_file()}
+    unused = []
+    for name, file in listed.items():
+        near = [package / f"{one.split('.')[1]}.py" for one in dependencies.imported(file) if "." in one]
+        near = [file, *(path for path in near if path.is_file())]
+        words = "".join(path.read_text("utf-8") for path in near)
+        found = {one for path in near for one in dependencies.imported(path)}
+        if f"cunet.{name}" not in found and not re.search(rf"cunet\.{name}\b|\b{name}\.py\b", words):
+            unused.append(f"{file.name}: {name}")
+    assert unused == []
+
+
 def test_every_promise_of_the_readme_names_a_test_that_is_there():
     import re
 

@@ -104,6 +104,17 @@ def test_the_caption_names_samples_only_where_there_are_some(run, tmp_path):
     assert readme_picture.markdown(bare, "a.png").endswith("none selected: a.")
 
 
+def test_the_caption_says_both_counts_where_a_point_has_fewer_images_than_table_1(run, tmp_path):
+    assert " images" not in readme_picture.markdown(run, "a.png")  # these tables do not say
+    shutil.copytree(run / "tables", tmp_path / "tables")
+    for name, n in (("tab01_synthesis", 2048), ("ext_fd_against_steps", 384)):
+        path = tmp_path / "tables" / f"{name}.csv"
+        pd.read_csv(path).assign(n=n).to_csv(path)
+    assert readme_picture.markdown(tmp_path, "a.png").endswith("? A point has 384 images, table 1 2,048.")
+    pd.read_csv(path).assign(n=2048).to_csv(path)
+    assert readme_picture.markdown(tmp_path, "a.png").endswith(readme_picture.QUALITY)
+
+
 def test_a_run_without_curves_has_no_picture_and_damaged_tables_are_named(run, tmp_path):
     assert readme_picture.there(run) and not readme_picture.there(tmp_path)
     (tmp_path / "tables").mkdir()

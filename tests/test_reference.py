@@ -326,13 +326,14 @@ def test_a_touched_file_and_code_laid_out_anew_need_no_new_run(root, published):
 
 
 def test_new_words_are_taken_over_with_the_outputs_and_parameters_as_they_were(root, published):
-    edit(root, "# Some words.", "# Other words.\n\n# %% [markdown]\n# And more of them.")
+    edit(root, "# Some words.", "# Other [words](06_more.py).\n\n# %% [markdown]\n# And more of them.")
     (found,) = publish.stale()
     assert "words of notebooks/04_networks.py" in found and publish.WORDS in found
     before = nbformat.read(published / "executed" / "04_networks.ipynb", as_version=4).cells
     assert publish.reword() == ["04_networks"] and publish.stale() == [] and publish.reword() == []
     after = nbformat.read(published / "executed" / "04_networks.ipynb", as_version=4).cells
-    assert [c.source for c in after if c.cell_type == "markdown"][1:] == ["Other words.", "And more of them."]
+    words = [c.source for c in after if c.cell_type == "markdown"][1:]
+    assert words == ["Other [words](06_more.ipynb).", "And more of them."], "links lead to what is beside it"
     code = [[(c.source, c.outputs) for c in cells if c.cell_type == "code"] for cells in (before, after)]
     assert code[0] == code[1] and any("count = 5" in source for source, _ in code[1])
     edit(root, "range(count)", "range(count + 1)")

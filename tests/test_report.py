@@ -180,6 +180,15 @@ def test_pages_show_words_formulas_code_and_pictures():
     assert ("span", {"class": "c1"}) in page.tags and "# a comment" in page.text
 
 
+def test_a_link_to_a_notebook_leads_to_its_page_and_is_words_where_there_is_none():
+    cell = nbformat.v4.new_markdown_cell(
+        "In [06](06_sampling.py) and [07](07_synthesis.ipynb), `x[0](y.py)`."
+    )
+    page = check_harmless(pages.page(notebook(cell), "00", False, ["06_sampling"]))
+    assert [a["href"] for tag, a in page.tags if tag == "a"][1:] == ["06_sampling.html"]
+    assert "In 06 and 07, x[0](y.py)." in page.text
+
+
 @pytest.mark.parametrize(
     "latex, shown",
     [

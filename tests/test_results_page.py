@@ -1,6 +1,7 @@
 """The README's results: each number from a file, each line chosen by the rule, between two marks."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -50,14 +51,26 @@ def test_places_that_a_kind_cannot_fill_go_to_others_and_what_was_not_tested_is_
 
 
 def test_a_line_tells_the_measurement_with_the_verdict_or_the_best_and_the_worst():
-    (line,) = results_page.findings(card(C05=f"{N}, {R}, {P}, {N}"))
-    assert (
-        "In part" in line
-        and "C05 number 1; C05 number 0." in line
-        and "[04](notebooks/04_networks.py)" in line
-    )
+    (line,) = results_page.findings(card(C05=f"{P}, {R}, {P}"))
+    assert line.startswith("- **In part** (C05)") and "Measured: C05 number 1; C05 number 0." in line
+    assert "[04](notebooks/04_networks.py)" in line
     (line,) = results_page.findings(card(C05=f"{rules.NOT_TESTABLE}, {R}, {R}"))
     assert "Measured: C05 number 1." in line
+
+
+def test_where_too_few_claims_were_not_reproduced_those_that_were_not_in_part_take_the_place():
+    frame = card(C01=R, C16=R, C03=P, C08=f"{R}, {N}", C06=f"{rules.UNDECIDED}, {N}, {P}", C09=N)
+    lines = results_page.findings(frame)
+    assert named(lines) == ["C01", "C16", "C03", "C06", "C09"], "whole failures first, then by the order"
+    assert lines[3].startswith("- **Wrong in part** (C06)") and lines[4].startswith("- **Wrong** (C09)")
+    assert "Measured: *not reproduced*: C06 number 1; *partly*: C06 number 2." in lines[3]
+    lines = results_page.findings(card(C06=N, C09=N, C08=f"{R}, {N}"))
+    assert lines[0].startswith("- **In part** (C08)"), "the places are taken"
+
+
+def test_the_page_that_the_line_on_errata_names_lists_them():
+    (path,) = re.findall(r"\((notebooks/\S+\.py)\)", results_page.ERRATA)
+    assert "paper.ERRATA" in (ROOT / path).read_text(encoding="utf-8")
 
 
 def test_failures_are_counted_by_row_and_named_and_what_is_asked_first_is_said_first():

@@ -1,14 +1,17 @@
 """The site of a run: everything inside it, links from claim to notebook to function, nothing from outside."""
 
 import re
+import runpy
 from html.parser import HTMLParser
 
 import nbformat
 import pandas as pd
 import pytest
+import torch
+from conftest import ROOT
 from matplotlib.figure import Figure
 
-from cunet import docstrings, runs, scorecard, site, site_pages
+from cunet import checkpoints, docstrings, models, runs, scorecard, site, site_pages
 from cunet.claims import CLAIMS
 from cunet.errors import InputError
 
@@ -139,11 +142,57 @@ def test_figures_and_tables_stand_under_the_papers_numbers(built):
     assert text.index("fig06_sizes.png") < text.index("What a call costs.")
 
 
+def test_the_page_on_other_libraries_shows_the_programs(built):
+    text = (built / "ecosystem.html").read_text(encoding="utf-8")
+    assert "cunet.onnx" in text and "cunet.pt2" in text and "snippets/" not in text
+
+
 def test_it_can_be_searched_and_turned_dark_and_says_that_a_smoke_run_means_nothing(built):
     assert "to_rst" in (built / "searchindex.js").read_text(encoding="utf-8")
     for path in (built / "index.html", built / "claims.html", built / "notebooks" / "04_networks.html"):
         text = path.read_text(encoding="utf-8")
         assert 'class="theme-toggle' in text and 'name="q"' in text and site.SMOKE in text
+
+
+def test_every_module_is_in_exactly_one_room_and_listed_there_with_what_it_is():
+    listed = [name for names in site_pages.rooms().values() for name in names]
+    there = {path.stem for path in (ROOT / "cunet").glob("*.py")} - site_pages.LEFT_OUT
+    assert sorted(listed) == sorted(there)
+    index = site_pages.module_pages()["index"]
+    assert "## Others" not in index
+    section = index[index.index("## Equations and solvers") : index.index("## Networks")]
+    assert "| {doc}`ode` | Solving the second-order equation x'' = f(s, x, x')" in section
+    assert "\nproblems\n" in section, "in the tree of pages, too"
+
+
+def test_links_of_a_notebook_lead_to_pages_of_the_site_and_are_words_where_there_is_none():
+    words = nbformat.v4.new_markdown_cell("# A\n\n[06](06_sampling.py), [07](07_synthesis.py), C01")
+    notebook = nbformat.v4.new_notebook(cells=[words])
+    site_pages.linked(notebook, "A", [], {"06_sampling"})
+    assert notebook.cells[0].source.endswith("[06](06_sampling.ipynb), 07, [C01](#claim-c01)")
+
+
+@pytest.mark.parametrize(
+    "name, made",
+    [
+        ("diffusers_pipeline", lambda found: len(found["pictures"]) == 4 and found["again"].network),
+        ("torch_graph", lambda found: found["answer"].shape == found["images"].shape),
+        ("onnx_file", lambda found: found["images"].shape == (4, 1, 16, 16) and len(found["inputs"]) == 2),
+    ],
+)
+def test_the_programs_on_other_libraries_run_as_they_stand(name, made, tmp_path, monkeypatch):
+    """With a small network in place of the released one, which has to be there."""
+    torch.manual_seed(0)
+    network = models.build("cunet", "smoke", 1).eval()
+    monkeypatch.setattr(
+        checkpoints, "load", lambda path: (network, {"diffusion": {}}) if path.is_file() else None
+    )
+    monkeypatch.chdir(tmp_path)
+    path = site.ASSETS / "snippets" / f"{name}.py"
+    assert made(runpy.run_path(str(path)))
+    assert any(tmp_path.iterdir()), "each leaves a file"
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 12 and text in site_pages.ecosystem_page(site.ASSETS)
 
 
 def test_a_folder_that_holds_something_else_stays(tmp_path):

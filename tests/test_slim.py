@@ -64,6 +64,12 @@ def test_a_notebook_keeps_what_pages_show_and_loses_the_rest():
     assert (pixels(base64.b64decode(output.data["image/png"])) == noise(20, 2)).all()
 
 
+def test_links_to_other_notebooks_lead_to_the_executed_ones():
+    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("See [06](06_sampling.py).")])
+    (cell,) = nbformat.reads(slim.notebook_text(content, "a"), as_version=4).cells
+    assert cell.source == "See [06](06_sampling.ipynb)."
+
+
 def test_above_the_limit_pictures_get_fewer_colours_then_fewer_pixels_and_none_is_dropped():
     large, small = noise(900), noise(60, 2)
     data = [{"image/png": encoded(png(picture))} for picture in (large, small)]
