@@ -75,8 +75,8 @@ KINDS = {
     "normalisation": ("norm",),
     "attention": ("attention", "softmax"),
     "convolution": ("conv",),
-    "matrix product": ("mm", "linear", "matmul"),
     "resampling": ("upsample", "pool", "interpolate"),
+    "matrix product": ("mm", "linear", "matmul"),
     "joining and copying": ("cat", "copy", "clone", "contiguous", "empty", "resize", "fill", "zero"),
 }
 """What an operator does -> what its name contains; the first that fits. All others count as `REST`."""
@@ -84,19 +84,19 @@ REST = "sums, activations, the rest"
 
 
 def kinds(frame: pd.DataFrame) -> pd.DataFrame:
-    """Shares of time by what operators do (`KINDS`), most of all networks first.
+    """Shares of time by what operators do (`KINDS`), what takes most first.
 
-    frame: of the task operators. Returns a frame with a row a kind, a column a (mode, model).
+    frame: of the task operators. Returns a frame with a row a kind, and a column (mode, model) a network, in
+    the frame's order.
     """
 
     def kind(operator: str) -> str:
         return next((k for k, parts in KINDS.items() if any(part in operator for part in parts)), REST)
 
     named = frame.assign(kind=frame["operator"].map(kind))
-    wide = named.pivot_table(
-        index="kind", columns=["mode", "model"], values="share", aggfunc="sum", sort=False
-    ).fillna(0.0)
-    return wide.loc[wide.sum(axis=1).sort_values(ascending=False).index]
+    wide = named.pivot_table(index="kind", columns=["mode", "model"], values="share", aggfunc="sum")
+    order = list(dict.fromkeys(zip(frame["mode"], frame["model"], strict=True)))
+    return wide.fillna(0.0).loc[wide.sum(axis=1).sort_values(ascending=False).index, order]
 
 
 def kinds_table(frame: pd.DataFrame) -> str:
