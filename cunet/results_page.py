@@ -342,9 +342,9 @@ def layouts(frame: pd.DataFrame) -> str:
     """
     of = frame[(frame["task"] == "step") & (frame["model"] == "cunet")].set_index(["batch", "mode"])
     ways = ("eager", "eager+channels_last")
-    batches = [batch for batch in dict.fromkeys(of.index.get_level_values("batch"))]
+    batches = dict.fromkeys(of.index.get_level_values("batch"))
     pairs = {
-        batch: [bench_report.ratio(of.loc[batch, way], 2) for way in ways]
+        batch: [bench_report.ratio(of.loc[(batch, way), :], 2) for way in ways]
         for batch in batches
         if all((batch, way) in of.index for way in ways)
     }
