@@ -12,14 +12,16 @@ All networks of a cell run in one process, interleaved, so that another load on 
 ratios are of medians, with a 95 % bootstrap interval over the rounds. Beside them stands what the network
 reaches in floating-point operations a second, as a share of the machine's best 3x3 convolution.
 
-And three studies with files of their own, which can be run alone, too:
+And four studies with files of their own, which can be run alone, too:
 
-operators  where a call's time goes, in every mode that is not compiled (`cost.operator_table`).
-growth     how time and memory grow with image side, batch, width and solver steps (`cunet.bench_growth`).
-variants   what was tried to make the continuous U-Net faster (`cunet.bench_variants`).
+operators   where a call's time goes, in every mode that is not compiled (`cost.operator_table`).
+growth      how time and memory grow with image side, batch, width and solver steps (`cunet.bench_growth`).
+variants    what was tried to make the continuous U-Net faster (`cunet.bench_variants`).
+throughput  images a second of a training at size laptop, its data included (`cunet.bench_throughput`).
 
 Networks go by the names of `cunet.contenders`: those of `cunet.models`, with changes if wished, as in
-`cunet@steps=4,solver=rk4`, and two foreign U-Nets for orientation.
+`cunet@steps=4,solver=rk4`; the continuous U-Net as it was before it was made faster, in the tasks that
+compare before and after; and two foreign U-Nets for orientation.
 """
 
 from __future__ import annotations
@@ -38,14 +40,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import bench_growth, bench_variants, cost, models
+from . import bench_growth, bench_throughput, bench_variants, cost, models
 from .bench_tasks import RUNNERS, Mode, callable_in, forward_task, mode
-from .contenders import foreign, network, only_gradient
+from .contenders import BEFORE, measured_in, network
 from .errors import InputError, one_of
 from .provenance import environment
 
 MEASURED = ("forward", "step", "training", "memory")  # what bench.csv has
-TASKS = (*MEASURED, "operators", "growth", "variants")
+TASKS = (*MEASURED, "operators", "growth", "variants", "throughput")
 COLUMNS = ["task", "mode", "batch", "model", "value", "unit", "ratio", "low", "high", "flop_per_s"]
 
 
@@ -57,13 +59,13 @@ class Settings:
     forward and step. training_batch: for training and memory. tasks: of TASKS. modes: "eager" or "compiled",
     with "+channels_last" or "+bf16" (autocast) behind if wished; training is timed in those that are not
     compiled. repeats, warmup: rounds; training, whose rounds are long, takes half as many. grid: of the task
-    growth.
+    growth. The task throughput has a size and a batch of its own, see `cunet.bench_throughput`.
 
     Raises InputError for an unknown task, mode or size, an empty list or a number below its least.
     """
 
     models: tuple[str, ...] = (
-        *("unet", "cunet", "cunet@gradient=checkpoint", "cunet-released"),
+        *("unet", "cunet", "cunet@gradient=checkpoint", BEFORE, "cunet-released"),
         *("diffusers-unet2d", "lucidrains-unet"),
     )
     size: str = "paper"
@@ -97,6 +99,7 @@ class Outcome(NamedTuple):
     growth: pd.DataFrame | None
     seconds: dict[str, float]
     variants: pd.DataFrame | None = None
+    throughput: pd.DataFrame | None = None
 
 
 class Bench:
@@ -121,6 +124,20 @@ class Bench:
     def build(self, spec: str) -> nn.Module:
         return network(spec, self.settings.size, self.settings.channels)
 
+    def of(self, task: str) -> list[str]:
+        """The networks that a task is about."""
+        return [spec for spec in self.specs if measured_in(spec, task)]
+
+    def check(self) -> None:
+        """Raise InputError for a task that is about none of the networks."""
+        about = set(TASKS) - {"variants"}  # which has networks of its own
+        if idle := [task for task in self.settings.tasks if task in about and not self.of(task)]:
+            missing = "".join(f" {spec} is left out: {why}." for spec, why in self.skipped.items())
+            raise InputError(
+                f"Nothing of {', '.join(self.settings.models)} is measured in {', '.join(idle)}: name a "
+                f"network that is, or other tasks.{missing}"
+            )
+
     def images(self, batch: int, how: Mode) -> Tensor:
         x = torch.randn(batch, self.settings.channels, self.side, self.side)
         return x.to(memory_format=torch.channels_last) if how.channels_last else x
@@ -144,9 +161,7 @@ class Bench:
         """One cell: all networks, interleaved, in one task, mode and batch."""
         how, functions, first_call = mode(text), {}, {}
         torch._dynamo.reset()
-        for spec in self.specs:
-            if task != "training" and only_gradient(spec):
-                continue
+        for spec in self.of(task):
             model = self.build(spec).eval()
             function = RUNNERS[task](callable_in(model, how), self.images(batch, how), model)
             start = time.perf_counter()
@@ -171,7 +186,7 @@ class Bench:
         batch = self.settings.training_batch
         peaks = {
             spec: cost.training_memory(lambda spec=spec: self.build(spec), self.side, batch)
-            for spec in self.specs
+            for spec in self.of("memory")
         }
         self.add("memory", "eager", batch, "bytes", peaks)
 
@@ -179,17 +194,16 @@ class Bench:
         """Where a call's time goes at the largest batch: `cost.operator_table` of every network and mode."""
         batch, tables = max(self.settings.batches), []
         modes = [text for text in self.settings.modes if not mode(text).compiled] or ["eager"]
-        for text, spec in itertools.product(modes, self.specs):
-            if not only_gradient(spec):
-                model, images = self.build(spec).eval(), self.images(batch, mode(text))
-                table = cost.operator_table(forward_task(callable_in(model, mode(text)), images, model))
-                tables.append(table.assign(model=spec, mode=text, batch=batch))
+        for text, spec in itertools.product(modes, self.of("operators")):
+            model, images = self.build(spec).eval(), self.images(batch, mode(text))
+            table = cost.operator_table(forward_task(callable_in(model, mode(text)), images, model))
+            tables.append(table.assign(model=spec, mode=text, batch=batch))
         columns = ["model", "mode", "batch", "operator", "calls", "seconds", "share"]
         return pd.concat(tables, ignore_index=True)[columns]
 
     def growth_points(self) -> list[bench_growth.Point]:
         """`bench_growth.possible` of those networks whose width can be changed: ours."""
-        specs, settings = [spec for spec in self.specs if not foreign(spec)], self.settings
+        specs, settings = self.of("growth"), self.settings
         found, skipped = bench_growth.possible(specs, settings.size, settings.channels, settings.grid)
         self.skipped |= skipped
         return found
@@ -252,19 +266,23 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> Outcome:
     bench_operators  one row a network, mode and operator: calls, seconds, share.
     bench_growth     one row a network, point and quantity; its figure; bench_growth_exponents.csv.
     bench_variants   one row a variant and batch: ratio with `low` and `high`, parameters, MACs.
+    bench_throughput one row a network: images a second, ratio of a step's time, share of getting a batch.
 
     Every JSON has environment, settings, seconds that each part took, and what was skipped and why;
     bench.json the roofline, too (measured before and after, the better counts). A part that was not asked
     for leaves its files as they are.
+
+    Raises InputError for a network that cannot be built, or a task that is about none of the networks.
     """
     from . import bench_report  # draws; needed only here
 
     bench, out = Bench(settings), Path(out)
     with bench.clock("counts"):
         bench.count()
+        bench.check()
         points = bench.growth_points() if "growth" in settings.tasks else []  # refused before hours of timing
     wanted = [task for task in MEASURED if task in settings.tasks]
-    measured = operators = growth = variants = None
+    measured = operators = growth = variants = throughput = None
     if wanted:
         best = bench.measure(progress)
         measured = pd.DataFrame(bench.rows).reindex(columns=COLUMNS)
@@ -291,4 +309,9 @@ def run(settings: Settings, out: str | Path, progress: bool = False) -> Outcome:
                 *(settings.size, settings.channels, settings.batches, settings.repeats, settings.warmup)
             )
         bench_report.write(out, "bench_variants", variants, bench.record(), {})
-    return Outcome(measured, operators, growth, bench.seconds, variants)
+    if "throughput" in settings.tasks:
+        with bench.clock("throughput"):
+            throughput = bench_throughput.run(bench.of("throughput"), settings.repeats, settings.warmup)
+        recipe = bench_throughput.RECIPE.model_dump()
+        bench_report.write(out, "bench_throughput", throughput, bench.record(recipe=recipe), {})
+    return Outcome(measured, operators, growth, bench.seconds, variants, throughput)

@@ -68,8 +68,60 @@ def operators_table(frame: pd.DataFrame, most: int = 10) -> str:
     """Percent of time by operator as a Markdown table: of each network and mode the `most` heaviest."""
     wide = frame.pivot_table(index="operator", columns=["mode", "model"], values="share", sort=False)
     heavy = pd.concat([wide[column].nlargest(most) for column in wide]).index.unique()
-    wide.columns = [f"{model}, {mode}".replace("+", ", ").replace("_", "-") for mode, model in wide.columns]
-    return _written(100 * wide.loc[heavy], ".1f")
+    return _written(100 * _flat(wide.loc[heavy]), ".1f")
+
+
+KINDS = {
+    "normalisation": ("norm",),
+    "attention": ("attention", "softmax"),
+    "convolution": ("conv",),
+    "resampling": ("upsample", "pool", "interpolate"),
+    "matrix product": ("mm", "linear", "matmul"),
+    "joining and copying": ("cat", "copy", "clone", "contiguous", "empty", "resize", "fill", "zero"),
+}
+"""What an operator does -> what its name contains; the first that fits. All others count as `REST`."""
+REST = "sums, activations, the rest"
+
+
+def kinds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Shares of time by what operators do (`KINDS`), what takes most first.
+
+    frame: of the task operators. Returns a frame with a row a kind, and a column (mode, model) a network, in
+    the frame's order.
+    """
+
+    def kind(operator: str) -> str:
+        return next((k for k, parts in KINDS.items() if any(part in operator for part in parts)), REST)
+
+    named = frame.assign(kind=frame["operator"].map(kind))
+    wide = named.pivot_table(index="kind", columns=["mode", "model"], values="share", aggfunc="sum")
+    order = list(dict.fromkeys(zip(frame["mode"], frame["model"], strict=True)))
+    return wide.fillna(0.0).loc[wide.sum(axis=1).sort_values(ascending=False).index, order]
+
+
+def kinds_table(frame: pd.DataFrame) -> str:
+    """Percent of time by what operators do, as a Markdown table."""
+    return _written(100 * _flat(kinds(frame)), ".1f")
+
+
+def _flat(wide: pd.DataFrame) -> pd.DataFrame:
+    """Columns (mode, model) as one name each: "cunet, eager, channels-last"."""
+    names = [f"{model}, {mode}".replace("+", ", ").replace("_", "-") for mode, model in wide.columns]
+    return wide.set_axis(names, axis=1)
+
+
+def throughput_table(frame: pd.DataFrame) -> str:
+    """Images a second of training as a Markdown table: a row a network, time of a step, share of the data."""
+    rows = {
+        row.model: {
+            "images a second": f"{row.images_per_second:.3g}",
+            "time of a step": interval(row.ratio, row.low, row.high, ".3f"),
+            "of it, getting the batch": interval(row.data, row.data_low, row.data_high, ".2g"),
+        }
+        for row in frame.itertuples()
+    }
+    shown = pd.DataFrame.from_dict(rows, orient="index")
+    return shown.rename_axis("training at size laptop").to_markdown(disable_numparse=True)
 
 
 def _written(frame: pd.DataFrame, how: str) -> str:
@@ -106,8 +158,11 @@ def variants_table(frame: pd.DataFrame) -> str:
 
 def tables(outcome) -> list[str]:
     """What `bench.run` returned as Markdown tables, a part each."""
-    parts = (outcome.measured, table), (outcome.operators, operators_table), (outcome.growth, growth_table)
-    parts += ((outcome.variants, variants_table),)
+    parts = (
+        *((outcome.measured, table), (outcome.operators, kinds_table), (outcome.operators, operators_table)),
+        *((outcome.growth, growth_table), (outcome.variants, variants_table)),
+        (outcome.throughput, throughput_table),
+    )
     return [text(frame) for frame, text in parts if frame is not None]
 
 

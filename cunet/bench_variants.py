@@ -11,8 +11,15 @@ bare solver             the steps of leapfrog written out: what `cunet.ode.solve
 channels first          weights and feature maps in torch's default layout
 bf16                    autocast to bfloat16
 
-And what getting a batch takes of a training step, in which it is included, at size laptop on MNIST: whether
-the reading of data limits a training.
+And the levers that shape the network, some there to see how much they could move at most:
+
+no attention            `cunet@attention=false`
+one step, two steps     in every block (`cunet@steps=1`, `cunet@steps=2`); plain are one where pixels are many
+                        and two where they are few
+two steps, then one     the other placement (`cunet@steps=(2,2,1,1)`)
+no normalisation        f without its group norm: what the cheapest norm would gain
+pooled downsampling     the mean of 2 x 2 pixels and a 1x1 convolution, for a 2x2 convolution with stride 2
+late 1x1 convolution    on the way up, after the upsampling, on four times the pixels; the same function
 """
 
 from __future__ import annotations
@@ -25,17 +32,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import cost, datasets, models
-from .batches import Batches
-from .bench_tasks import forward_task, training_task
+from . import cost, models
+from .bench_tasks import forward_task
 from .blocks import Acceleration, ODEBlock, ode_blocks
-from .continuous import ContinuousUNet
-from .recipe import TrainConfig
+from .contenders import channels_first
+from .continuous import ContinuousUNet, Join
 from .running import Running
 
 PLAIN = "cunet"
 COLUMNS = ["variant", "same_function", "batch", "ratio", "low", "high", "parameters", "MACs"]
-LOADED = ("unet", PLAIN)  # whose training steps are held against their batches
 
 
 def modulations_once(network: ContinuousUNet) -> nn.Module:
@@ -84,9 +89,9 @@ def _split(force: Acceleration) -> Callable:
     return forward
 
 
-def bottleneck(network: ContinuousUNet) -> nn.Module:
-    """Another network, whose f is narrower inside."""
-    return models.build(f"{PLAIN}@hidden=0.5", network.size, network.channels)
+def named(change: str) -> Callable[[ContinuousUNet], nn.Module]:
+    """Another network, with a change in its name, in the place of the plain one."""
+    return lambda network: models.build(f"{PLAIN}@{change}", network.size, network.channels)
 
 
 def separable(network: ContinuousUNet) -> nn.Module:
@@ -127,12 +132,51 @@ def _bare(block: ODEBlock) -> Callable:
     return forward
 
 
-def channels_first(network: ContinuousUNet) -> nn.Module:
-    """The network with its weights, and its feature maps from the first block on, in the default layout."""
-    network.blocks_down[0].register_forward_pre_hook(
-        lambda _, given: (given[0].contiguous(), given[1].contiguous(), given[2])
-    )
-    return network.to(memory_format=torch.contiguous_format)
+def no_normalisation(network: ContinuousUNet) -> nn.Module:
+    """f without its group normalisation, scale and shift kept."""
+    for block in ode_blocks(network):
+        block.acceleration.forward = _unnormalised(block.acceleration)
+    return network
+
+
+def _unnormalised(force: Acceleration) -> Callable:
+    """`Acceleration.forward` without the norm."""
+
+    def forward(s: float, x: Tensor, v: Tensor, modulation: Tensor) -> Tensor:
+        state = torch.cat((x, v), dim=1)
+        scale, shift = (modulation + s * force.scale_shift_s)[:, :, None, None].chunk(2, dim=1)
+        a = force.conv2(F.silu(torch.addcmul(shift, force.conv1(state), 1 + scale)))
+        return a + force.residual(state)
+
+    return forward
+
+
+def pooled_downsampling(network: ContinuousUNet) -> nn.Module:
+    """Half the side by averaging, the channels by a 1x1 convolution: a quarter of the products."""
+    for down in network.downs:
+        down.conv = nn.Sequential(
+            nn.AvgPool2d(2), nn.Conv2d(down.conv.in_channels, down.conv.out_channels, 1)
+        )
+    return network.to(memory_format=torch.channels_last)
+
+
+def late_convolution(network: ContinuousUNet) -> nn.Module:
+    """The joins' 1x1 convolution of what comes from below after the upsampling."""
+    for join in network.joins:
+        join.forward = _late(join)
+    return network
+
+
+def _late(join: Join) -> Callable:
+    """`Join.forward` in the other order."""
+
+    def forward(x: Tensor, v: Tensor, skip_x: Tensor, skip_v: Tensor) -> tuple[Tensor, Tensor]:
+        below = torch.cat((x, v), dim=1)
+        if below.shape[-1] != skip_x.shape[-1]:
+            below = F.interpolate(below, scale_factor=2.0, mode="nearest")
+        return (join.carry(below) + join.skip(torch.cat((skip_x, skip_v), dim=1))).chunk(2, dim=1)
+
+    return forward
 
 
 def bf16(network: ContinuousUNet) -> nn.Module:
@@ -150,20 +194,26 @@ class Variant(NamedTuple):
 VARIANTS = {
     "modulations once": Variant(modulations_once, True),
     "split convolution": Variant(split_convolution, True),
-    "bottleneck": Variant(bottleneck, False),
+    "bottleneck": Variant(named("hidden=0.5"), False),
     "separable convolutions": Variant(separable, False),
     "bare solver": Variant(bare_solver, True),
     "channels first": Variant(channels_first, True),
     "bf16": Variant(bf16, False),
+    "no attention": Variant(named("attention=false"), False),
+    "one step": Variant(named("steps=1"), False),
+    "two steps": Variant(named("steps=2"), False),
+    "two steps, then one": Variant(named("steps=(2,2,1,1)"), False),
+    "no normalisation": Variant(no_normalisation, False),
+    "pooled downsampling": Variant(pooled_downsampling, False),
+    "late 1x1 convolution": Variant(late_convolution, True),
 }
 
 
 def run(size: str, channels: int, batches: Sequence[int], repeats: int, warmup: int) -> pd.DataFrame:
-    """Measure all variants, interleaved, and the share of the batches in training steps; COLUMNS.
+    """Measure all variants, interleaved; columns COLUMNS.
 
     A row a variant and batch, the plain network first: ratio of its call's time to the plain one's, with the
-    ends of the interval; parameters and MACs of an image. And a row for each of LOADED, whose ratio is a
-    batch's share of a training step that includes it. Arguments: as in `cunet.bench.Settings`.
+    ends of the interval; parameters and MACs of an image. Arguments: as in `cunet.bench.Settings`.
     """
     networks = {PLAIN: models.build(PLAIN, size, channels).eval()}
     for name, variant in VARIANTS.items():
@@ -181,29 +231,4 @@ def run(size: str, channels: int, batches: Sequence[int], repeats: int, warmup: 
         for name, ratio in found.ratios.items():
             row = dict(variant=name, same_function=same[name], batch=batch, ratio=ratio)
             rows.append(row | dict(zip(("low", "high"), found.spread[name], strict=True)) | counts[name])
-    return pd.DataFrame([*rows, *data_loading(repeats, warmup)]).reindex(columns=COLUMNS)
-
-
-def data_loading(repeats: int, warmup: int) -> list[dict]:
-    """For each of LOADED the time to get a batch over that of a training step with it; size laptop, MNIST."""
-    rows, config = [], TrainConfig(dataset="mnist", size="laptop")
-    getting = Batches(datasets.load("mnist", "train", models.image_size("laptop")), config)
-    for name in LOADED:
-        model, step = models.build(name, "laptop", 1), iter(range(10**9))
-        train = training_task(model, getting(0)[0], model)
-
-        def get(step=step) -> None:
-            getting(next(step))
-
-        def whole(get=get, train=train) -> None:
-            get()
-            train()
-
-        found = cost.time_interleaved({"step": whole, "batch": get}, max(2, repeats // 2), min(1, warmup))
-        row = dict(variant=f"data of a training step, {name}", same_function="-", batch=config.batch_size)
-        rows.append(
-            row
-            | dict(ratio=found.ratios["batch"])
-            | dict(zip(("low", "high"), found.spread["batch"], strict=True))
-        )
-    return rows
+    return pd.DataFrame(rows)[COLUMNS]

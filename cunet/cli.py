@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from cunet import cli_measure, folders
+from cunet import cli_measure, folders, terminal
 from cunet.cli_options import Dataset, Model, Profile, Seed, Settings, Size, example
 from cunet.errors import InputError, explain, interruptible, whole_numbers
 
@@ -115,15 +115,16 @@ def estimate(
     if cores is not None and cores < 1:
         raise InputError(f"--cores is {cores}: a machine has 1 or more.")
     plan = chain.plan(chosen, reproduction.folder(against or chosen.name))
-    print(estimates.report(plan, jobs or chosen.jobs, gpus, cores))
+    terminal.show(estimates.report(plan, jobs or chosen.jobs, gpus, cores))
     if against:
-        print(f"\nAgainst the run {against}:\n\n{measured.compared(plan, jobs or chosen.jobs, gpus)}")
+        compared = measured.compared(plan, jobs or chosen.jobs, gpus)
+        terminal.show(f"\nAgainst the run {against}:\n\n{compared}")
 
 
 @app.command(
     epilog=example(
         "cunet notebook notebooks/01_ode_block.py",
-        "cunet notebook notebooks/06_sampling.py --out papermill_runs/mine -p samples=16 -p seed=1",
+        "cunet notebook notebooks/06_sampling.py --out papermill_runs/mine -p shown=16 -p seed=1",
     )
 )
 def notebook(
@@ -229,7 +230,11 @@ def sample(
 def denoise(
     picture: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG or JPEG, of any size.")],
     noise_level: Annotated[
-        float, typer.Option(help="Standard deviation of the noise, where black is 0 and white is 1.")
+        float,
+        typer.Option(
+            help="Standard deviation of the noise, above 0, at most 1, where black is 0 and white is 1; from "
+            "grey levels, divide by 255."
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="unet, cunet, dncnn, autoencoder, bm3d, ... (cunet.denoisers.METHODS).")
@@ -250,7 +255,13 @@ def denoise(
         Path | None, typer.Option(help="A .png; by default beside the picture, photo.jpg-denoised.png.")
     ] = None,
 ) -> None:
-    """Denoise a picture of your own, in tiles; a network knows only images like those it was trained on."""
+    """Denoise a picture of your own; a network knows only images like those it was trained on.
+
+    What is larger than the network's images is cut into tiles that overlap; what is smaller is mirrored at
+    its edges up to their side. Each channel of a picture in colour is denoised by itself where the network
+    knows grey images; palettes and CMYK are read as RGB, and the result is 8-bit grey or RGB. Refused: 16
+    bits a channel, really transparent or animated pictures, and what is neither PNG nor JPEG.
+    """
     from cunet import denoisers, folders, pictures
 
     noisy = pictures.read(picture)
@@ -314,24 +325,9 @@ def info(
     if as_json:
         print(json.dumps(facts))
         return
-    _show({key: format(value, ",") if isinstance(value, int) else value for key, value in facts.items()})
-
-
-def _show(facts: dict[str, str]) -> None:
-    """Names and values: a table on a terminal, plain lines in a pipe."""
-    rows = [(key.replace("_", " "), text) for key, text in facts.items()]
-    if not sys.stdout.isatty():
-        print("\n".join(f"{key:22}{text}" for key, text in rows))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    terminal.facts(
+        {key: format(value, ",") if isinstance(value, int) else value for key, value in facts.items()}
+    )
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cunet import terminal
 from cunet.cli_options import Dataset, Seed, Size
 from cunet.errors import InputError
 
@@ -23,7 +24,11 @@ def bench(
         str | None, typer.Option(help="Names with commas; the first is what ratios refer to.")
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Of forward, step, training, memory, operators, growth, variants.")
+        str | None,
+        typer.Option(
+            help="Of forward, step, training, memory, operators, growth, variants, throughput (this one "
+            "always of trainings at size laptop)."
+        ),
     ] = None,
     modes: Annotated[str | None, typer.Option(help="Of eager, compiled, with +channels_last, +bf16.")] = None,
     batches: Annotated[str | None, typer.Option(help="Batch sizes of forward and step.")] = None,
@@ -50,7 +55,7 @@ def bench(
     folders.check_writable(out)
     found = benchmark.run(settings, out, progress=True)
     for part in bench_report.tables(found):
-        print(part, end="\n\n")
+        terminal.show(f"{part}\n")
     print("Seconds: " + "; ".join(f"{part} {seconds:.0f}" for part, seconds in found.seconds.items()))
     print(f"Results: tables (CSV), records (JSON) and figures in {folders.shown(out)}")
 
@@ -78,7 +83,7 @@ def solvers(
     )
     folders.check_writable(out)
     frame = solver_study.run(settings, out, progress=True)
-    print(solver_study.matrix(frame, settings.choices).round(4).to_markdown())
+    terminal.show(solver_study.matrix(frame, settings.choices).round(4).to_markdown())
     print(f"Rows: trained with, columns: evaluated with. Results: {folders.shown(out / 'solvers.csv')}")
 
 
@@ -108,7 +113,7 @@ def recipes(
     )
     folders.check_writable(out)
     frame = recipe_study.run(settings, out, progress=True)
-    print(recipe_figures.table(frame).to_markdown(index=False, floatfmt=".4g"))
+    terminal.show(recipe_figures.table(frame).to_markdown(index=False, floatfmt=".4g"))
     known = recipe_study.spread(frame, out)
     print(f"Largest loss over smallest by seed: {known.ratio:.3f} ({known.words})")
     print(f"Results: {folders.shown(out / 'recipes.csv')}")
@@ -127,7 +132,7 @@ COMMANDS = {
         "cunet bench",
         "cunet bench --models unet,cunet --tasks forward,step --modes eager --batches 1 --repeats 5",
         "cunet bench --tasks growth",
-        "cunet bench --size laptop --channels 1 --tasks training --training-batch 64",
+        "cunet bench --tasks throughput --models unet,cunet,cunet-first",
     ),
     solvers: (
         "cunet solvers --images 50000",

@@ -28,7 +28,13 @@ from cunet.provenance import sha256
 MEASURED = {
     "solver_study.kept(": Path("papermill_runs", "reference_solvers", "solvers.csv"),
     "recipe_study.kept(": Path("papermill_runs", "reference_recipes", "recipes.csv"),
-    "bench_variants.csv": Path("papermill_runs", "reference_bench", "bench_variants.csv"),
+    **{
+        name: Path("papermill_runs", "reference_bench", name)
+        for name in (
+            *("bench_variants.csv", "bench_operators.csv", "bench_throughput.csv", "bench_growth.csv"),
+            *("bench.csv", "bench.json"),
+        )
+    },
 }
 """Words of a notebook's text -> the committed file that it reads: of `cunet solvers`, `recipes`, `bench`."""
 RIVALS = ("autoencoder", "dncnn")  # cunet.denoisers.NETWORKS, whose import takes seconds

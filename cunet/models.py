@@ -1,12 +1,17 @@
 """Names to networks: every denoiser of the project, at three sizes.
 
     paper    64 x 64, the sizes of table 5
-    laptop   32 x 32, the same shapes at a quarter to a half of the width; two CPU cores train one in minutes
+    laptop   32 x 32, as deep and narrower; two CPU cores train one in minutes
     smoke    16 x 16, as small as the shapes allow: it shows that everything runs, and nothing else
 
 Every network is called as `network(sample, timestep)` and returns a tensor like sample. A name may carry
 changes, keywords of the network's class: `cunet@solver=rk4,steps=1`, `cunet@attention=false`,
 `cunet@widths=(8,20,40,56)`. Such a name is good wherever a name is, in the settings of a training, too.
+
+The laptop's networks are not the paper's made smaller. Its U-Net has a quarter of the width everywhere, its
+cU-Net two thirds of it where pixels are many and a third where they are few. So the cU-Net's share of the
+U-Net's multiply-accumulates is several times that at the paper's size (`cunet info` has both), and what it
+saves in time at one size says nothing about the other.
 
 Why the cU-Net evaluates f once a block at the two finer resolutions and twice at the coarser ones is a choice
 and no result. Before the sizes were fixed, some shapes were tried at the laptop's size on MNIST, each trained
@@ -14,8 +19,13 @@ once, with one seed and far fewer images than the networks that ship: narrower b
 everywhere; wider ones with one everywhere; still wider ones with two, on patches of 2 x 2 pixels; and the
 shape below, with attention at 4 x 4 pixels alone and at 8 x 8 too. The shape below, with attention at 4 x 4,
 had the lowest validation loss. But they differed in several things at once, no seed was repeated, and no file
-of these runs was kept: nothing follows from them on how many evaluations are enough. What evaluations a block
-are worth, `cunet solvers` measures.
+of these short trainings was kept.
+
+Of the first of these shapes, `cunet@widths=(8,20,40,56),steps=2`, a full training is in the history: commit
+e7021f3 released it, with its card, after as many images, by the same recipe and from the same seed as the
+network that took its place. By the two cards its validation loss was higher by two in a hundred. But they
+differ in width and evaluations both, and one seed is no spread: nothing follows from them, either, on how
+many evaluations are enough. What evaluations a block are worth, `cunet solvers` measures.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ COLOURS = {
     "cunet@widths=(16,28,56,96)": "#332288",
     "cunet@steps=(1,2,4,4)": "#44AA99",
     "cunet@time_width=256": "#999933",
+    "cunet-first": "#661100",
 }
 NAMES = {
     "unet": "U-Net",
@@ -55,6 +56,7 @@ NAMES = {
     "cunet@widths=(16,28,56,96)": "cU-Net, wider where coarse",
     "cunet@steps=(1,2,4,4)": "cU-Net, more evaluations",
     "cunet@time_width=256": "cU-Net, wider time embedding",
+    "cunet-first": "cU-Net, first version",
 }
 MARKERS = {
     "unet": "o",
@@ -63,6 +65,7 @@ MARKERS = {
     "cunet-walltime": "D",
     "cunet-released": "^",
     "cunet-randomdepth": "v",
+    "cunet-first": "d",
 }
 OTHERS = ("#000000", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#D55E00")
 STYLE = {

@@ -6,6 +6,7 @@ that an earlier, killed command left behind are ended first, and Snakemake repea
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -23,10 +24,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from cunet import chain, dependencies, engines, folders, processes, profiles
 from cunet.errors import ChainError, InputError, interruptible, said
@@ -228,6 +232,14 @@ def _why(plan: chain.Plan, board: "_Board", log: Path) -> str:
     return f"{' '.join(reasons)} What succeeded is kept; the same command goes on from there."
 
 
+class _Rate(ProgressColumn):
+    """Jobs a minute, from the second that is done on."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{60 * speed:.1f} jobs a minute" if speed else "")
+
+
 class _Board:
     """Shows the jobs of a chain: a bar with rate and time left on a terminal, else a line a job."""
 
@@ -246,9 +258,11 @@ class _Board:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            _Rate(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
+            speed_estimate_period=math.inf,  # of all jobs: in rich's half a minute few end
             transient=True,
             disable=dry_run or not self.console.is_terminal,
         )

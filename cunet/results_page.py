@@ -17,6 +17,7 @@ import pandas as pd
 
 from cunet import (
     bench_report,
+    cost,
     folders,
     models,
     palette,
@@ -83,6 +84,7 @@ def block(run_dir: Path) -> str:
         goal(run_dir),
         equal_steps(run_dir),
         table_5(folders.resolve(BENCH)),
+        training_rate(folders.resolve(BENCH)),
         verdicts(card),
         "\n".join(findings(card)),
         ERRATA,
@@ -141,10 +143,26 @@ def trained(results: dict[str, dict]) -> str:
     recipe = profiles.load("paper")
     theirs = recipe.notebooks["05_training"]["images"]
     sides, their_side = ({models.image_size(size) for size in which} for which in (sizes, {recipe.size}))
-    return (
+    text = (
         f" Networks of size `{', '.join(sizes)}`, {_square(sides)} pixels, each trained on "
         f"{ends([f'{n:,}' for n in seen])} images; the authors' recipe is "
         f"{_square(their_side)} and {theirs:,}."
+    )
+    return text + "".join(shape(size, recipe.size) for size in sorted(sizes - {recipe.size}))
+
+
+def shape(size: str, whole: str) -> str:
+    """What the cU-Net's shares of the U-Net's cost are at a size, and at that of the paper, `whole`."""
+    shares = {}
+    for of in (size, whole):
+        unet, cunet = (models.build(name, of) for name in ("unet", "cunet"))
+        macs = cost.macs(cunet, cunet.image_size) / cost.macs(unet, unet.image_size)
+        shares[of] = macs, cost.parameters(cunet).total / cost.parameters(unet).total
+    return (
+        f" Size `{size}` is not size `{whole}` made smaller. The cU-Net as described, of widths that we "
+        f"chose, has {shares[size][0]:.2f} of the U-Net's MACs and {shares[size][1]:.2f} of its parameters "
+        f"here, and at size `{whole}` {shares[whole][0]:.2f} and {shares[whole][1]:.2f}: time saved at one "
+        "says nothing about the other."
     )
 
 
@@ -293,9 +311,58 @@ def table_5(folder: Path) -> str:
         f"counted, with 95 % intervals of ratios of medians; {where}. As described: at widths that we chose; "
         "as released: at the authors'. (The abstract says about "
         f"{paper.QUOTES['flops_ratio'].value:.0%} of the FLOPs, table 5 {printed['MACs a call']:.0%}.) "
-        f"From [{BENCH}]({BENCH}), which `make bench` writes."
+        f"{layouts(frame)}From [{BENCH}]({BENCH}), which `make bench` writes."
     )
     return f"{heading}\n\n{table.to_markdown(index=False, disable_numparse=True)}"
+
+
+def training_rate(folder: Path) -> str:
+    """Images a second of trainings, before and after the network was made faster, as a sentence.
+
+    folder: where `cunet bench` wrote bench_throughput.csv; empty if it is not there.
+    """
+    path = folder / "bench_throughput.csv"
+    if not path.is_file():
+        return ""
+    try:
+        frame = pd.read_csv(path)
+        rates = [
+            f"{palette.label(row.model)} {row.images_per_second:.3g}, "
+            f"{interval(row.ratio, row.low, row.high)} of the time a step"
+            for row in frame.itertuples()
+        ]
+        size = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["recipe"]["size"]
+        most = frame["data"].max()
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{folders.shown(path)} is none of `make bench`: {error!r}. Run it again.") from None
+    return (
+        f"**Training**, images a second at size `{size}`, as the networks that ship were trained, data, "
+        f"clipping and average included: {'; '.join(rates)}. Getting a batch takes {most:.2g} of a step at "
+        "most."
+    )
+
+
+def layouts(frame: pd.DataFrame) -> str:
+    """Where the networks of a row lie unlike each other in memory, and the ratio where they lie alike.
+
+    frame: of bench.csv. Empty where no batch was measured both ways.
+    """
+    of = frame[(frame["task"] == "step") & (frame["model"] == "cunet")].set_index(["batch", "mode"])
+    ways = ("eager", "eager+channels_last")
+    batches = dict.fromkeys(of.index.get_level_values("batch"))
+    pairs = {
+        batch: [bench_report.ratio(of.loc[(batch, way), :], 2) for way in ways]
+        for batch in batches
+        if all((batch, way) in of.index for way in ways)
+    }
+    if not pairs:
+        return ""
+    told = "; ".join(f"{alike} at batch {batch}, not {unlike}" for batch, (unlike, alike) in pairs.items())
+    return (
+        "The cU-Net as described lies channels-last in memory, always; the others do in the rows that say "
+        "so, and else as PyTorch lays them out, channels-first. Where both lie alike, its denoising step "
+        f"takes {told}. "
+    )
 
 
 def findings(card: pd.DataFrame, most: int = 5) -> list[str]:

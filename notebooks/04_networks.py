@@ -46,13 +46,27 @@ timing_rounds = 7  # rounds of the interleaved timing, 2 or more
 
 # %%
 # %matplotlib inline
+import json
+
 import pandas as pd
 import torch
 from IPython.display import Markdown, display
 from torch.utils.flop_counter import FlopCounterMode
 from torchdiffeq import odeint, odeint_adjoint
 
-from cunet import block_figure, cost, figures, folders, models, palette, paper, runs, scorecard
+from cunet import (
+    bench_growth,
+    bench_report,
+    block_figure,
+    cost,
+    figures,
+    folders,
+    models,
+    palette,
+    paper,
+    runs,
+    scorecard,
+)
 from cunet.blocks import ODEBlock
 from cunet.released import EVALUATIONS_A_BLOCK
 
@@ -330,18 +344,87 @@ run.save_table(times, "ext_time_a_call", f"One call at {SIDE} x {SIDE}, {torch.g
 times.round(3)
 
 # %% [markdown]
+# The rest of this section was measured by `make bench`, on a machine that did nothing else. What it wrote is read here,
+# and what it did not write yet is named.
+#
 # **What was tried to make the cU-Net faster**, as ratios of a call's time to the plain network's. A variant that is the
-# same function could be had for nothing; the others would have to be trained. The last rows give the share of a training
-# step that reading the data takes. The numbers are those of `make bench`, on a machine that did nothing else.
+# same function could be had for nothing; the others would have to be trained. Which come out below 1 by more than
+# their interval, and which of those are the same function?
 
 # %%
-measured = folders.resolve("papermill_runs/reference_bench") / "bench_variants.csv"
-if measured.is_file():
-    tried = pd.read_csv(measured).set_index("variant")
+bench = folders.resolve("papermill_runs/reference_bench")
+
+
+def measured(name):
+    """A table of `make bench`, or None, which it says, where there is none yet."""
+    if (bench / name).is_file():
+        return pd.read_csv(bench / name)
+    print(f"{name} was not measured yet.")
+
+
+tried = measured("bench_variants.csv")
+if tried is not None:
+    tried = tried.set_index("variant")
     run.save_table(tried, "ext_variants", "What was tried for speed; ratio to the plain cU-Net, 95 % interval")
     display(tried.round(3))
-else:
-    print("It was not measured yet.")
+
+# %% [markdown]
+# **Where the time of a call goes**, by what the operators do, in percent. `cunet-first` is the network before it was
+# made faster: how much of its time went into sums, norms and copies, and how much of it do the products have now?
+
+# %%
+operators = measured("bench_operators.csv")
+if operators is not None:
+    spent = 100 * bench_report.kinds(operators).T
+    run.save_table(spent, "ext_operators", "Percent of a call's time by what operators do")
+    display(spent.round(1))
+
+# %% [markdown]
+# **Images a second of training** at size laptop, as the networks that ship were trained, with the time of a step over
+# the U-Net's, and with the share of a step that getting its batch takes: do the data limit anything?
+
+# %%
+throughput = measured("bench_throughput.csv")
+if throughput is not None:
+    run.save_table(throughput, "ext_throughput", "Images a second of training at size laptop, on MNIST")
+    display(throughput.round(3))
+
+# %% [markdown]
+# **How cost grows** with the image's side, the batch, the width and the solver's steps: on two logarithms, where the
+# slope is the exponent, printed above each panel. Does the cU-Net's line stay below the U-Net's everywhere, and does it
+# get closer?
+
+# %%
+growth = measured("bench_growth.csv")
+if growth is not None:
+    exponents = bench_growth.exponents(growth)
+    run.save_table(exponents, "ext_growth", "Exponents of growth, over all points and between the last two")
+    caption = (
+        "Time, memory and arithmetic against image side, batch, width and solver steps, with exponents: which lines "
+        "are parallel, which cross, and what do the solver's steps cost a network that has no solver?"
+    )
+    run.save_figure(bench_report.growth_figure(growth), "ext_growth", caption)
+    display(exponents.pivot(index=["varied", "quantity"], columns="model", values="exponent").round(2))
+
+# %% [markdown]
+# **How near to the machine's best?** Arithmetic a second of a denoising step, beside what the fastest matrix product
+# and the fastest 3 × 3 convolution reached in the same minutes. A network with little arithmetic is held up by all
+# that is none: how much of the convolution's rate does the cU-Net reach with one image, and with eight?
+
+# %%
+benched = measured("bench.csv")
+if benched is not None:
+    record = json.loads((bench / "bench.json").read_text(encoding="utf-8"))
+    steps = benched[benched.task == "step"]
+    reached = steps.pivot(index=["mode", "batch"], columns="model", values="of_best")
+    run.save_table(reached, "ext_roofline", "Arithmetic a second over that of the best 3x3 convolution")
+    caption = (
+        "Arithmetic a second in a denoising step; dashed and dotted: the machine's best. Which network comes nearest, "
+        "and is it the one that takes the least time?"
+    )
+    best = cost.Roofline(**record["roofline"])
+    run.save_figure(bench_report.roofline_figure(benched, best), "ext_roofline", caption)
+    display(reached.round(2))
 
 # %% [markdown]
 # ## 6. Is the network that was measured the network that is described?

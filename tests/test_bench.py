@@ -170,8 +170,9 @@ def test_exponents_of_a_power_law_are_its_own():
 def test_tables_print_every_part(measured, growth):
     operators = pd.read_csv(measured[1] / "bench_operators.csv")
     printed = bench_report.tables(bench.Outcome(measured[0], operators, growth[0], {}))
-    assert "images a second: training step" in printed[0] and "aten::" in printed[1]
-    lines = [line for line in printed[2].splitlines() if line.startswith("| exponent of MACs in batch")]
+    assert "images a second: training step" in printed[0] and "aten::" in printed[2]
+    assert "| convolution " in printed[1] and "| normalisation " in printed[1]
+    lines = [line for line in printed[3].splitlines() if line.startswith("| exponent of MACs in batch")]
     assert [cell.strip() for cell in lines[0].split("|")[2:4]] == ["1.00", "1.00"]
 
 
@@ -236,6 +237,64 @@ def test_networks_that_differ_in_the_gradient_alone_are_timed_in_training_only()
     rows = [(row["task"], row["model"]) for row in measuring.rows]
     assert ("training", "cunet@gradient=checkpoint") in rows
     assert ("forward", "cunet@gradient=checkpoint") not in rows
+
+
+def test_the_network_of_before_is_where_before_and_after_are_compared_and_nowhere_else(tmp_path):
+    settings = dataclasses.replace(TINY, models=("unet", "cunet", "cunet-first"), tasks=("operators",))
+    frame = bench.run(settings, tmp_path).operators
+    assert list(dict.fromkeys(frame["model"])) == ["unet", "cunet", "cunet-first"]
+    measuring = bench.Bench(settings)
+    about = {task for task in bench.TASKS if "cunet-first" in measuring.of(task)}
+    assert about == {"training", "memory", "operators", "throughput"}
+    table = bench_report.kinds(frame)
+    assert table.sum().to_numpy() == pytest.approx(1.0) and "convolution" in table.index
+    assert list(table.columns) == [("eager", name) for name in ("unet", "cunet", "cunet-first")]
+
+
+def test_the_network_of_before_lies_with_the_channels_first_unless_it_is_asked_to_lie_otherwise():
+    seen = {}
+    for text in ("eager", "eager+channels_last"):
+        model = contenders.network("cunet-first", "smoke", 3)
+        model.middle.register_forward_hook(lambda _, given, out: seen.update(x=out[0]))
+        call = bench_tasks.callable_in(model, bench_tasks.mode(text))
+        call(torch.randn(2, 3, 32, 32), torch.tensor([3, 3]))
+        last = text != "eager"
+        assert seen["x"].is_contiguous(memory_format=torch.channels_last) == last
+        assert seen["x"].is_contiguous() != last
+
+
+@pytest.mark.parametrize(
+    "operator, kind",
+    [
+        ("aten::mkldnn_convolution", "convolution"),
+        ("aten::native_group_norm", "normalisation"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("aten::addmm", "matrix product"),
+        ("aten::upsample_nearest2d", "resampling"),
+        ("aten::cat", "joining and copying"),
+        ("aten::addcmul", bench_report.REST),
+        ("aten::silu", bench_report.REST),
+    ],
+)
+def test_an_operator_counts_to_what_it_does(operator, kind):
+    frame = pd.DataFrame([dict(operator=operator, mode="eager", model="unet", share=1.0)])
+    assert bench_report.kinds(frame).index.tolist() == [kind]
+
+
+@pytest.mark.parametrize(
+    "models, task",
+    [
+        (("cunet-first",), "step"),
+        (("cunet@gradient=checkpoint",), "operators"),
+        (("diffusers-unet2d",), "growth"),
+        (("diffusers-unet2d",), "throughput"),
+    ],
+)
+def test_a_task_that_is_about_none_of_the_networks_is_refused(models, task, tmp_path):
+    settings = dataclasses.replace(TINY, models=models, tasks=(task,))
+    with pytest.raises(InputError, match=f"Nothing of {models[0]} is measured in {task}"):
+        bench.run(settings, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_network_that_does_not_compile_is_skipped_with_the_reason(monkeypatch):

@@ -1,10 +1,12 @@
 """The chain: what depends on what, and one command that makes a run, resumes it, and repeats nothing."""
 
 import graphlib
+import io
 import os
 import shutil
 import signal
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import psutil
 import pytest
 import yaml
 from conftest import PARTS, ROOT, STOPS, call, copied, hit, parts, start, stopped, wait_for
+from rich.console import Console
 
 from cunet import chain, dependencies, processes, profiles, reproduce, runs
 from cunet.checkpoint_names import besides
@@ -346,6 +349,18 @@ def test_a_second_call_runs_nothing_and_an_edit_only_what_depends_on_it(reposito
 
     assert call("reproduce", "--profile", "tiny", "--set", "01_first.count=3").returncode == 0
     assert all(mtimes(run_dir)[name] > edited[name] for name in edited)
+
+
+def test_the_bar_says_how_many_jobs_a_minute_and_how_long_it_takes_yet():
+    """Also where none ended in the last half a minute, which is as far back as rich looks by itself."""
+    board = reproduce._Board(types.SimpleNamespace(jobs=[], receipts=[]), {}, dry_run=False)
+    shown = Console(file=io.StringIO(), width=200)
+    for at, line in ((0.0, "total  7"), (100.0, "1 of 7 steps (14%)"), (220.0, "2 of 7 steps (29%) done")):
+        board.progress.get_time = lambda at=at: at
+        board.line(line)
+    shown.print(board.progress.get_renderable())
+    text = shown.file.getvalue()
+    assert "2/6" in text and "0.5 jobs a minute" in text and "left 0:08:00" in text
 
 
 def test_a_failed_job_is_explained_and_the_same_command_goes_on(repository):

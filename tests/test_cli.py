@@ -7,14 +7,27 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
+import pandas as pd
 import pytest
 import typer
-from conftest import STOPS, TINY, call, start, stopped, wait_for
+from conftest import ROOT, STOPS, TINY, call, start, stopped, wait_for
 from PIL import Image
 from typer.testing import CliRunner
 
-from cunet import checkpoints, cli, datasets, errors, folders, models, storage
+from cunet import (
+    checkpoints,
+    cli,
+    datasets,
+    errors,
+    folders,
+    models,
+    parameters,
+    storage,
+    terminal,
+    wording,
+)
 from cunet.diffusion import Diffusion
 from cunet.errors import InputError, Interrupted
 
@@ -47,6 +60,23 @@ def test_options_in_the_examples_exist():
             assert option in head, f"{command} has no {option}"
 
 
+def test_parameters_in_the_examples_are_those_of_the_notebook_that_they_run():
+    found = 0
+    for line in (*examples(), *(ROOT / "README.md").read_text(encoding="utf-8").splitlines()):
+        for path, rest in re.findall(r"cunet notebook (\S+\.py)(.*)", line):
+            declared = parameters.declaration(ROOT / path)
+            given = [text.strip("'") for text in re.findall(r" -p (\S+)", rest)]
+            assert parameters.assignments(given, declared).keys() <= declared.keys()
+            found += len(given)
+    assert found >= 4, "the help's and the README's"
+
+
+def examples() -> list[str]:
+    """Every example of the command line's help."""
+    groups = [command.epilog or "" for command in typer.main.get_command(cli.app).commands.values()]
+    return [line for text in groups for line in re.findall(r"\[cyan\](.*?)\[/cyan\]", text)]
+
+
 def test_help_imports_none_of_the_heavy_libraries():
     heavy = "{'torch', 'numpy', 'pandas', 'matplotlib', 'papermill', 'jupytext'}"
     code = (
@@ -74,13 +104,55 @@ def test_info_for_people_says_the_same(capsys):
 
 def test_on_a_terminal_the_same_facts_are_a_table(monkeypatch, capsys):
     facts = {"image_size": "64", "parameters": "35,710,339"}
-    cli._show(facts)
+    terminal.facts(facts)
     plain = capsys.readouterr().out
     assert plain.splitlines() == [f"{'image size':22}64", f"{'parameters':22}35,710,339"]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    cli._show(facts)
+    terminal.facts(facts)
     table = capsys.readouterr().out
     assert "35,710,339" in table and "image size" in table and "│" in table and "│" not in plain
+
+
+def test_tables_in_a_text_are_drawn_on_a_terminal_and_stay_as_they_are_in_a_pipe(monkeypatch, capsys):
+    frame = pd.DataFrame({"job [all]": ["a | b", "[red]c"], "hours": [1.5, 20.25]})
+    text = f"Before.\n\n{frame.map(wording.cell).to_markdown(index=False)}\n\nAfter [x].\n"
+    terminal.show(text)
+    assert capsys.readouterr().out == text + "\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    terminal.show(text)
+    drawn = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert drawn[:2] == ["Before.", ""] and drawn[-2:] == ["After [x].", ""] and len(drawn) == 11
+    cells = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in drawn if line[0:1] in "┃│"]
+    cells = [row for row in cells if row]
+    assert cells == [["job [all]", "hours"], ["a | b", "1.5"], ["[red]c", "20.25"]]
+    assert drawn[5].index("1.5") > drawn[6].index("20.25"), "numbers end at the right"
+
+
+@pytest.mark.parametrize("command", ["estimate", "bench", "solvers", "recipes"])
+def test_every_command_that_prints_a_table_draws_it_on_a_terminal(command, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(terminal, "show", shown.append)
+    frame = pd.DataFrame({"x": [1.0]})
+    outcome = types.SimpleNamespace(seconds={})
+    monkeypatch.setattr("cunet.estimate.report", lambda *_: frame.to_markdown())
+    monkeypatch.setattr("cunet.bench.run", lambda *_, **__: outcome)
+    monkeypatch.setattr("cunet.bench_report.tables", lambda _: [frame.to_markdown()])
+    for study in ("solver_study", "recipe_study"):
+        monkeypatch.setattr(f"cunet.{study}.run", lambda *_, **__: frame)
+    monkeypatch.setattr("cunet.solver_study.matrix", lambda *_: frame)
+    monkeypatch.setattr("cunet.recipe_figures.table", lambda _: frame)
+    spread = types.SimpleNamespace(ratio=1.0, words="none")
+    monkeypatch.setattr("cunet.recipe_study.spread", lambda *_: spread)
+    out = ["--profile", "smoke"] if command == "estimate" else ["--out", str(tmp_path)]
+    status, said, error = run(command, *out)
+    assert status == 0, error
+    assert len(shown) == 1 and shown[0].startswith("|") and "|" not in said
+
+
+def test_the_help_says_what_becomes_of_a_picture():
+    said = " ".join(run("denoise", "--help")[1].replace("│", " ").split())
+    for words in ("smaller", "16 bits", "transparent", "palettes", "CMYK", "Standard deviation"):
+        assert words in said
 
 
 def test_help_says_the_exit_statuses_that_the_program_has():
@@ -120,6 +192,9 @@ def test_the_shell_completes_commands_and_options():
         (["train", "--set", "learning_rate=-1"], "learning_rate"),
         (["sample", "--size", "smoke"], "no released checkpoint"),
         (["sample", "--checkpoint", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["sample", "--steps", "-1"], "steps=-1"),
+        (["sample", "--sampler", "ddmi"], "Unknown sampler 'ddmi'"),
+        (["train", "--dataset", "celeba"], "CelebA was not found"),
         (["bench", "--tasks", "fly"], "fly"),
         (["bench", "--batches", "x"], "--batches has 'x'"),
         (["solvers", "--choices", "rk4:3"], "'rk4:3' is no solver"),
@@ -130,6 +205,7 @@ def test_the_shell_completes_commands_and_options():
 )
 def test_bad_input_is_an_input_error_and_writes_nothing(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUNET_DATA", str(tmp_path / "data"))  # where this machine may have some
     status, _, error = run(*arguments)
     assert status == -1 and error.startswith("InputError(") and message in error
     assert not list(tmp_path.iterdir())

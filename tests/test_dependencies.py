@@ -94,7 +94,10 @@ def test_a_notebooks_own_line_says_whether_it_reads_released_checkpoints(tmp_pat
     [
         ("solver_study.kept(", solver_study.KEPT / "solvers.csv", "11_beyond"),
         ("recipe_study.kept(", recipe_study.KEPT / "recipes.csv", "05_training"),
-        ("bench_variants.csv", results_page.BENCH / "bench_variants.csv", "04_networks"),
+        *(
+            (f"bench{name}", results_page.BENCH / f"bench{name}", "04_networks")
+            for name in ("_variants.csv", "_operators.csv", "_throughput.csv", "_growth.csv", ".csv", ".json")
+        ),
     ],
 )
 def test_a_notebook_that_reads_a_committed_measurement_depends_on_it_once_it_is_there(

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from cunet import results_page, rules, scorecard
+from cunet import cost, models, palette, results_page, rules, scorecard
 from cunet.errors import InputError
 
 
@@ -96,7 +96,54 @@ def test_how_long_the_networks_were_trained_stands_beside_the_authors_recipe():
     }
     text = results_page.trained(pages)
     assert "`laptop`, 32 x 32 pixels, each trained on 100,032 to 200,000 images" in text and "64 x 64" in text
+    assert text.endswith(results_page.shape("laptop", "paper"))
     assert results_page.trained({}) == ""
+
+
+def test_the_size_of_a_run_is_held_against_the_papers_by_counting():
+    text = results_page.shape("laptop", "paper")
+    shares = {
+        (size, of): f"{count('cunet', size) / count('unet', size):.2f}"
+        for size in ("laptop", "paper")
+        for of, count in (("MACs", macs), ("parameters", total))
+    }
+    assert f"{shares['laptop', 'MACs']} of the U-Net's MACs and {shares['laptop', 'parameters']}" in text
+    assert f"size `paper` {shares['paper', 'MACs']} and {shares['paper', 'parameters']}" in text
+    assert float(shares["laptop", "MACs"]) > 2 * float(shares["paper", "MACs"]), "why it is said"
+
+
+def macs(name: str, size: str) -> int:
+    return cost.macs(models.build(name, size), models.image_size(size))
+
+
+def total(name: str, size: str) -> int:
+    return cost.parameters(models.build(name, size)).total
+
+
+def test_images_a_second_of_training_are_told_once_they_are_measured(tmp_path):
+    assert results_page.training_rate(tmp_path) == ""
+    path = tmp_path / "bench_throughput.csv"
+    path.write_text(
+        "model,batch,images_per_second,ratio,low,high,data,data_low,data_high\n"
+        "unet,64,101.25,1,1,1,0.004,0,0\ncunet-first,64,202.5,0.5,0.4,0.6,0.0123,0,0\n"
+    )
+    with pytest.raises(InputError, match="none of `make bench`"):
+        results_page.training_rate(tmp_path)
+    path.with_suffix(".json").write_text('{"recipe": {"size": "laptop"}}')
+    text = results_page.training_rate(tmp_path)
+    assert "`laptop`" in text and "U-Net 101, " in text and text.endswith("takes 0.012 of a step at most.")
+    assert f"{palette.label('cunet-first')} 202, 0.50 [0.40, 0.60]" in text
+
+
+def test_the_ratio_of_networks_that_lie_alike_in_memory_stands_beside_that_of_those_that_do_not():
+    columns = ["task", "mode", "batch", "model", "value", "unit", "ratio", "low", "high"]
+    rows = [("step", "eager", 8, "cunet", 1, "s", 0.10, 0.09, 0.12)]
+    assert results_page.layouts(pd.DataFrame(rows, columns=columns)) == ""
+    rows += [("step", "eager+channels_last", 8, "cunet", 1, "s", 0.13, 0.12, 0.14)]
+    rows += [("step", "eager", 1, "cunet", 1, "s", 0.5, 0.4, 0.6)]
+    rows += [("training", "eager", 8, "cunet", 1, "s", 2, 2, 2)]
+    text = results_page.layouts(pd.DataFrame(rows, columns=columns))
+    assert "takes 0.13 [0.12, 0.14] at batch 8, not 0.10 [0.09, 0.12]. " in text and "0.5" not in text
 
 
 def test_a_run_without_table_1_is_refused_by_name(tmp_path):

@@ -49,6 +49,18 @@ def test_each_is_trained_with_its_own_solver_from_the_same_first_weights(study):
     assert losses["rk4:4"].nunique() == 3  # three different networks, evaluated alike
 
 
+def test_the_figure_has_a_cell_a_pair_and_a_line_a_solver(study):
+    frame, _ = study
+    heat, lines, distances = solver_study.figure(frame, TINY.choices).axes
+    losses = solver_study.matrix(frame, TINY.choices)
+    assert [text.get_text() for text in heat.texts] == [f"{loss:.3f}" for loss in losses.to_numpy().flat]
+    assert heat.images[0].get_array().diagonal().tolist() == [0.0] * 3, "each row over its own solver"
+    drawn = {line.get_label(): line for line in lines.get_lines()}
+    assert list(drawn["leapfrog"].get_xdata()) == [1, 2] and list(drawn["rk4"].get_xdata()) == [4]
+    own = [losses.loc[name, name] for name in ("leapfrog:1", "leapfrog:2")]
+    assert list(drawn["leapfrog"].get_ydata()) == own and len(distances.get_lines()) == 2
+
+
 def test_a_cell_is_the_network_of_its_row_with_the_solver_of_its_column(study):
     frame, out = study
     path = out / "checkpoints" / "mnist-cunet@solver=leapfrog,steps=2-smoke-s0.safetensors"
