@@ -93,7 +93,7 @@ def more_robust(
         id="C22",
         measured=text,
         value=value,
-        spread="paired t-tests over images, errors by bootstrap, each network trained"
+        spread="Student's t over pairs of images or samples, errors by bootstrap, each network trained"
         f" {times(compared.trainings.iloc[0])}",
         why=reason(value, largest[pair[1]], largest[pair[0]])
         + "; single blocks, median and largest: "
