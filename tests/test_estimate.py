@@ -605,13 +605,20 @@ def test_the_estimate_of_the_committed_run_is_within_30_per_cent_of_what_it_took
     assert len(needs) == len(results) and 0.7 < expected / took < 1.3
 
 
-@pytest.mark.parametrize("name, minutes", [("smoke", 5), ("laptop", 40), ("reference", 150)])
+@pytest.mark.parametrize("name, minutes", [("smoke", 5), ("laptop", 30), ("reference", 150)])
 def test_a_profile_is_meant_to_hold_within_its_budget_with_a_tenth_to_spare(name, minutes, monkeypatch):
     """On two cores, by the committed costs; budgets are those of the README."""
     monkeypatch.setattr(estimate, "modelled_memory", lambda *_: (0.0, 0.0))  # takes trainings to learn
     plan = chain.plan(profiles.load(name), reproduce.folder("none"))
     found = estimate.needs(plan, calibration.load(), 0, 2 // plan.profile.jobs)
     assert estimate.laid_out(found, plan.profile.jobs).seconds < 0.9 * 60 * minutes
+
+
+def test_the_laptop_profile_denoises_in_ten_minutes(monkeypatch):
+    monkeypatch.setattr(estimate, "modelled_memory", lambda *_: (0.0, 0.0))  # takes trainings to learn
+    plan = chain.plan(profiles.load("laptop"), reproduce.folder("none"))
+    found = {need.name: need.seconds for need in estimate.needs(plan, calibration.load(), 0, 2)}
+    assert found["08_denoising"] + found["09_denoisers"] < 600
 
 
 def test_best_distances_of_the_reference_profile_are_of_thousands_of_images_that_go_on_from_whole_blocks():
