@@ -241,6 +241,7 @@ def _denoising(of: dict[str, Any]) -> Work:
             work[Item("sample", (model, size, channels))] += calls
             work[Item("score")] += scores
         work[Item("feature")] += sets * of["tradeoff_images"]
+        work[Item("distance")] += distances(sets, of["tradeoff_images"])
         real = min(of["reference_images"], train)
         work[Item("kernel")] += kernel_pairs(real, sets, of["tradeoff_images"], of["tradeoff_resamples"])
     timed = 3 * sum(of["cost_images"])  # once to warm up, and twice

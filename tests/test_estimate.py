@@ -131,13 +131,13 @@ def test_the_perception_of_denoised_images_is_counted_by_pairs_of_images_as_the_
     found = work.count("08_denoising", of | {"datasets": ["mnist"]})
     sets = 1 + 2 * 2 * work.STOPS  # the originals, and two walks of two networks
     assert found[Item("kernel")] == 500**2 + sets * (7 * 500 + 7 * 7 * (1 + 512 / work.WIDTH))
-    assert not found[Item("distance")], "it takes no Frechet distance"
+    assert found[Item("distance")] == work.distances(sets, 7), "the table has them, too"
     assert found[Item("feature")] == 500 + sets * 7
     twice = work.count("08_denoising", of | {"datasets": ["mnist", "avatars"], "reference_images": 10**6})
     pairs = sum(work.kernel_pairs(work.images(d)[0], sets, 7, 511) for d in ("mnist", "avatars"))
     assert twice[Item("kernel")] == pairs, "there are no more real images than the data set has"
     text = (ROOT / "notebooks" / "08_denoising.py").read_text(encoding="utf-8")
-    assert "kernel_distance.distances(" in text and "distance_to" not in text
+    assert text.count("kernel_distance.distances(") == text.count(" to_real(") == 2, "originals and sets"
     assert COSTS.seconds(Item("kernel"), 10**8) == pytest.approx(1.0)
 
 
