@@ -217,7 +217,10 @@ def _synthesis(of: dict[str, Any]) -> Work:
 def _denoising(of: dict[str, Any]) -> Work:
     """Notebook 08: the walks of the tables with their scores, the other protocols and strides, the curves,
     and on the first data set whole runs for their time."""
+    from cunet.denoising_tables import strides
+
     work, pair, size = Work(), [of["models"][0], of["models"][-1]], of["size"]
+    table, protocol = (strides(of[key], of).items() for key in ("levels", "protocol_levels"))
 
     def walks(levels: list[int], stride: int) -> int:
         return sum(math.ceil(level / stride) for level in levels)
@@ -226,11 +229,11 @@ def _denoising(of: dict[str, Any]) -> Work:
         return sum(1 + math.ceil(math.ceil(level / stride) / every) for level in levels)
 
     protocols = len({variant.stochastic for variant in VARIANTS.values()})  # one walk is looked at twice
-    calls = of["images"] * walks(of["levels"], of["stride"])
-    calls += of["images"] * walks(of["protocol_levels"], of["stride"]) * protocols
+    calls = of["images"] * sum(walks(some, k) for k, some in table)
+    calls += of["images"] * sum(walks(some, k) for k, some in protocol) * protocols
     calls += of["stride_images"] * sum(walks(of["stride_levels"], k) for k in of["strides"])
-    scores = of["images"] * looks(of["levels"], of["stride"], of["every"])
-    scores += of["images"] * looks(of["protocol_levels"], of["stride"], of["every"]) * len(VARIANTS)
+    scores = of["images"] * sum(looks(some, k, of["every"]) for k, some in table)
+    scores += of["images"] * sum(looks(some, k, of["every"]) for k, some in protocol) * len(VARIANTS)
     scores += of["stride_images"] * sum(looks(of["stride_levels"], k) for k in of["strides"])
     curve = 2 * math.ceil(of["tradeoff_level"] / of["tradeoff_stride"]) + len(of["levels"])
     calls += of["tradeoff_images"] * curve + of["mean_images"] * len(of["mean_levels"])

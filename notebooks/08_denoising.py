@@ -36,6 +36,8 @@ seeds = [0]  # training seeds; the first is used here
 images = 12  # test images a noise level
 levels = [50, 100, 150, 200, 250, 400, 600, 800]  # diffusion steps of noise: tables 2 and 3
 stride = 10  # diffusion steps a network call; the paper's is 1
+fine_levels = []  # of the levels those walked at `fine_stride`: from few steps of noise a peak has few places
+fine_stride = 1  # diffusion steps a network call there
 every = 1  # network calls a score
 variant = "mean"  # the protocol of the tables, of VARIANTS; the others are compared with it
 protocol_levels = [50, 150, 400]  # diffusion steps of noise of that comparison; table 4's
@@ -145,11 +147,22 @@ pd.Series(first_peak, name="share").rename({"unet": "U-Net", "cunet": "cU-Net"})
 # %%
 fractions = [i / 8 for i in range(9)]  # of the way, where images are kept
 denoised = {d: {} for d in datasets}
-for (d, m), network in networks.items():
-    denoised[d][m] = denoise(
-        network, subsets.images(tests[d], images), diffusions[d, m], levels, [variant], denoising_tables.SCORES,
-        stride, every, fractions, seed, progress=True, resume=run.checkpoints / job,
-    )  # fmt: skip
+
+
+def walked(d, m, at, variants, frames=()):
+    """Runs of a network from some levels, each at its stride."""
+    parts = [
+        denoise(
+            networks[d, m], subsets.images(tests[d], images), diffusions[d, m], some, variants, denoising_tables.SCORES,
+            k, every, frames, seed, progress=True, resume=run.checkpoints / job,
+        )
+        for k, some in denoising_tables.strides(at, run.parameters).items()
+    ]  # fmt: skip
+    return denoising_tables.together(parts)
+
+
+for d, m in networks:
+    denoised[d][m] = walked(d, m, levels, [variant], fractions)
 
 # %% [markdown]
 # **What a call costs.** As in the paper, on the CPU (whatever the runs above computed on), one image at a time: calls of
@@ -186,11 +199,12 @@ for d in datasets:
     display(shown_2)
 
 # %%
+at_strides = denoising_tables.strides_in_words(levels, run.parameters)
 every_number = pd.concat([frame.assign(dataset=d) for d, frame in compared.items()])
 run.save_table(every_number, "ext_denoising_numbers", "Every number behind tables 2 and 3")
 for d in datasets:
     shown_3 = denoising_tables.table_3(compared[d])
-    caption = f"Table 3, {d}: step and time of the best values, {' / '.join(names.values())}, stride {stride}"
+    caption = f"Table 3, {d}: step and time of the best values, {' / '.join(names.values())}, {at_strides}"
     run.save_table(shown_3, f"tab03_peaks_{d}", caption)
     display(shown_3)
 
@@ -263,11 +277,8 @@ for d in datasets:
 
 # %%
 others = {d: {} for d in datasets}
-for (d, m), network in networks.items():
-    others[d][m] = denoise(
-        network, subsets.images(tests[d], images), diffusions[d, m], protocol_levels, tuple(VARIANTS),
-        denoising_tables.SCORES, stride, every, seed=seed, progress=True, resume=run.checkpoints / job,
-    )  # fmt: skip
+for d, m in networks:
+    others[d][m] = walked(d, m, protocol_levels, tuple(VARIANTS))
 # C11 speaks of time: a call of the second network at the unfavourable end of its spread
 slowest = {d: seconds[d] | {pair[1]: seconds[d][pair[0]] * calls[d][2]} for d in datasets}
 varied = {

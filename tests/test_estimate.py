@@ -123,6 +123,10 @@ def test_denoising_is_counted_by_levels_over_strides_walk_by_walk():
     assert found[Item("sample", ("cunet", "smoke", 3))] == walked
     assert found[Item("sample", CUNET)] == walked + 3 * 3 * 3, "whole runs are timed on the first data set"
     assert found[Item("score")] == 2 * 2 * scored + 3 * 3 * (1 + 3)
+    finer = work.count("08_denoising", of | {"fine_levels": [100], "fine_stride": 5, "datasets": ["mnist"]})
+    once = work.count("08_denoising", of | {"datasets": ["mnist"]})
+    assert finer[Item("sample", UNET)] - once[Item("sample", UNET)] == 10 * 10, "20 calls in place of 10"
+    assert finer[Item("score")] - once[Item("score")] == 2 * 10 * (7 - 4), "one of three calls is scored"
 
 
 def test_the_perception_of_denoised_images_is_counted_by_pairs_of_images_as_the_notebook_computes_them():
