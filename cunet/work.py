@@ -288,6 +288,7 @@ def _ablations(of: dict[str, Any]) -> Work:
     from cunet import synthesis
 
     work, size, full = Work(), of["size"], of["models"][0]
+    further, more = {*of["remedies"], *of["earlier"]}, {*of["remedy_steps"]} - {of["steps"]}
     walks = sum(math.ceil(level / of["stride"]) for level in of["levels"])
     strengths = sum(len(of[kind]) for kind in ("factors", "input_noise", "impulses", "weight_noise"))
     tried = (1 + strengths) * of["trainings"]
@@ -299,13 +300,13 @@ def _ablations(of: dict[str, Any]) -> Work:
         channels = images(dataset)[2]
         networks = [(model, seed) for model in (*of["models"], of["discrete"]) for seed in of["seeds"]]
         if of["checkpoints"] == "released":
-            every = dict.fromkeys([*of["models"], *of["remedies"], of["discrete"]])
+            every = dict.fromkeys([*of["models"], *of["remedies"], *of["earlier"], of["discrete"]])
             found, _ = checkpoints.there(
                 checkpoints.ASSETS, size, [dataset], every, of["seeds"], ("", *synthesis.VARIANTS)
             )
             networks = [(synthesis.name(one), one.seed) for one in found]
-            if dataset != of["datasets"][0] and not {m for m, _ in networks} & set(of["models"][1:]):
-                continue  # nothing was ablated there
+            if dataset != of["datasets"][0] and not {m for m, _ in networks} - {full, of["discrete"]}:
+                continue  # nothing is held against the two there
         work[Item("distance")] += distances(synthesis.FLOORS, of["samples"])
         for model in [m for m, _ in networks] + [m for m, _ in networks if m == full]:  # again, told one step
             network = (synthesis.standard(model), size, channels)
@@ -315,6 +316,12 @@ def _ablations(of: dict[str, Any]) -> Work:
             work[Item("feature")] += of["samples"]
             work[Item("distance")] += distances(of["resamples"] + 1, of["samples"])
             work[Item("score")] += of["images"] * (walks + len(of["levels"]))
+        beside = {m for m, _ in networks if synthesis.standard(m) == full != m or m in further}
+        walked = [m for m, _ in networks if m in {*beside, full, of["discrete"]}] if beside else []
+        for model in walked:  # at further numbers of steps
+            work[Item("sample", (synthesis.standard(model), size, channels))] += of["samples"] * sum(more)
+            work[Item("feature")] += of["samples"] * len(more)
+            work[Item("distance")] += len(more) * distances(of["resamples"] + 1, of["samples"])
         for model in (of["discrete"], full):
             work[Item("sample", (model, size, channels))] += tried * disturbed
             work[Item("call", (model, size, channels))] += tried * one_call + read

@@ -232,6 +232,12 @@ def test_ablations_are_counted_network_by_network_and_the_disturbed_pair_setting
     )
     assert drawn == {"cunet": 4 * one + pair, "cunet-nores": 2 * one, "unet": 2 * one + pair}
     assert calls == {"cunet": 4 * 5 + pair_calls, "unet": pair_calls}
+    more = work.count("10_ablations", few | dict(remedies=["cunet-nores"], remedy_steps=[3, 7, 8]))
+    for model in ("unet", "cunet", "cunet-nores"):
+        item = Item("sample", (model, "smoke", 1))
+        assert more[item] - found[item] == 2 * 10 * (7 + 8), "what is told one step is no remedy"
+    assert more[Item("feature")] - found[Item("feature")] == 3 * 2 * 2 * 10
+    assert more[Item("distance")] > found[Item("distance")]
 
 
 def test_what_is_beyond_the_paper_is_counted_by_method_and_of_the_first_data_set_alone_what_follows():
