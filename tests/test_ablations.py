@@ -300,3 +300,9 @@ def test_in_equal_time_each_takes_the_most_steps_that_it_has_time_for():
     assert against(0.5) == [(5, 10, -1), (10, 20, -1), (20, 20, 1)]
     assert against(1.5) == [(10, 5, 6), (20, 10, 4)], "it has no time for any, beside the fewest"
     assert not len(ablations.at_steps({5: {}}, "unet", ["cunet"], NONE))
+
+
+def test_the_earlier_form_evaluates_more_often_and_none_is_a_remedy():
+    (name,) = ablations.EARLIER
+    earlier, full = (models.build(model, "laptop", 1) for model in (name, "cunet"))
+    assert earlier.evaluations > full.evaluations and name not in ablations.REMEDIES
