@@ -71,9 +71,11 @@ def remedies(run_dir: Path, results: Mapping[str, dict]) -> str:
             own = gained[(gained.dataset == dataset) & (gained.model == model)]
             found = {"data": sources.label(dataset), "what was tried": part.remedy.iloc[0]}
             for than, frame in (("cU-Net's", own), ("U-Net's", part)):
-                cells = {r["measure"]: ablation_claims.change(r) for r in frame.to_dict("records")}
+                cells = {r["measure"]: r for r in frame.to_dict("records")}
                 for measure, title in JUDGED.items():
-                    found[f"{title}, over the {than}"] = cells.get(measure, "-")
+                    digits = 1 if measure == "loss" else 0  # networks differ by a per cent or two there
+                    cell = ablation_claims.change(cells[measure], digits) if measure in cells else "-"
+                    found[f"{title}, over the {than}"] = cell
             rows.append(found | {"MACs a call, over the U-Net's": f"{part.macs.iloc[0]:.2f}"})
         text = (
             "**What was tried to reach it** (notebook 10, section 5): the cU-Net with one thing changed, "
