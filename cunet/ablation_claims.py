@@ -54,12 +54,12 @@ def left_out(contributions: pd.DataFrame) -> dict[str, Any]:
     return dict(id="C15", measured=text, value=value, spread=spread, why=WHY_C15)
 
 
-def change(row: Mapping[str, Any]) -> str:
-    """In words, a row of `cunet.ablations.contributions` with its interval: in per cent, or, where there are
-    none (None in a result), the difference itself."""
+def change(row: Mapping[str, Any], digits: int = 0) -> str:
+    """In words, a row of `cunet.ablations.contributions` with its interval: in per cent, with `digits` after
+    the point, or, where there are none (None in a result), the difference itself."""
     if row["percent"] is None or math.isnan(row["percent"]):
         return interval(*(row["contribution" + end] for end in ("", "_low", "_high")), "+.2f")
-    return interval(row["percent"], row["low"], row["high"], "+.0f", " %")
+    return interval(row["percent"], row["low"], row["high"], f"+.{digits}f", " %")
 
 
 def outcome(row: Mapping[str, Any], worse: str = "worse", better: str = "better") -> str:
@@ -93,7 +93,7 @@ def more_robust(
         id="C22",
         measured=text,
         value=value,
-        spread="paired t-tests over images, errors by bootstrap, each network trained"
+        spread="Student's t over pairs of images or samples, errors by bootstrap, each network trained"
         f" {times(compared.trainings.iloc[0])}",
         why=reason(value, largest[pair[1]], largest[pair[0]])
         + "; single blocks, median and largest: "

@@ -54,6 +54,9 @@ REMEDIES = {  # network -> what it is suspected that the full one lacks, and get
     "cunet@time_width=256": "time conditioning: a wider embedding",
     "cunet-walltime": "training: the U-Net's time in place of its images",
 }
+EARLIER = {  # network -> a form that the full one had before it was made faster, with other widths and steps
+    "cunet@widths=(8,20,40,56),steps=2": "none: an earlier form, narrower and with more evaluations",
+}
 FIGURES = {"cunet-noattn": 12, "cunet-nores": 13, "cunet-plain": 14}  # of the paper, by network
 SEEDS, IMAGES = "training seeds", "images"  # what an interval may be over
 Key = tuple[str, str, int]  # data set, network, training seed
@@ -129,6 +132,21 @@ class Measured(NamedTuple):
     losses: Tensor
 
 
+def sampled(
+    network: nn.Module, diffusion: Diffusion, samples: int, steps: int, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """AlexNet features of samples (DDIM), (N, 256), and the samples, (N, C, H, W) in [-1, 1]: the same noise
+    for every network and number of steps. The network is on the first GPU meanwhile, where there is one.
+
+    Raises InputError for samples that are all the same.
+    """
+    with placed(best_device(), network):
+        drawn = sample(network, samples, diffusion, "ddim", steps, seed, progress=True)
+    found = features(drawn)
+    refuse_alike(found)
+    return found, drawn
+
+
 def measure(
     network: nn.Module,
     diffusion: Diffusion,
@@ -149,14 +167,12 @@ def measure(
     same images and the same noise for every network, which is on the first GPU meanwhile, where there is one.
     """
     with placed(best_device(), network):
-        drawn = sample(network, samples, diffusion, "ddim", steps, seed, progress=True)
+        of_samples, drawn = sampled(network, diffusion, samples, steps, seed)
         found = denoise(
             network, subsets.images(test, images), diffusion, levels, ["mean"], ["lpips"], stride, seed=seed
         )
         losses = validation_losses(network, subsets.part(test, loss_images), diffusion)[:, 0]
     best = torch.stack([found["mean", level].best("lpips")[0] for level in levels], 1)
-    of_samples = features(drawn)
-    refuse_alike(of_samples)
     return Measured(of_samples, drawn[:shown], best.double().mean(1), losses)
 
 
@@ -274,8 +290,8 @@ def contributions(
     interval, the same in per cent of that mean, what the interval is over, with the degrees of freedom and
     the trainings that it is pooled over, how many seeds each has, the sign, and whether it is smaller than
     the full network's range over its seeds (None with one seed). `without`: what a network lacks or gets, in
-    words (`INGREDIENTS`, `REMEDIES`), else its name. Of a number at or below 0 (a distance that is no larger
-    than that of real images) there are no per cent.
+    words (`INGREDIENTS`, `REMEDIES`, `EARLIER`), else its name. Of a number at or below 0 (a distance that is
+    no larger than that of real images) there are no per cent.
     """
     trained: dict[str, dict[tuple[str, str], list[float]]] = {}
     for (dataset, model, _), found in draws.items():
@@ -294,7 +310,7 @@ def contributions(
         values = {model: [one.value for one in found] for model, found in by.items()}
         spread = seed_spread(trained[measure], dataset)
         base, several = mean(by[full]).value, len(values[full]) > 1
-        lacks = INGREDIENTS | REMEDIES | {held: "time embedding"}
+        lacks = INGREDIENTS | REMEDIES | EARLIER | {held: "time embedding"}
         for model in list(by)[1:]:
             of = spread if model != held else UNKNOWN
             found = contribution(by[full], by[model], of, floors[dataset] if measure == "fd" else 0.0)
@@ -312,3 +328,35 @@ def contributions(
                 | dict(small=abs(found.estimate) < reach if several else None)
             )
     return pd.DataFrame(rows)
+
+
+def at_steps(
+    draws: Mapping[int, Mapping[Key, Mapping[str, Draws]]],
+    first: str,
+    others: Sequence[str],
+    floors: Mapping[str, float],
+    time: Mapping[tuple[str, str], float] | None = None,
+) -> pd.DataFrame:
+    """`contributions` at several numbers of sampling steps: at equal ones or, given `time`, in equal time.
+
+    draws: number of steps -> what `contributions` takes, of samples of as many steps. first: the network that
+    the others are held against. time: (data set, network) -> what one call takes, over one of `first`: beside
+    each number of steps of `first`, every other network takes the most, of those that were tried, that it has
+    time for. (The most and not the best: the lowest of several noisy distances is too low.)
+
+    Returns the rows of `contributions` with two columns more, `steps` of the first and `own_steps` of the
+    other; one that has no time for the fewest steps is left out there.
+    """
+    frames = []
+    for steps in sorted(draws):
+        own = {}
+        for dataset, model in dict.fromkeys(key[:2] for key in draws[steps]):
+            call = 1.0 if time is None or model == first else time[dataset, model]
+            fits = [n for n in draws if (n == steps if time is None else n * call <= steps)]
+            own |= {(dataset, model): max(fits)} if fits else {}
+        found = {key: draws[own[key[:2]]][key] for key in draws[steps] if key[:2] in own}
+        frame = contributions(found, first, others, "", floors)
+        if len(frame):
+            taken = [own[key] for key in zip(frame.dataset, frame.model, strict=True)]
+            frames.append(frame.assign(steps=steps, own_steps=taken))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

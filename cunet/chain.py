@@ -266,10 +266,11 @@ def _refuse_training(given: dict[str, Any]) -> None:
 
 def asked_for(parameters: dict[str, Any], kind: str) -> list[str]:
     """What a job's `dataset` and `datasets` (or of another kind) name; with networks, also `further`,
-    `remedies` and `discrete`."""
+    `remedies`, `earlier` and `discrete`."""
     one, several = parameters.get(kind), parameters.get(f"{kind}s") or []
     if kind == "model":
-        several = [*several, *(parameters.get("further") or []), *(parameters.get("remedies") or [])]
+        for more in ("further", "remedies", "earlier"):
+            several = [*several, *(parameters.get(more) or [])]
         several += [parameters["discrete"]] if parameters.get("discrete") else []
     return [*([one] if one else []), *several]
 

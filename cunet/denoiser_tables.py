@@ -179,17 +179,43 @@ def _takes_part(name: str, dataset: str, way: str) -> bool:
     return name.startswith((f"{dataset}-", "bm3d"))
 
 
+def trained_for_less(
+    cards: Mapping[tuple[str, str, int | None], Mapping[str, Any]], dataset: str, way: str, chosen: str
+) -> str:
+    """In words, which rivals of a way saw fewer images in training than the chosen network; empty for none.
+
+    cards: (data set, network, the level that it was trained for or None) -> its checkpoint's card.
+    """
+    whole, parts = cards[dataset, chosen, None]["images_seen"], []
+    for network in denoisers.NETWORKS:
+        seen = [
+            card["images_seen"]
+            for (where, name, level), card in cards.items()
+            if (where, name) == (dataset, network) and (level is None) == (way == "blind")
+        ]
+        if seen and min(seen) < whole:
+            parts.append(f"{denoisers.LABELS[network]} saw {min(seen):,}")
+    if not parts:
+        return ""
+    each = " a level" if way == "one a level" else ""
+    return (
+        f"In training {' and '.join(parts)} images{each}, and {label(chosen)} {whole:,}: a rival might"
+        " do better with as many."
+    )
+
+
 def claims(
     given: Mapping[str, Any],
     found: Mapping[tuple[str, str, str], pd.DataFrame],
     protocol: pd.DataFrame,
     missing: Sequence[str],
+    cards: Mapping[tuple[str, str, int | None], Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """The scorecard's rows for C12: one a data set and way to train the rivals, with the paper's reading.
 
     given: parameters of notebook 09, `datasets` being those that took part. found: (dataset, way, reading) ->
     `duels`, where all rivals were there. protocol: a row for each, with dataset, rivals (the way), walk (the
-    reading) and C12 (the verdict). missing: names of what was not there.
+    reading) and C12 (the verdict). missing: names of what was not there. cards: as in `trained_for_less`.
     """
     rows = []
     for dataset in given["datasets"]:
@@ -205,6 +231,8 @@ def claims(
                     f"{dataset}, rivals {way}: the best image of the walk is found with the original at hand;"
                     f" by what is counted of the walk the verdict is: {kinds}."
                 )
+                less = trained_for_less(cards, dataset, way, given["models"][-1])
+                why += f" {less}" if less else ""
                 if given["size"] != "paper":
                     why += " And every network here is smaller than the paper's"
             row = dict(id="C12", measured=text, value=value, why=why, n=given["images"], dataset=dataset)

@@ -108,7 +108,7 @@ def of_dataset(of: Evidence, given: Mapping[str, Any]) -> Iterator[dict[str, Any
         "mean SSIM of {} above {}'s at {above:.0%} of the steps at high noise, below at {below:.0%}"
     ).format(*names, **values["C14"])
     for claim, measured in words.items():
-        protocol = f" ({variant}, stride {given['stride']})"
+        protocol = f" ({variant}, {tables.strides_in_words(given['levels'], given)})"
         yield dict(id=claim, measured=measured + protocol, value=values[claim])
     yield _from_the_mean(of)
 

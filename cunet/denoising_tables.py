@@ -10,6 +10,7 @@ level, the p-values are adjusted by Holm (1979). In all tables "first" is the ne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,33 @@ def holm(p: Sequence[float]) -> np.ndarray:
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]).clip(max=1)
     return adjusted
+
+
+def strides(levels: Sequence[int], given: Mapping[str, Any]) -> dict[int, list[int]]:
+    """At which stride which of some levels are walked: those of `fine_levels` at `fine_stride`, since at few
+    steps of noise a peak has few places, the others at `stride`.
+
+    given: the parameters of notebook 08. Returns stride -> levels.
+    """
+    found: dict[int, list[int]] = {}
+    for level in levels:
+        stride = given["fine_stride"] if level in given["fine_levels"] else given["stride"]
+        found.setdefault(stride, []).append(level)
+    return found
+
+
+def strides_in_words(levels: Sequence[int], given: Mapping[str, Any]) -> str:
+    """As in "stride 10, at 50 and 100 steps 5"."""
+    (first, _), *others = sorted(strides(levels, given).items(), key=lambda one: one[0] != given["stride"])
+    parts = [f"at {' and '.join(map(str, some))} steps {stride}" for stride, some in others]
+    return ", ".join([f"stride {first}", *parts])
+
+
+def together(parts: Sequence[Denoised]) -> Denoised:
+    """Runs of the same images from different levels as one; a call takes their mean, by calls."""
+    calls = [sum(len(one.steps) - 1 for one in part.trajectories.values()) for part in parts]
+    seconds = sum(n * part.seconds_per_call for n, part in zip(calls, parts, strict=True)) / sum(calls)
+    return Denoised({key: one for part in parts for key, one in part.trajectories.items()}, seconds)
 
 
 def comparison(

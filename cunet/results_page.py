@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -24,6 +23,7 @@ from cunet import (
     paper,
     profiles,
     readme_picture,
+    results_quality,
     rules,
     run_outputs,
     runs,
@@ -32,6 +32,7 @@ from cunet import (
 )
 from cunet.claims import CLAIMS
 from cunet.errors import InputError, command
+from cunet.results_quality import TABLE_1, edge
 from cunet.wording import ends, interval
 
 FOLDER = Path("papermill_runs") / "reference"
@@ -40,7 +41,6 @@ END = "<!-- end of the results -->"
 NONE = "The committed run is not there yet: `make reference` computes and publishes it, and writes this part."
 OUTDATED = "The README's results are not those of the committed files: python -m cunet.results_page"
 PICTURE = "readme.png"  # of the committed run's folder
-TABLE_1 = "tab01_synthesis"
 BENCH = Path("papermill_runs") / "reference_bench"
 NOT_MEASURED = "Cost over the U-Net's was not measured yet: `make bench` does, and writes it here."
 SHARES = ("parameters", "MACs", "step", "training", "memory")  # what is shown of what the benchmark measured
@@ -81,8 +81,10 @@ def block(run_dir: Path) -> str:
         "sampling steps where it is lowest). FD-AlexNet is not the paper's FID: compare order, and "
         "ratios above the distance of as many real images (below)." + trained(results),
         table_1(run_dir),
-        goal(run_dir),
-        equal_steps(run_dir),
+        results_quality.goal(run_dir),
+        results_quality.remedies(run_dir, results),
+        results_quality.equal_steps(run_dir),
+        results_quality.equal_time(run_dir),
         table_5(folders.resolve(BENCH)),
         training_rate(folders.resolve(BENCH)),
         verdicts(card),
@@ -181,7 +183,7 @@ def table_1(run_dir: Path) -> str:
                 "network": palette.label(row.model),
                 "FD-AlexNet [95 %]": interval(row.fd, row.fd_low, row.fd_high),
                 "samples": f"{row.n:,}",
-                "steps": f"{row.steps:.0f}" + _edge(row),
+                "steps": f"{row.steps:.0f}" + edge(row),
                 "s a sample": f"{row.seconds_per_sample:.3g}",
                 "paper: FID": _printed(row.paper_fid, ".2f", row.dataset),
                 "paper: steps": _printed(row.paper_steps, ".0f"),
@@ -192,77 +194,6 @@ def table_1(run_dir: Path) -> str:
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{folders.shown(path)} is no table 1: {error}. Run notebook 07 again.") from None
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-
-
-def _edge(row: Any) -> str:
-    """Whether the best number of steps is the fewest or the most that was tried."""
-    edge = getattr(row, "edge", "-")
-    return "" if edge == "-" else f" ({edge})"
-
-
-GOAL = (
-    "**The goal that this reproduction set itself**, by the values of table 1 whatever their intervals: "
-    "cU-Net's best distance no larger than the U-Net's, in at most half of the steps and a fifth of the "
-    "time. cU-Net over U-Net: "
-)
-
-
-def goal(run_dir: Path) -> str:
-    """Whether the goal was reached, data set by data set, from table 1; empty where no data set has both."""
-    frame = pd.read_csv(run_dir / "tables" / f"{TABLE_1}.csv")
-    parts = []
-    for dataset, rows in frame.groupby("dataset", sort=False):
-        by_model = rows.set_index("model")[["fd", "steps", "seconds_per_sample"]]
-        if not {"unet", "cunet"} <= set(by_model.index):
-            continue
-        fd, steps, seconds = by_model.loc["cunet"] / by_model.loc["unet"]
-        reached = fd <= 1 and steps <= 1 / 2 and seconds <= 1 / 5
-        edges = [row for row in rows.itertuples() if row.model in ("unet", "cunet") and _edge(row)]
-        open_ = ", a best one lies at the edge of what was tried" if edges else ""
-        parts.append(
-            f"{sources.label(dataset)} {'reached' if reached else 'not reached'} (distance {fd:.2f}, steps "
-            f"{steps:.2f}{open_}, time {seconds:.2f})"
-        )
-    return GOAL + "; ".join(parts) + "." if parts else ""
-
-
-def equal_steps(run_dir: Path) -> str:
-    """Distances at equal steps, and over training seeds, as Markdown; empty where the run has no such table.
-
-    A row a data set and network, of the first training; a column a number of steps.
-    """
-    path, seeds = (run_dir / "tables" / f"{name}.csv" for name in ("ext_equal_steps", "ext_fd_over_seeds"))
-    if not path.is_file():
-        return ""
-    try:
-        frame, cells = pd.read_csv(path), {}
-        frame = frame[frame.seed == frame.groupby(["dataset", "model"]).seed.transform("min")]
-        for row in frame.sort_values("steps", kind="stable").itertuples():
-            name = sources.label(row.dataset), palette.label(row.model)
-            ends = [getattr(row, end, None) for end in ("share_low", "share_high")]
-            cell = f"{row.share:.2f}" if None in ends else interval(row.share, *ends)
-            cells.setdefault(f"{row.steps} steps", {})[name] = cell
-        order = list(
-            dict.fromkeys((sources.label(r.dataset), palette.label(r.model)) for r in frame.itertuples())
-        )
-        table = pd.DataFrame(cells).reindex(order).fillna("-").rename_axis(["data", "network"]).reset_index()
-        text = (
-            "**At equal steps**: distance above that of as many real images, over the U-Net's; below 1 it is "
-            "smaller. In brackets 95 % over samples, where there are any.\n\n"
-            + table.to_markdown(index=False, disable_numparse=True)
-        )
-        if seeds.is_file():
-            spread = [
-                f"{sources.label(r.dataset)}, {palette.label(r.model)}, {r.steps} steps {r.middle:.2f} ± "
-                f"{r.deviation:.2f} ({r.seeds} seeds)"
-                for r in pd.read_csv(seeds).rename(columns={"mean": "middle"}).itertuples()
-            ]
-            text += f"\n\nOver training seeds, FD-AlexNet's mean and standard deviation: {'; '.join(spread)}."
-    except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise InputError(
-            f"{folders.shown(path)} or {seeds.name} is damaged: {error!r}. Run notebook 07 again."
-        ) from None
-    return text
 
 
 def _printed(value: float, how: str, dataset: str = "") -> str:

@@ -21,7 +21,6 @@ and C21 judges the upper end alone, so that it can only get harsher with fewer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import pandas as pd
@@ -366,15 +365,15 @@ def convex_and_posterior_mean(
 
 @rule("C25")
 def the_gain_adds_to_other_accelerations(
-    time: float, gain: float, time_low: float = 0.0, gain_high: float = math.inf, own: float = 0.0
+    time: float, time_low: float, gain: float, gain_high: float, own: float
 ) -> str:
     """time: cU-Net's time a sample over the U-Net's, with the same sampler and calls, with the sampler where
     it is largest. gain: what the accelerations take from the distance of plain respaced sampling at equal
     calls, above that of real images: cU-Net's factor over the U-Net's, geometric mean over the samplers and
     calls where none of the distances is within noise of real images; own: the U-Net's factor. Reproduced when
     time is below 1, gain at least 0.9 and own above 1, all at the unfavourable ends of their 95 % intervals;
-    not when time, or with own above 1 gain, fails at its favourable end, where that is known; otherwise
-    (also where own is not known) undecided, since a cheaper call alone is no gain that adds."""
+    not when time, or with own above 1 gain, fails at its favourable end (time_low, gain_high); otherwise
+    undecided, since a cheaper call alone is no gain that adds."""
     if time_low >= 1 or (own > 1 and gain_high < 0.9):
         return NOT_REPRODUCED
     return REPRODUCED if time < 1 and gain >= 0.9 and own > 1 else UNDECIDED

@@ -246,6 +246,13 @@ def images_to(card: Mapping[str, Any], level: float) -> float:
     return float(np.interp(-np.log(level), -np.log(lowest), seen))
 
 
+def committed(card: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's card names a commit with nothing changed since: code that a history can have
+    (`cunet.provenance.code_version`)."""
+    version = card.get("code_version", "")
+    return bool(version) and not version.startswith(("files-", "uncommitted")) and "+" not in version
+
+
 def training_seconds(
     cards: Mapping[tuple[str, str, int], Mapping], rounds: int, seed: int = 0
 ) -> dict[tuple[str, str], float]:

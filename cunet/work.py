@@ -217,7 +217,10 @@ def _synthesis(of: dict[str, Any]) -> Work:
 def _denoising(of: dict[str, Any]) -> Work:
     """Notebook 08: the walks of the tables with their scores, the other protocols and strides, the curves,
     and on the first data set whole runs for their time."""
+    from cunet.denoising_tables import strides
+
     work, pair, size = Work(), [of["models"][0], of["models"][-1]], of["size"]
+    table, protocol = (strides(of[key], of).items() for key in ("levels", "protocol_levels"))
 
     def walks(levels: list[int], stride: int) -> int:
         return sum(math.ceil(level / stride) for level in levels)
@@ -226,11 +229,11 @@ def _denoising(of: dict[str, Any]) -> Work:
         return sum(1 + math.ceil(math.ceil(level / stride) / every) for level in levels)
 
     protocols = len({variant.stochastic for variant in VARIANTS.values()})  # one walk is looked at twice
-    calls = of["images"] * walks(of["levels"], of["stride"])
-    calls += of["images"] * walks(of["protocol_levels"], of["stride"]) * protocols
+    calls = of["images"] * sum(walks(some, k) for k, some in table)
+    calls += of["images"] * sum(walks(some, k) for k, some in protocol) * protocols
     calls += of["stride_images"] * sum(walks(of["stride_levels"], k) for k in of["strides"])
-    scores = of["images"] * looks(of["levels"], of["stride"], of["every"])
-    scores += of["images"] * looks(of["protocol_levels"], of["stride"], of["every"]) * len(VARIANTS)
+    scores = of["images"] * sum(looks(some, k, of["every"]) for k, some in table)
+    scores += of["images"] * sum(looks(some, k, of["every"]) for k, some in protocol) * len(VARIANTS)
     scores += of["stride_images"] * sum(looks(of["stride_levels"], k) for k in of["strides"])
     curve = 2 * math.ceil(of["tradeoff_level"] / of["tradeoff_stride"]) + len(of["levels"])
     calls += of["tradeoff_images"] * curve + of["mean_images"] * len(of["mean_levels"])
@@ -241,6 +244,7 @@ def _denoising(of: dict[str, Any]) -> Work:
             work[Item("sample", (model, size, channels))] += calls
             work[Item("score")] += scores
         work[Item("feature")] += sets * of["tradeoff_images"]
+        work[Item("distance")] += distances(sets, of["tradeoff_images"])
         real = min(of["reference_images"], train)
         work[Item("kernel")] += kernel_pairs(real, sets, of["tradeoff_images"], of["tradeoff_resamples"])
     timed = 3 * sum(of["cost_images"])  # once to warm up, and twice
@@ -284,6 +288,7 @@ def _ablations(of: dict[str, Any]) -> Work:
     from cunet import synthesis
 
     work, size, full = Work(), of["size"], of["models"][0]
+    further, more = {*of["remedies"], *of["earlier"]}, {*of["remedy_steps"]} - {of["steps"]}
     walks = sum(math.ceil(level / of["stride"]) for level in of["levels"])
     strengths = sum(len(of[kind]) for kind in ("factors", "input_noise", "impulses", "weight_noise"))
     tried = (1 + strengths) * of["trainings"]
@@ -295,13 +300,13 @@ def _ablations(of: dict[str, Any]) -> Work:
         channels = images(dataset)[2]
         networks = [(model, seed) for model in (*of["models"], of["discrete"]) for seed in of["seeds"]]
         if of["checkpoints"] == "released":
-            every = dict.fromkeys([*of["models"], *of["remedies"], of["discrete"]])
+            every = dict.fromkeys([*of["models"], *of["remedies"], *of["earlier"], of["discrete"]])
             found, _ = checkpoints.there(
                 checkpoints.ASSETS, size, [dataset], every, of["seeds"], ("", *synthesis.VARIANTS)
             )
             networks = [(synthesis.name(one), one.seed) for one in found]
-            if dataset != of["datasets"][0] and not {m for m, _ in networks} & set(of["models"][1:]):
-                continue  # nothing was ablated there
+            if dataset != of["datasets"][0] and not {m for m, _ in networks} - {full, of["discrete"]}:
+                continue  # nothing is held against the two there
         work[Item("distance")] += distances(synthesis.FLOORS, of["samples"])
         for model in [m for m, _ in networks] + [m for m, _ in networks if m == full]:  # again, told one step
             network = (synthesis.standard(model), size, channels)
@@ -311,6 +316,12 @@ def _ablations(of: dict[str, Any]) -> Work:
             work[Item("feature")] += of["samples"]
             work[Item("distance")] += distances(of["resamples"] + 1, of["samples"])
             work[Item("score")] += of["images"] * (walks + len(of["levels"]))
+        beside = {m for m, _ in networks if synthesis.standard(m) == full != m or m in further}
+        walked = [m for m, _ in networks if m in {*beside, full, of["discrete"]}] if beside else []
+        for model in walked:  # at further numbers of steps
+            work[Item("sample", (synthesis.standard(model), size, channels))] += of["samples"] * sum(more)
+            work[Item("feature")] += of["samples"] * len(more)
+            work[Item("distance")] += len(more) * distances(of["resamples"] + 1, of["samples"])
         for model in (of["discrete"], full):
             work[Item("sample", (model, size, channels))] += tried * disturbed
             work[Item("call", (model, size, channels))] += tried * one_call + read

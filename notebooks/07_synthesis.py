@@ -63,6 +63,7 @@ from IPython.display import Markdown, display
 
 from cunet import checkpoints as store
 from cunet import (
+    ablations,
     cost,
     figures,
     folders,
@@ -116,6 +117,12 @@ about = [
     | {key: card[key] for key in ("images_seen", "validation_loss")}
     for w, (network, card) in loaded.items()
 ]
+changed = [w.stem(size) for w, (_, card) in loaded.items() if not tables.committed(card)]
+print("Trained by code that was not committed as it was:", ", ".join(changed) or "none of them")
+for w, (_, card) in loaded.items():
+    first = loaded[leading[w.dataset, models[0]]][1]
+    unlike = "" if w.variant else ablations.unequal(card, first)
+    assert not unlike, f"{w.stem(size)} was trained otherwise than {models[0]}: {unlike}"
 pd.DataFrame(about).round(4)
 
 # %% [markdown]
@@ -150,6 +157,8 @@ for d in sets_of:
 
 # %%
 converged = tables.convergence(cards, models[0], an_image)
+caption = "Images and time to a loss that both reach, over the U-Net's of the same seed"
+run.save_table(converged, "ext_convergence", caption)
 converged.round(3)
 
 # %% [markdown]
@@ -420,6 +429,8 @@ equal_steps.pivot_table("share", ["dataset", "model", "seed"], "steps", sort=Fal
 
 # %%
 equal_time = tables.equal_time(judges, seconds, given)
+caption = "Lowest FD-AlexNet of each network in the time that the U-Net takes for so many steps"
+run.save_table(equal_time, "ext_equal_time", caption)
 equal_time.round(3)
 
 # %%

@@ -36,6 +36,8 @@ seeds = [0]  # training seeds; the first is used here
 images = 12  # test images a noise level
 levels = [50, 100, 150, 200, 250, 400, 600, 800]  # diffusion steps of noise: tables 2 and 3
 stride = 10  # diffusion steps a network call; the paper's is 1
+fine_levels = []  # of the levels those walked at `fine_stride`: from few steps of noise a peak has few places
+fine_stride = 1  # diffusion steps a network call there
 every = 1  # network calls a score
 variant = "mean"  # the protocol of the tables, of VARIANTS; the others are compared with it
 protocol_levels = [50, 150, 400]  # diffusion steps of noise of that comparison; table 4's
@@ -148,11 +150,22 @@ pd.Series(first_peak, name="share").rename({"unet": "U-Net", "cunet": "cU-Net"})
 # %%
 fractions = [i / 8 for i in range(9)]  # of the way, where images are kept
 denoised = {d: {} for d in datasets}
-for (d, m), network in networks.items():
-    denoised[d][m] = denoise(
-        network, subsets.images(tests[d], images), diffusions[d, m], levels, [variant], denoising_tables.SCORES,
-        stride, every, fractions, seed, progress=True, resume=run.checkpoints / job,
-    )  # fmt: skip
+
+
+def walked(d, m, at, variants, frames=()):
+    """Runs of a network from some levels, each at its stride."""
+    parts = [
+        denoise(
+            networks[d, m], subsets.images(tests[d], images), diffusions[d, m], some, variants, denoising_tables.SCORES,
+            k, every, frames, seed, progress=True, resume=run.checkpoints / job,
+        )
+        for k, some in denoising_tables.strides(at, run.parameters).items()
+    ]  # fmt: skip
+    return denoising_tables.together(parts)
+
+
+for d, m in networks:
+    denoised[d][m] = walked(d, m, levels, [variant], fractions)
 
 # %% [markdown]
 # **What a call costs.** As in the paper, on the CPU (whatever the runs above computed on), one image at a time: calls of
@@ -189,11 +202,12 @@ for d in datasets:
     display(shown_2)
 
 # %%
+at_strides = denoising_tables.strides_in_words(levels, run.parameters)
 every_number = pd.concat([frame.assign(dataset=d) for d, frame in compared.items()])
 run.save_table(every_number, "ext_denoising_numbers", "Every number behind tables 2 and 3")
 for d in datasets:
     shown_3 = denoising_tables.table_3(compared[d])
-    caption = f"Table 3, {d}: step and time of the best values, {' / '.join(names.values())}, stride {stride}"
+    caption = f"Table 3, {d}: step and time of the best values, {' / '.join(names.values())}, {at_strides}"
     run.save_table(shown_3, f"tab03_peaks_{d}", caption)
     display(shown_3)
 
@@ -266,11 +280,8 @@ for d in datasets:
 
 # %%
 others = {d: {} for d in datasets}
-for (d, m), network in networks.items():
-    others[d][m] = denoise(
-        network, subsets.images(tests[d], images), diffusions[d, m], protocol_levels, tuple(VARIANTS),
-        denoising_tables.SCORES, stride, every, seed=seed, progress=True, resume=run.checkpoints / job,
-    )  # fmt: skip
+for d, m in networks:
+    others[d][m] = walked(d, m, protocol_levels, tuple(VARIANTS))
 # C11 speaks of time: a call of the second network at the unfavourable end of its spread
 slowest = {d: seconds[d] | {pair[1]: seconds[d][pair[0]] * calls[d][2]} for d in datasets}
 varied = {
@@ -497,32 +508,37 @@ fingerprint.rename(columns=names).round(2)
 # **Their perception-distortion curves.** From its first prediction (ring) to its last (star): does a walk lead from the
 # posterior mean towards a posterior draw, with more distortion and better perception? It need not, and may turn round.
 # Distortion is the mean squared error, perception the KID-AlexNet (kernel distance of AlexNet features, notebook 07)
-# between the predictions and the training images, with a bootstrap interval over images. A Fréchet distance would not
-# do: of so few images it is too large, the more so the more varied they are, and blurred first predictions would pass for
-# better than originals. KID is unbiased; that of the originals, as many, is the dashed line.
+# between the predictions and the training images, with a bootstrap interval over images; that of the originals, as many,
+# is the dashed line. The table has FD-AlexNet, too (`fd`), but nothing is judged by it: of so few images a Fréchet
+# distance is too large, the more so the more varied they are, and blurred first predictions may pass for better than
+# originals, whose own is printed below. KID is unbiased.
 
 # %%
 first_call = tradeoff_stride / tradeoff_level
 stops = [first_call, *(f for f in (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0) if f > first_call)]
-rows, floor, resampled = [], {}, {}
+rows, floor, floor_fd, resampled = [], {}, {}, {}
 for d in datasets:
     clean, side = subsets.images(tests[d], tradeoff_images), tests[d].image_size
-    real = kernel_distance.RealImages.of(frechet.dataset_features(data.load(d, "train", side), reference_images))
-    floor[d] = kernel_distance.distances(real, frechet.features(clean), tradeoff_resamples, seed).value
+    train, originals = data.load(d, "train", side), frechet.features(clean)
+    real = kernel_distance.RealImages.of(frechet.dataset_features(train, reference_images))
+    to_real = frechet.distance_to(frechet.dataset_statistics(train, reference_images))
+    floor[d] = kernel_distance.distances(real, originals, tradeoff_resamples, seed).value
+    floor_fd[d] = to_real(originals)
     for m in pair:
         walks = denoise(networks[d, m], clean, diffusions[d, m], [tradeoff_level], ["clean", "ancestral-clean"],
                         ["psnr"], tradeoff_stride, frames=stops, seed=seed)  # fmt: skip
         for v in ("clean", "ancestral-clean"):
             kept = walks[v, tradeoff_level]
             for i, step in enumerate(kept.frame_steps.tolist()):
-                far = kernel_distance.distances(
-                    real, frechet.features(kept.frames[:, i]), tradeoff_resamples, seed
-                )
+                seen = frechet.features(kept.frames[:, i])
+                far = kernel_distance.distances(real, seen, tradeoff_resamples, seed)
                 near = float((kept.frames[:, i] - clean).square().mean())
                 resampled[d, m, v, step] = torch.from_numpy(far.draws)
                 row = dict(dataset=d, model=m, variant=v, step=step, distortion=near, perception=far.value)
-                rows.append(row | dict(zip(("perception_low", "perception_high"), far.interval, strict=True)))
+                row |= dict(zip(("perception_low", "perception_high"), far.interval, strict=True))
+                rows.append(row | {"fd": to_real(seen)})
 points = pd.DataFrame(rows).drop_duplicates(["dataset", "model", "variant", "step"])
+print("FD-AlexNet of the originals:", ", ".join(f"{d} {fd:.2f}" for d, fd in floor_fd.items()))
 
 # %% [markdown]
 # Is the curve convex? Equation 18's proof needs a distance that is convex in its second argument, and estimators that
@@ -535,7 +551,7 @@ points = pd.DataFrame(rows).drop_duplicates(["dataset", "model", "variant", "ste
 
 # %%
 run.save_table(
-    points, "ext_denoising_tradeoff", f"Distortion and perception at {tradeoff_level} steps of noise"
+    points, "ext_denoising_tradeoff", f"Distortion, KID and FD-AlexNet at {tradeoff_level} steps of noise"
 )
 bulge = {
     key: denoising_tables.heights(
@@ -592,6 +608,7 @@ result = run.save_result(
         "missing variance": {"/".join(map(str, key)): share for key, share in lacking.items()},
         "tradeoff": points.to_dict("records"),
         "originals": floor,
+        "originals fd": floor_fd,
         "height above the chord": {"/".join(key): span for key, span in bulge.items()},
     },
     claims=claims,

@@ -406,7 +406,10 @@ result = run.save_result(
         "missing": missing,
         "device": device_name(device),
     },
-    claims=denoiser_tables.claims(run.parameters | {"datasets": datasets}, duels, protocol, missing),
+    claims=denoiser_tables.claims(
+        run.parameters | {"datasets": datasets}, duels, protocol, missing,
+        cards | {(d, m, None): one.card for (d, m), one in diffusing.items()},
+    ),
     timings={"seconds an image": times.reset_index().to_dict("records"), "walk against the slowest": factors},
     inputs=paths.values(),
 )  # fmt: skip

@@ -283,3 +283,26 @@ def test_every_data_set_has_its_claims_with_the_numbers_of_its_own_rows():
     assert all(r["n"] == numbers[r["id"]] for r in rows)
     assert "0.50 to 0.50" in rows[1]["measured"] and "0.90 to 0.90" in rows[4]["measured"]
     assert [r["value"]["benefit"] for r in rows if r["id"] == "C24"] == [2, 1, 2]
+
+
+def test_in_equal_time_each_takes_the_most_steps_that_it_has_time_for():
+    distances = {5: (9.0, 12.0), 10: (6.0, 8.0), 20: (4.0, 5.0)}
+    walked = {
+        n: {("mnist", m, 0): {"fd": draws_of(x)[0]} for m, x in zip(("unet", "cunet"), both, strict=True)}
+        for n, both in distances.items()
+    }
+
+    def against(time=None):
+        frame = ablations.at_steps(walked, "unet", ["cunet"], NONE, time and {("mnist", "cunet"): time})
+        return list(frame[["steps", "own_steps", "contribution"]].itertuples(index=False, name=None))
+
+    assert against() == [(5, 5, 3), (10, 10, 2), (20, 20, 1)]
+    assert against(0.5) == [(5, 10, -1), (10, 20, -1), (20, 20, 1)]
+    assert against(1.5) == [(10, 5, 6), (20, 10, 4)], "it has no time for any, beside the fewest"
+    assert not len(ablations.at_steps({5: {}}, "unet", ["cunet"], NONE))
+
+
+def test_the_earlier_form_evaluates_more_often_and_none_is_a_remedy():
+    (name,) = ablations.EARLIER
+    earlier, full = (models.build(model, "laptop", 1) for model in (name, "cunet"))
+    assert earlier.evaluations > full.evaluations and name not in ablations.REMEDIES

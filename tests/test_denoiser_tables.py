@@ -142,17 +142,37 @@ def test_the_interval_of_a_leader_is_of_all_that_it_was_chosen_from():
     assert (of_five.low < alone.low).all() and (of_five.high > alone.high).all()
 
 
+SEEN = {  # cards
+    ("mnist", "cunet", None): dict(images_seen=2000),
+    ("mnist", "autoencoder", None): dict(images_seen=2000),
+    ("mnist", "autoencoder", 50): dict(images_seen=2100),
+    ("mnist", "dncnn", None): dict(images_seen=5000),
+    ("mnist", "dncnn", 50): dict(images_seen=1900),
+    ("avatars", "cunet", None): dict(images_seen=2000),
+    ("avatars", "autoencoder", None): dict(images_seen=10),
+}
+
+
+def test_rivals_that_were_trained_for_less_are_named_way_by_way_and_no_others():
+    level, blind = (tables.trained_for_less(SEEN, "mnist", way, "cunet") for way in tables.WAYS)
+    assert "DnCNN saw 1,900 images a level, and cU-Net as described 2,000" in level
+    assert "autoencoder" not in level and blind == ""
+    assert "autoencoder saw 10 images, and" in tables.trained_for_less(SEEN, "avatars", "blind", "cunet")
+
+
 def test_the_claim_has_a_row_for_each_way_to_train_the_rivals_and_says_what_was_missing():
     frame = tables.duels(AHEAD, "cunet", tables.AUTHORS)
     protocol = pd.DataFrame(
         [("mnist", "one a level", "best", "reproduced"), ("mnist", "one a level", "end", "not reproduced")],
         columns=["dataset", "rivals", "walk", "C12"],
     )
-    given = dict(datasets=["mnist"], images=12, size="laptop")
+    given = dict(datasets=["mnist"], models=["unet", "cunet"], images=12, size="laptop")
     missing = ["mnist-dncnn-laptop-s0", "avatars-dncnn-laptop-s0"]
-    met, unmet = tables.claims(given, {("mnist", "one a level", "best"): frame}, protocol, missing)
+    found = {("mnist", "one a level", "best"): frame}
+    met, unmet = tables.claims(given, found, protocol, missing, SEEN)
     assert met["value"] == tables.shares(frame) and met["measured"].startswith("rivals one a level: LPIPS")
-    assert "best reproduced, end not reproduced. And every network here is smaller" in met["why"]
+    assert "best reproduced, end not reproduced. In training DnCNN saw 1,900 images a level, and " in met["why"]
+    assert "do better with as many. And every network here is smaller" in met["why"]
     assert unmet["measured"] == "rivals blind: missing are mnist-dncnn-laptop-s0" and unmet["value"] is None
     assert all(row["id"] == "C12" and row["n"] == 12 and row["size"] == "laptop" for row in (met, unmet))
 
@@ -164,7 +184,8 @@ def test_a_way_to_train_the_rivals_misses_its_own_networks_and_those_of_both():
         ["mnist-dncnn-laptop-s0-l50", "mnist-autoencoder-laptop-s0-l400"],
         ["mnist-dncnn-laptop-s0"],
     )
-    rows = tables.claims(given, {}, pd.DataFrame(), [*both, *level, *blind, "avatars-dncnn-laptop-s0-l50"])
+    absent = [*both, *level, *blind, "avatars-dncnn-laptop-s0-l50"]
+    rows = tables.claims(given, {}, pd.DataFrame(), absent, {})
     said = [row["measured"] for row in rows]
     assert said == [
         f"rivals one a level: missing are {', '.join([*both, *level])}",

@@ -218,8 +218,29 @@ def evidence(mean=(), **changes) -> denoising_claims.Evidence:
     return found._replace(**changes)
 
 
+STRIDES = dict(stride=10, fine_levels=[50, 100], fine_stride=5)  # parameters of notebook 08
+
+
+def test_few_steps_of_noise_may_be_walked_at_a_stride_of_their_own():
+    assert tables.strides([50, 400, 100], STRIDES) == {5: [50, 100], 10: [400]}
+    assert tables.strides_in_words([50, 400, 100], STRIDES) == "stride 10, at 50 and 100 steps 5"
+    assert tables.strides_in_words([400], STRIDES) == "stride 10"
+    assert tables.strides([50], STRIDES | {"fine_levels": []}) == {10: [50]}
+
+
+def test_runs_from_different_levels_become_one_and_a_call_takes_the_mean_over_calls():
+    whole = RUNS["unet"].trajectories
+    few, many = (Denoised({("mean", level): whole["mean", level]}, 0.1) for level in LEVELS)
+    many.trajectories["mean", 600] = trajectory(600, [[0.1, 0.2, 0.3]], [[0.3, 0.2, 0.1]])
+    many.seconds_per_call = 0.4
+    found = tables.together([few, many])
+    assert set(found.trajectories) == {("mean", 50), ("mean", 400), ("mean", 600)}
+    assert found["mean", 50] is whole["mean", 50]
+    assert found.seconds_per_call == pytest.approx((2 * 0.1 + 4 * 0.4) / 6), "two scores a trajectory"
+
+
 def test_claims_are_in_the_words_and_the_values_of_what_was_measured():
-    given = dict(images=12, size="laptop", seed=0, variant="mean", stride=10)
+    given = dict(images=12, size="laptop", seed=0, variant="mean", levels=[50, 400], **STRIDES)
     found = {"mnist": evidence([(0.02, 0.05)]), "avatars": evidence(violation=1e-3)}
     made, timed = denoising_claims.claims(given, found, ["mean"])
     assert [(row["id"], row["dataset"]) for row in timed] == [("C11", "mnist"), ("C11", "avatars")]
@@ -231,7 +252,7 @@ def test_claims_are_in_the_words_and_the_values_of_what_was_measured():
     words = {row["id"]: row["measured"] for row in made[:5]}
     assert words["C09"] == (
         "better best SSIM: U-Net at [50, 400], cU-Net as described at no level, undecided at no level"
-        " (mean, stride 10)"
+        " (mean, stride 10, at 50 steps 5)"
     )
     assert "U-Net at 900 steps 2.0 % [1.0, 3.0], cU-Net as described at 900 steps 5.0 %" in words["C26"]
     assert {row["id"]: row["spread"] for row in (*made, *timed)} == denoising_claims.SPREADS
@@ -242,6 +263,6 @@ def test_claims_are_in_the_words_and_the_values_of_what_was_measured():
 
 
 def test_a_posterior_mean_that_is_not_known_is_no_evidence():
-    given = dict(images=12, size="laptop", seed=0, variant="mean", stride=10)
+    given = dict(images=12, size="laptop", seed=0, variant="mean", levels=[50, 400], **STRIDES)
     *_, row = denoising_claims.claims(given, {"mnist": evidence()}, ["mean"])[0]
     assert row["id"] == "C26" and row["value"] is None and "not known well enough" in row["measured"]

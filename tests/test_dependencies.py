@@ -60,6 +60,7 @@ def test_a_notebook_depends_on_the_checkpoints_that_it_reads_and_on_no_others(tm
     ]
     told = ["mnist-cunet@classes=10", "avatars-unet@classes=4"]
     names += [*told, "avatars-unet@classes=10", "avatars-cunet-randomdepth", "mnist-cunet@time_width=256"]
+    names += ["mnist-cunet@widths=(8,20,40,56),steps=2"]
     names = [f"{name}-laptop-s0" for name in names] + ["mnist-dncnn-laptop-s0-l50"]
     for name in names:
         (there / f"{name}.safetensors").touch()
@@ -73,7 +74,8 @@ def test_a_notebook_depends_on_the_checkpoints_that_it_reads_and_on_no_others(tm
     ablated = checkpoints_of("10_ablations", tmp_path)
     expected = [*both, "mnist-cunet-nores-laptop-s0", "avatars-cunet-laptop-s0"]
     expected += ["mnist-cunet@time_width=256-laptop-s0"]
-    assert ablated == sorted(expected), "with the discrete network beside them, and remedies"
+    expected += ["mnist-cunet@widths=(8,20,40,56),steps=2-laptop-s0"]
+    assert ablated == sorted(expected), "with the discrete network beside them, remedies, and earlier forms"
     assert checkpoints_of("05_training", tmp_path) == [both[1]], "its own, and no other"
     assert checkpoints_of("03_sde", tmp_path) == []
 

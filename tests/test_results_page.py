@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from cunet import cost, models, palette, results_page, rules, scorecard
+from cunet import ablations, cost, models, palette, results_page, results_quality, rules, scorecard
 from cunet.errors import InputError
 
 
@@ -198,39 +198,43 @@ def test_the_goal_is_judged_for_each_data_set_that_has_both_networks(tmp_path):
     rows = ["dataset,model,fd,steps,seconds_per_sample", "mnist,unet,8,20,1.0", "mnist,cunet,8,10,0.2"]
     rows += ["avatars,unet,8,20,1.0", "avatars,cunet,9,20,0.1", "landscapes,unet,8,20,1.0"]
     (tmp_path / "tables" / "tab01_synthesis.csv").write_text("\n".join(rows))
-    text = results_page.goal(tmp_path)
+    text = results_quality.goal(tmp_path)
     assert "MNIST reached (distance 1.00, steps 0.50, time 0.20)" in text
     assert "not reached (distance 1.12, steps 1.00, time 0.10)" in text and "LSUN" not in text
     (tmp_path / "tables" / "tab01_synthesis.csv").write_text("\n".join(rows[:2]))
-    assert results_page.goal(tmp_path) == ""
+    assert results_quality.goal(tmp_path) == ""
     edge = [
         "dataset,model,fd,steps,seconds_per_sample,edge",
         "mnist,unet,8,50,1,most tried",
         "mnist,cunet,8,50,1,-",
     ]
     (tmp_path / "tables" / "tab01_synthesis.csv").write_text("\n".join(edge))
-    assert "steps 1.00, a best one lies at the edge of what was tried, time" in results_page.goal(tmp_path)
+    assert "steps 1.00, a best one lies at the edge of what was tried, time" in results_quality.goal(tmp_path)
 
 
 def test_equal_steps_have_a_row_a_data_set_and_seeds_a_sentence(tmp_path):
     (tmp_path / "tables").mkdir()
-    assert results_page.equal_steps(tmp_path) == ""
+    assert results_quality.equal_steps(tmp_path) == ""
     rows = ["dataset,model,seed,steps,share,share_low,share_high", "mnist,cunet,0,20,1.1,1.0,1.2"]
     rows += ["mnist,cunet,0,5,0.9,0.8,1.0", "mnist,cunet,1,5,7,7,7", "avatars,cunet,0,5,0.5,0.4,0.6"]
     path = tmp_path / "tables" / "ext_equal_steps.csv"
     path.write_text("\n".join(rows))
-    lines = results_page.equal_steps(tmp_path).splitlines()
+    lines = results_quality.equal_steps(tmp_path).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert cells[0] == ["data", "network", "5 steps", "20 steps"] and "7.00" not in str(cells)
     assert cells[2] == ["MNIST", "cU-Net as described", "0.90 [0.80, 1.00]", "1.10 [1.00, 1.20]"]
     assert cells[3][2:] == ["0.50 [0.40, 0.60]", "-"]
     seeds = "dataset,model,steps,mean,deviation,seeds\nmnist,cunet,5,16.2,0.616,3\n"
     (tmp_path / "tables" / "ext_fd_over_seeds.csv").write_text(seeds)
-    text = results_page.equal_steps(tmp_path)
-    assert "MNIST, cU-Net as described, 5 steps 16.20 ± 0.62 (3 seeds)." in text
+    text = results_quality.equal_steps(tmp_path)
+    assert "MNIST, cU-Net as described, 5 steps 16.20 ± 0.62 (3 seeds). How far seeds" in text
+    assert "seeds spread on avatars" in text
+    assert text.endswith("is not known: no network has several there.")
+    (tmp_path / "tables" / "ext_fd_over_seeds.csv").write_text(f"{seeds}avatars,unet,5,9,1,2\n")
+    assert results_quality.equal_steps(tmp_path).endswith("(2 seeds).")
     path.write_text("dataset,seed\n")
     with pytest.raises(InputError, match="damaged.*notebook 07"):
-        results_page.equal_steps(tmp_path)
+        results_quality.equal_steps(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", results_page.BEGIN, f"{results_page.END}\n{results_page.BEGIN}"])
@@ -246,3 +250,60 @@ def test_what_is_around_the_marks_stays():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
+
+
+def remedied(folder, **changes):
+    """The tables of notebook 10 about remedies, with changes to a row of gains, in a made-up run."""
+    (folder / "tables").mkdir(exist_ok=True)
+    columns = "dataset,model,remedy,measure,percent,low,high,contribution,contribution_low,contribution_high"
+    wider, (earlier,) = "cunet@time_width=256", ablations.EARLIER
+    gained = pd.DataFrame(
+        [
+            ("mnist", wider, "wider", "loss", -2, -3, -1, 0, 0, 0, -1),
+            ("mnist", wider, "wider", "fd", 4, -5, 9, 0, 0, 0, 0),
+            ("mnist", earlier, "narrower", "fd", 80, 70, 90, 0, 0, 0, 1),
+        ],
+        columns=[*columns.split(","), "sign"],
+    ).assign(**changes)
+    as_it_is = dict(model="cunet", remedy="none: as it is", percent=50, low=40, high=60)
+    gaps = pd.concat([gained.assign(**as_it_is), gained])
+    gained.to_csv(folder / "tables" / "ext_remedies_gain.csv")
+    gaps.assign(macs=0.5).to_csv(folder / "tables" / "ext_remedies.csv")
+
+
+TEN = {"10": dict(notebook="10_ablations", parameters=dict(samples=256, steps=20))}
+
+
+def test_remedies_stand_with_what_each_did_and_the_earlier_form_is_none_of_them(tmp_path):
+    assert results_quality.remedies(tmp_path, {}) == ""
+    remedied(tmp_path)
+    text = results_quality.remedies(tmp_path, TEN)
+    assert "Of 1 remedy, validation loss better with 1, worse with 0, undecided with 0; FD-Alex" in text
+    assert "with 0, worse with 0, undecided with 1. The earlier form tells" in text
+    assert "256 samples at 20 steps" in text
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:]]
+    assert cells[0][:5] == ["MNIST", "none: as it is", "-", "-", "+50.0 % [+40.0, +60.0]"]
+    assert cells[1][1:4] == ["wider", "-2.0 % [-3.0, -1.0]", "+4 % [-5, +9]"] and cells[1][-1] == "0.50"
+    assert cells[2][1:4] == ["narrower", "-", "+80 % [+70, +90]"]
+    with pytest.raises(InputError, match="damaged.*notebook 10"):
+        results_quality.remedies(tmp_path, {})
+
+
+def test_without_a_remedy_of_its_own_the_earlier_form_is_told_alone(tmp_path):
+    (earlier,) = ablations.EARLIER
+    remedied(tmp_path, model=earlier)
+    assert "No remedy is trained yet. The earlier form tells" in results_quality.remedies(tmp_path, TEN)
+
+
+def test_in_equal_time_distances_stand_in_the_order_of_the_steps(tmp_path):
+    assert results_quality.equal_time(tmp_path) == ""
+    (tmp_path / "tables").mkdir()
+    path = tmp_path / "tables" / "ext_equal_time.csv"
+    rows = ["dataset,steps,seconds,unet,cunet,cunet-walltime", "mnist,5,0.1,20,9.5,", "mnist,10,0.2,8,,"]
+    path.write_text("\n".join(rows))
+    text = results_quality.equal_time(tmp_path)
+    assert "MNIST, 5 / 10 steps: U-Net 20.00 / 8.00; cU-Net as described 9.50 / -." in text
+    assert "walltime" not in text
+    path.write_text("dataset\nmnist\n")
+    with pytest.raises(InputError, match="damaged.*notebook 07"):
+        results_quality.equal_time(tmp_path)

@@ -22,6 +22,10 @@ def beaten(*shares):
     return dict(zip(("lpips", "lpips_lost", "ssim", "ssim_lost"), shares, strict=True))
 
 
+def adds(time_low, time, gain, gain_high, own):
+    return dict(time_low=time_low, time=time, gain=gain, gain_high=gain_high, own=own)
+
+
 def elbows(*shares):
     """What the rule of C13 takes: levels with an elbow and with none, of the U-Net and of cU-Net."""
     return dict(zip(("unet", "unet_none", "cunet", "cunet_none"), shares, strict=True))
@@ -129,15 +133,13 @@ BORDERS = [  # claim, value, verdict: on the border, just past it, far past it
     ("C24", dict(sensitivity=0.4, benefit=1.0), NOT_REPRODUCED),
     ("C24", 0.4, PARTLY),
     ("C24", 0.0, NOT_REPRODUCED),
-    ("C25", dict(time=0.99, gain=0.9, own=1.1), REPRODUCED),
-    ("C25", dict(time=0.3, gain=0.95, own=1.0), UNDECIDED),
-    ("C25", dict(time_low=0.2, time=0.3, gain=0.8, gain_high=0.85, own=1.0), UNDECIDED),
-    ("C25", dict(time=0.3, gain=1.0), UNDECIDED),
-    ("C25", dict(time=1.0, gain=0.9, own=1.1), UNDECIDED),
-    ("C25", dict(time=0.3, gain=0.89), UNDECIDED),
-    ("C25", dict(time_low=0.99, time=1.0, gain=0.8, gain_high=0.9), UNDECIDED),
-    ("C25", dict(time_low=0.2, time=0.3, gain=0.8, gain_high=0.89, own=1.1), NOT_REPRODUCED),
-    ("C25", dict(time_low=1.0, time=1.1, gain=0.9, gain_high=1.1), NOT_REPRODUCED),
+    ("C25", adds(0.98, 0.99, 0.9, 1.0, 1.1), REPRODUCED),
+    ("C25", adds(0.2, 0.3, 0.95, 1.0, 1.0), UNDECIDED),
+    ("C25", adds(0.2, 0.3, 0.8, 0.85, 1.0), UNDECIDED),
+    ("C25", adds(0.9, 1.0, 0.9, 1.0, 1.1), UNDECIDED),
+    ("C25", adds(0.2, 0.3, 0.89, 0.9, 1.1), UNDECIDED),
+    ("C25", adds(0.2, 0.3, 0.8, 0.89, 1.1), NOT_REPRODUCED),
+    ("C25", adds(1.0, 1.1, 0.9, 1.1, 1.1), NOT_REPRODUCED),
     ("C26", dict(violation=1e-6, gap=0.1), REPRODUCED),
     ("C26", dict(violation=2e-6, gap=0.1), NOT_REPRODUCED),
     ("C26", dict(violation=0.0, gap=0.11), NOT_REPRODUCED),

@@ -547,3 +547,19 @@ def test_checkpoints_that_are_there_are_told_from_those_that_are_not(tmp_path):
     assert found[Trained("avatars", "cunet")] == tmp_path / "avatars-cunet-laptop-s0.safetensors"
     assert list(found) == [Trained("mnist", "unet"), Trained("avatars", "cunet")]
     assert missing == ["mnist-cunet-laptop-s0", "avatars-unet-laptop-s0"]
+
+
+@pytest.mark.parametrize(
+    "version, committed",
+    [
+        ("4d42e30ab351", True),
+        ("0.1.0-7df8779682f4", True),
+        ("4d42e30ab351+changes", False),
+        ("files-0123456789ab", False),
+        ("uncommitted+changes", False),
+        (None, False),
+    ],
+)
+def test_a_network_of_code_that_no_history_has_is_told_by_its_card(version, committed):
+    card = {} if version is None else {"code_version": version}
+    assert tables.committed(card) is committed
