@@ -81,8 +81,7 @@ def remedies(run_dir: Path, results: Mapping[str, dict]) -> str:
             "**What was tried to reach it** (notebook 10, section 5): the cU-Net with one thing changed, "
             f"trained anew. {_helped(tried)}{earlier} Below: changes in per cent, below 0 better, with 95 % "
             f"intervals; distances are above those of real images, of {of['samples']} samples at "
-            f"{of['steps']} steps.\n\n"
-            + pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+            f"{of['steps']} steps.\n\n" + pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
         )
     except (OSError, ValueError, AttributeError, KeyError, IndexError) as error:
         raise InputError(

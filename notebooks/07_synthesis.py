@@ -61,7 +61,6 @@ inception = ""  # path of the Inception weights, for FID beside FD-AlexNet; empt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from cunet import checkpoints as store
 from cunet import (
     ablations,
     cost,
@@ -78,6 +77,7 @@ from cunet import (
     subsets,
     synthesis,
 )
+from cunet import checkpoints as store
 from cunet import datasets as data
 from cunet import synthesis_claims as judged
 from cunet import synthesis_tables as tables

@@ -171,7 +171,8 @@ def test_the_claim_has_a_row_for_each_way_to_train_the_rivals_and_says_what_was_
     found = {("mnist", "one a level", "best"): frame}
     met, unmet = tables.claims(given, found, protocol, missing, SEEN)
     assert met["value"] == tables.shares(frame) and met["measured"].startswith("rivals one a level: LPIPS")
-    assert "best reproduced, end not reproduced. In training DnCNN saw 1,900 images a level, and " in met["why"]
+    less = "In training DnCNN saw 1,900 images a level, and "
+    assert f"best reproduced, end not reproduced. {less}" in met["why"]
     assert "do better with as many. And every network here is smaller" in met["why"]
     assert unmet["measured"] == "rivals blind: missing are mnist-dncnn-laptop-s0" and unmet["value"] is None
     assert all(row["id"] == "C12" and row["n"] == 12 and row["size"] == "laptop" for row in (met, unmet))
