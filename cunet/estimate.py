@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cunet import chain, models, processes, resume, shards, synthesis_work, work
+from cunet import chain, models, processes, resume, runs, shards, synthesis_work, work
 from cunet.calibration import Costs, load
 from cunet.chain import Job, Plan
 from cunet.parameters import declaration
